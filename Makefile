@@ -1,0 +1,48 @@
+# `make demo` and `make test` work on a fresh machine that has Python 3.11+ and make. Everything goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Two runs may not install into one environment at a time, and user code must not inherit a foreign one.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo check test bench lock docs clean
+
+help:
+	@echo "make demo    install, then run the whole loop: commit pictures, get a live model that learns more"
+	@echo "make check   format, lint, types, layers and the fast tests (under a minute)"
+	@echo "make test    everything that CI runs"
+	@echo "make bench   measure, and print the tables of docs/benchmarks.md"
+	@echo "make docs    write the generated reference pages again"
+	@echo "make lock    pin the newest releases that the ranges in pyproject.toml allow"
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/trunkline demo
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest -m "not slow"
+
+test: check
+	$(BIN)/pytest -m slow
+
+bench: $(STAMP)
+	$(BIN)/python bench/run.py
+
+docs: $(STAMP)
+	$(BIN)/python tools/make_reference.py
+
+lock:
+	sh tools/lock.sh
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

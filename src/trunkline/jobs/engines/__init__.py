@@ -1,0 +1,1 @@
+"""Where worker processes run. One driver per file; each is an ``Engine``."""

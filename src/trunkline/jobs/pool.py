@@ -1,0 +1,189 @@
+"""Worker processes: as many as the queues ask for, within their bounds; known by rows, so that a restarted server adopts
+them."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from trunkline.core.clock import Clock
+from trunkline.errors import UnavailableError
+from trunkline.jobs.engines.base import Engine
+from trunkline.jobs.model import LaunchSpec, Process
+from trunkline.jobs.queue import TaskQueue
+from trunkline.storage.db.engine import Database
+from trunkline.storage.db.schema import processes
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_SECONDS = 5.0
+ADOPTION_SECONDS = 10.0
+"""A row without a handle after this long belongs to a launch that a crash cut short."""
+
+WorkerCommand = Callable[[str, str, str], LaunchSpec]
+"""``(process id, worker kind, queue) -> what to launch``; given by the composition root, which knows urls and tokens."""
+
+
+class ProcessTable:
+    """All SQL on ``processes``, and the engines behind them. Replicas and the gateway live here too."""
+
+    def __init__(self, db: Database, clock: Clock, engines: Mapping[str, Engine]) -> None:
+        self._db = db
+        self._clock = clock
+        self._engines = engines
+
+    def launch(
+        self, *, kind: str, subject: str, engine: str, spec: LaunchSpec, info: dict[str, Any] | None = None
+    ) -> Process:
+        """Row first, process second: whatever crashes, no process runs that no row knows of for long."""
+        now = self._clock.now()
+        with self._db.write() as connection:
+            connection.execute(
+                sa.insert(processes).values(
+                    id=spec.id, kind=kind, subject=subject, engine=engine, handle=None, status="starting",
+                    log=spec.log_path, info=info or {}, created_at=now,
+                )
+            )  # fmt: skip
+        try:
+            handle = self._engines[engine].launch(spec)
+        except BaseException:
+            self.exited(spec.id)
+            raise
+        self.adopt(spec.id, handle)
+        return Process(
+            id=spec.id, kind=kind, subject=subject, engine=engine, handle=handle, status="running", log=spec.log_path,
+            info=info or {}, created_at=now,
+        )  # fmt: skip
+
+    def adopt(self, process_id: str, handle: dict[str, Any]) -> None:
+        """Record (again) which process a row stands for: a child that a crashed server launched says so itself."""
+        with self._db.write() as connection:
+            connection.execute(
+                sa.update(processes)
+                .where(processes.c.id == process_id)
+                .values(handle=handle, status="running")
+            )
+
+    def exited(self, process_id: str) -> None:
+        with self._db.write() as connection:
+            connection.execute(
+                sa.update(processes)
+                .where(processes.c.id == process_id)
+                .values(status="exited", exited_at=self._clock.now())
+            )
+
+    def get(self, process_id: str) -> Process | None:
+        with self._db.read() as connection:
+            row = connection.execute(sa.select(processes).where(processes.c.id == process_id)).one_or_none()
+        return _process(row) if row is not None else None
+
+    def running(self, kind: str | None = None, subject: str | None = None) -> list[Process]:
+        """Processes that were running when last looked at, oldest first."""
+        statement = (
+            sa.select(processes).where(processes.c.status != "exited").order_by(processes.c.created_at)
+        )
+        if kind is not None:
+            statement = statement.where(processes.c.kind == kind)
+        if subject is not None:
+            statement = statement.where(processes.c.subject == subject)
+        with self._db.read() as connection:
+            return [_process(row) for row in connection.execute(statement)]
+
+    def is_alive(self, process: Process) -> bool:
+        """Look at the process itself, and note it in its row if it is gone."""
+        if process.handle is None:
+            alive = self._clock.now() - process.created_at < ADOPTION_SECONDS
+        else:
+            alive = self._engines[process.engine].is_alive(process.handle)
+        if not alive:
+            self.exited(process.id)
+        return alive
+
+    def stop(self, process: Process, *, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
+        if process.handle is not None:
+            self._engines[process.engine].stop(process.handle, grace_seconds=grace_seconds)
+        self.exited(process.id)
+
+    def logs(self, process: Process, *, tail_bytes: int = 20_000) -> str:
+        if process.handle is None:
+            return ""
+        return self._engines[process.engine].logs(process.handle, tail_bytes=tail_bytes)
+
+
+class Pool:
+    """Launches workers for queues that have work; idle workers leave by themselves."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        queue: TaskQueue,
+        table: ProcessTable,
+        command: WorkerCommand,
+        limits: Mapping[str, int],
+    ) -> None:
+        self.table = table
+        self._db = db
+        self._queue = queue
+        self._command = command
+        self._limits = limits
+
+    def adopt(self) -> None:
+        """At the server's start: forget the workers that died while nobody looked."""
+        for process in self.table.running("worker"):
+            self.table.is_alive(process)
+
+    def step(self) -> bool:
+        """Bring the number of workers up to what the queues ask for. Returns whether anything was launched."""
+        with self._db.read() as connection:
+            demand = self._demand(connection)
+        if not demand:
+            return False
+        alive: Counter[str] = Counter()
+        by_worker: Counter[str] = Counter()
+        for process in self.table.running("worker"):
+            if self.table.is_alive(process):
+                alive[process.subject] += 1
+                by_worker[process.info.get("worker", "")] += 1
+        launched = False
+        for row, count in demand:
+            wanted = min(row.workers_max, count) - alive[row.name]
+            if row.worker in self._limits:
+                wanted = min(wanted, self._limits[row.worker] - by_worker[row.worker])
+            for _ in range(wanted):
+                launched |= self._launch(row.worker, row.name)
+                by_worker[row.worker] += 1
+        return launched
+
+    def _demand(self, connection: Connection) -> list[tuple[Row[Any], int]]:
+        return self._queue.demand(connection)
+
+    def _launch(self, worker: str, queue: str) -> bool:
+        spec = self._command(uuid.uuid4().hex, worker, queue)
+        try:
+            self.table.launch(
+                kind="worker", subject=queue, engine="process", spec=spec, info={"worker": worker}
+            )
+        except UnavailableError as error:
+            log.warning("no worker for %s: %s", queue, error)
+            return False
+        log.info("launched a %s worker for %s", worker, queue)
+        return True
+
+    def stop_all(self) -> None:
+        """End every worker process, with whatever user code it runs."""
+        for process in self.table.running("worker"):
+            self.table.stop(process)
+
+
+def _process(row: Row[Any]) -> Process:
+    return Process(
+        id=row.id, kind=row.kind, subject=row.subject, engine=row.engine, handle=row.handle, status=row.status,
+        log=row.log, info=row.info, created_at=row.created_at,
+    )  # fmt: skip

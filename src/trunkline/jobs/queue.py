@@ -1,0 +1,252 @@
+"""The leased-row queue: claim, keep alive, finish; every write fenced by the lease token.
+
+A lease that ran out makes its task available again; whoever still works on it finds the token refused and its result
+discarded. Enqueueing happens in the caller's transaction, so work exists exactly when the rows that need it do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.engine import Connection, Row
+
+from trunkline.core.clock import Clock
+from trunkline.core.ids import LeaseToken, TaskId, new_token
+from trunkline.core.status import Status
+from trunkline.jobs.model import Task
+from trunkline.storage.db.engine import Database
+from trunkline.storage.db.schema import queues, tasks
+
+CLAIM_TASKS_MAX = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """What a worker shows with every call about a task."""
+
+    task_id: TaskId
+    token: LeaseToken
+
+
+class TaskQueue:
+    """All SQL on ``tasks`` and ``queues``."""
+
+    def __init__(self, db: Database, clock: Clock, lease_seconds: float) -> None:
+        self._db = db
+        self._clock = clock
+        self.lease_seconds = lease_seconds
+
+    # --- asking for work (inside the caller's transaction) ---
+
+    def enqueue(
+        self,
+        connection: Connection,
+        *,
+        kind: str,
+        key: str,
+        queue: str,
+        payload: Mapping[str, Any] | None = None,
+        after_seconds: float = 0.0,
+    ) -> None:
+        """Ask for ``(kind, key)`` to be worked on. If it runs just now, it will run once more when it ends."""
+        now = self._clock.now()
+        statement = upsert(tasks).values(
+            kind=kind, key=key, queue=queue, payload=dict(payload or {}), status=Status.QUEUED, attempts=0,
+            run_after=now + after_seconds, again=False, cancel=False, created_at=now, updated_at=now,
+        )  # fmt: skip
+        is_running = tasks.c.status == Status.RUNNING
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=[tasks.c.kind, tasks.c.key],
+                set_={
+                    "again": is_running,
+                    "status": sa.case((is_running, Status.RUNNING), else_=Status.QUEUED),
+                    "attempts": sa.case((is_running, tasks.c.attempts), else_=0),
+                    "run_after": statement.excluded.run_after,
+                    "payload": statement.excluded.payload,
+                    "cancel": sa.case((is_running, tasks.c.cancel), else_=False),
+                    "updated_at": now,
+                },
+            )
+        )
+
+    def cancel(self, connection: Connection, kind: str, keys: Iterable[str]) -> None:
+        """Queued tasks end now; running ones are told at their next sign of life."""
+        for key in keys:
+            where = (tasks.c.kind == kind, tasks.c.key == key)
+            connection.execute(
+                sa.update(tasks).where(*where, tasks.c.status == Status.QUEUED).values(
+                    status=Status.CANCELLED, updated_at=self._clock.now()
+                )
+            )  # fmt: skip
+            connection.execute(
+                sa.update(tasks)
+                .where(*where, tasks.c.status == Status.RUNNING)
+                .values(cancel=True, again=False)
+            )
+
+    def declare(
+        self, connection: Connection, name: str, *, worker: str, workers_max: int, options: dict[str, Any]
+    ) -> None:
+        """Say which worker program serves a queue, and how many of them at most."""
+        statement = upsert(queues).values(name=name, worker=worker, workers_max=workers_max, options=options)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=[queues.c.name],
+                set_={"worker": worker, "workers_max": workers_max, "options": statement.excluded.options},
+            )
+        )
+
+    def drop_queue(self, connection: Connection, name: str) -> None:
+        connection.execute(sa.delete(queues).where(queues.c.name == name))
+        connection.execute(sa.delete(tasks).where(tasks.c.queue == name, tasks.c.status != Status.RUNNING))
+        connection.execute(sa.update(tasks).where(tasks.c.queue == name).values(cancel=True, again=False))
+
+    # --- working ---
+
+    def claim(self, connection: Connection, queue: str, owner: str, limit: int) -> list[Task]:
+        """Up to ``limit`` ready tasks of a queue, now leased to ``owner``; oldest first."""
+        now = self._clock.now()
+        ready = connection.execute(
+            sa.select(tasks.c.id)
+            .where(tasks.c.status == Status.QUEUED, tasks.c.queue == queue, tasks.c.run_after <= now)
+            .order_by(tasks.c.run_after, tasks.c.id)
+            .limit(min(limit, CLAIM_TASKS_MAX))
+        ).scalars()
+        claimed = []
+        for task_id in list(ready):
+            row = connection.execute(
+                sa.update(tasks)
+                .where(tasks.c.id == task_id, tasks.c.status == Status.QUEUED)
+                .values(
+                    status=Status.RUNNING, attempts=tasks.c.attempts + 1, lease_owner=owner, lease_token=new_token(),
+                    lease_expires_at=now + self.lease_seconds, updated_at=now,
+                )
+                .returning(tasks)
+            ).one_or_none()  # fmt: skip
+            if row is not None:
+                claimed.append(_task(row))
+        return claimed
+
+    def next_ready_at(self, connection: Connection, queue: str) -> float | None:
+        """When the next task of a queue becomes ready; None if there is none."""
+        return connection.execute(
+            sa.select(sa.func.min(tasks.c.run_after)).where(
+                tasks.c.status == Status.QUEUED, tasks.c.queue == queue
+            )
+        ).scalar()
+
+    def keep_alive(self, leases: Iterable[Lease]) -> tuple[list[TaskId], list[TaskId]]:
+        """Renew leases. Returns the tasks whose lease is lost, and those that are to be cancelled."""
+        lost, cancelled = [], []
+        with self._db.write() as connection:
+            for lease in leases:
+                row = connection.execute(
+                    sa.update(tasks)
+                    .where(*self._held(lease))
+                    .values(lease_expires_at=self._clock.now() + self.lease_seconds)
+                    .returning(tasks.c.cancel)
+                ).one_or_none()
+                if row is None:
+                    lost.append(lease.task_id)
+                elif row.cancel:
+                    cancelled.append(lease.task_id)
+        return lost, cancelled
+
+    def held(self, connection: Connection, lease: Lease) -> Task | None:
+        """The task, if the lease still holds it."""
+        row = connection.execute(sa.select(tasks).where(*self._held(lease))).one_or_none()
+        return _task(row) if row is not None else None
+
+    def finish(self, connection: Connection, lease: Lease, status: Status) -> bool:
+        """End a task; False if the lease was lost, and then nothing must be applied. Runs again if asked to meanwhile."""
+        now = self._clock.now()
+        done = connection.execute(
+            sa.update(tasks)
+            .where(*self._held(lease))
+            .values(
+                status=sa.case((tasks.c.again, Status.QUEUED), else_=status), again=False, lease_token=None,
+                lease_owner=None, lease_expires_at=None, attempts=sa.case((tasks.c.again, 0), else_=tasks.c.attempts),
+                updated_at=now,
+            )
+        )  # fmt: skip
+        return done.rowcount == 1
+
+    def release(self, connection: Connection, lease: Lease, after_seconds: float) -> bool:
+        """Give a task back, to be taken again after a while (at once if it was asked for meanwhile)."""
+        now = self._clock.now()
+        done = connection.execute(
+            sa.update(tasks)
+            .where(*self._held(lease))
+            .values(
+                status=Status.QUEUED, run_after=sa.case((tasks.c.again, now), else_=now + after_seconds), again=False,
+                lease_token=None, lease_owner=None, lease_expires_at=None, updated_at=now,
+            )
+        )  # fmt: skip
+        return done.rowcount == 1
+
+    # --- looking after it ---
+
+    def expired(self, connection: Connection) -> list[Task]:
+        """Running tasks whose lease ran out."""
+        rows = connection.execute(
+            sa.select(tasks).where(
+                tasks.c.status == Status.RUNNING, tasks.c.lease_expires_at < self._clock.now()
+            )
+        )
+        return [_task(row) for row in rows]
+
+    def forgive(self) -> None:
+        """At the server's start: nobody could renew while it was down, so every lease gets a fresh term; steps that the
+        former control server itself was taking are free at once."""
+        now = self._clock.now()
+        with self._db.write() as connection:
+            running = tasks.c.status == Status.RUNNING
+            connection.execute(
+                sa.update(tasks).where(running).values(lease_expires_at=now + 2 * self.lease_seconds)
+            )
+            connection.execute(
+                sa.update(tasks)
+                .where(running, tasks.c.queue == "control")
+                .values(
+                    status=Status.QUEUED,
+                    lease_token=None,
+                    lease_owner=None,
+                    lease_expires_at=None,
+                    run_after=now,
+                )
+            )
+
+    def demand(self, connection: Connection) -> list[tuple[Row[Any], int]]:
+        """Each declared queue that has tasks ready or running, with their number."""
+        counts = connection.execute(
+            sa.select(tasks.c.queue, sa.func.count())
+            .where(
+                sa.or_(
+                    tasks.c.status == Status.RUNNING,
+                    sa.and_(tasks.c.status == Status.QUEUED, tasks.c.run_after <= self._clock.now()),
+                )
+            )
+            .group_by(tasks.c.queue)
+        )
+        by_queue = {row[0]: row[1] for row in counts}
+        rows = connection.execute(sa.select(queues).where(queues.c.name.in_(list(by_queue)))).all()
+        return [(row, by_queue[row.name]) for row in rows]
+
+    def _held(self, lease: Lease) -> tuple[Any, ...]:
+        return (
+            tasks.c.id == lease.task_id,
+            tasks.c.status == Status.RUNNING,
+            tasks.c.lease_token == lease.token,
+        )
+
+
+def _task(row: Row[Any]) -> Task:
+    return Task(
+        id=TaskId(row.id), kind=row.kind, key=row.key, queue=row.queue, payload=row.payload, attempts=row.attempts,
+        lease_token=LeaseToken(row.lease_token or ""),
+    )  # fmt: skip

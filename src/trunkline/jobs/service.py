@@ -1,0 +1,221 @@
+"""The use cases of ``jobs``: workers claim, report and keep alive; the background loops keep everything moving.
+
+Level-triggered throughout: each loop looks at what *is*, so a crash between any two statements costs a repetition, never a
+loss.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from trunkline.core.clock import Clock
+from trunkline.core.status import Status
+from trunkline.errors import ConflictError, TrunklineError
+from trunkline.jobs.model import CONTROL_QUEUE, Again, ControlHandler, Report, Task, WorkerHandler
+from trunkline.jobs.outbox import Outbox
+from trunkline.jobs.pool import Pool
+from trunkline.jobs.queue import Lease, TaskQueue
+from trunkline.storage.db.engine import Database
+
+log = logging.getLogger(__name__)
+
+CONTROL_THREADS = 4
+POLL_SECONDS = 0.5
+FAILED_STEP_RETRY_SECONDS = (0.2, 1.0, 5.0, 15.0)
+
+
+class JobsService:
+    """Claims and reports for worker processes; handlers per kind of task; start and stop of the loops."""
+
+    def __init__(self, *, db: Database, clock: Clock, queue: TaskQueue, outbox: Outbox, pool: Pool) -> None:
+        self.queue = queue
+        self.outbox = outbox
+        self.pool = pool
+        self._db = db
+        self._clock = clock
+        self._control: dict[str, ControlHandler] = {}
+        self._workers: dict[str, WorkerHandler] = {}
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def on_control(self, kind: str, handler: ControlHandler) -> None:
+        """Register the step for a kind of control task."""
+        self._control[kind] = handler
+
+    def on_worker(self, kind: str, handler: WorkerHandler) -> None:
+        """Register the domain's side of a kind of worker task."""
+        self._workers[kind] = handler
+
+    # --- what worker processes call ---
+
+    def claim(self, queue: str, worker: str, limit: int) -> list[tuple[Task, dict[str, Any]]]:
+        """Lease up to ``limit`` ready tasks; each comes with all its worker needs."""
+        with self._db.write() as connection:
+            claimed = self.queue.claim(connection, queue, worker, limit)
+            for task in claimed:
+                self._workers[task.kind].started(connection, task)
+        described = []
+        for task in claimed:
+            try:
+                described.append((task, self._workers[task.kind].describe(task)))
+            except TrunklineError as error:
+                self.report(
+                    Lease(task_id=task.id, token=task.lease_token),
+                    Report(status=Status.FAILED, error=str(error)),
+                )
+        return described
+
+    def report(self, lease: Lease, report: Report) -> None:
+        """End a task with what the worker says of it.
+
+        :raises ConflictError: ``lease_lost``, if the lease ran out or was given to another; nothing was applied.
+        """
+        with self._db.write() as connection:
+            task = self.held(connection, lease)
+            retry_after = self._workers[task.kind].reported(connection, task, report)
+            if retry_after is None:
+                self.queue.finish(connection, lease, report.status)
+            else:
+                self.queue.release(connection, lease, retry_after)
+
+    def held(self, connection: Connection, lease: Lease) -> Task:
+        """The task that a lease holds.
+
+        :raises ConflictError: ``lease_lost``.
+        """
+        task = self.queue.held(connection, lease)
+        if task is None:
+            raise ConflictError(
+                f"the lease on task {lease.task_id} is lost: its work was given to another worker or cancelled",
+                kind="lease_lost",
+            )
+        return task
+
+    # --- the loops ---
+
+    def start(self) -> None:
+        """Start the background threads. Call once, after all handlers are registered."""
+        self.queue.forgive()
+        self.pool.adopt()
+        loops: Mapping[str, Callable[[], bool]] = {
+            "outbox": lambda: self.outbox.drain() > 0,
+            "leases": self.reap,
+            "pool": self.pool.step,
+            **{f"control-{n}": self.step for n in range(CONTROL_THREADS)},
+        }
+        for name, step in loops.items():
+            thread = threading.Thread(target=self._loop, args=(step,), name=f"trunkline-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self, timeout_seconds: float = 10.0) -> None:
+        """Let each loop finish its step. Worker processes go on; ``pool.stop_all`` ends them."""
+        self._stop.set()
+        self._db.changes.bump()
+        for thread in self._threads:
+            thread.join(timeout_seconds)
+
+    def _loop(self, step: Callable[[], bool]) -> None:
+        while not self._stop.is_set():
+            seen = self._db.changes.count
+            try:
+                if step():
+                    continue
+            except TrunklineError as error:
+                log.warning("%s", error)
+                self._stop.wait(POLL_SECONDS)
+            except Exception:
+                log.exception("a background step failed; it will be repeated")
+                self._stop.wait(POLL_SECONDS)
+            self._db.changes.wait(seen, POLL_SECONDS)
+
+    def step(self) -> bool:
+        """Take one control task, if one is ready."""
+        with self._db.read() as connection:
+            ready_at = self.queue.next_ready_at(connection, CONTROL_QUEUE)
+        if ready_at is None:
+            return False
+        wait = ready_at - self._clock.now()
+        if wait > 0:
+            if wait < POLL_SECONDS:
+                self._stop.wait(wait)
+                return True
+            return False
+        with self._db.write() as connection:
+            claimed = self.queue.claim(connection, CONTROL_QUEUE, "server", 1)
+        for task in claimed:
+            self._take(task)
+        return bool(claimed)
+
+    def _take(self, task: Task) -> None:
+        lease = Lease(task_id=task.id, token=task.lease_token)
+        with _KeptAlive(self.queue, lease):
+            try:
+                outcome = self._control[task.kind](task)
+            except Exception as error:
+                if not isinstance(error, TrunklineError):
+                    log.exception("step %s %s failed; it will be repeated", task.kind, task.key)
+                else:
+                    log.warning("step %s %s: %s", task.kind, task.key, error)
+                delay = FAILED_STEP_RETRY_SECONDS[min(task.attempts, len(FAILED_STEP_RETRY_SECONDS)) - 1]
+                outcome = Again(after_seconds=delay)
+        with self._db.write() as connection:
+            if self.queue.held(connection, lease) is None:
+                return
+            outcome.apply(connection)
+            if isinstance(outcome, Again):
+                self.queue.release(connection, lease, outcome.after_seconds)
+            else:
+                self.queue.finish(connection, lease, Status.SUCCEEDED)
+
+    def reap(self) -> bool:
+        """Take back the tasks of workers that went silent."""
+        with self._db.read() as connection:
+            if not self.queue.expired(connection):
+                return False
+        with self._db.write() as connection:
+            for task in self.queue.expired(connection):
+                lease = Lease(task_id=task.id, token=task.lease_token)
+                handler = self._workers.get(task.kind)
+                retry_after = handler.lost(connection, task) if handler else 0.0
+                log.warning(
+                    "the worker of %s %s went silent (attempt %d)", task.kind, task.key, task.attempts
+                )
+                if retry_after is None:
+                    self.queue.finish(connection, lease, Status.FAILED)
+                else:
+                    self.queue.release(connection, lease, retry_after)
+        return True
+
+
+class _KeptAlive:
+    """Renews a control step's lease while the step runs."""
+
+    def __init__(self, queue: TaskQueue, lease: Lease) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._end = threading.Event()
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> None:
+        self._schedule()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _schedule(self) -> None:
+        self._timer = threading.Timer(self._queue.lease_seconds / 3, self._renew)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _renew(self) -> None:
+        if not self._end.is_set():
+            self._queue.keep_alive([self._lease])
+            self._schedule()

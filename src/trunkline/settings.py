@@ -1,0 +1,173 @@
+"""One settings object: flags > ``TRUNKLINE_*`` environment > ``trunkline.toml`` in the data directory > defaults.
+
+Nothing else in trunkline's control process reads ``os.environ``; a test sees to that.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from trunkline.core.suggest import did_you_mean
+from trunkline.errors import InvalidInputError
+
+
+class Environment(BaseModel):
+    """Where the code of a pipeline with a given ``image`` runs on this machine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    python: str | None = None
+    """A Python interpreter whose folder comes first in PATH; None: the one that runs trunkline."""
+    path: list[str] = Field(default_factory=list)
+    """More folders for the front of PATH."""
+    working_dir: str | None = None
+    """The working directory, where the spec names none."""
+    env: dict[str, str] = Field(default_factory=dict)
+
+
+BUILTIN_ENVIRONMENTS = {
+    "trunkline": Environment(),
+    "trunkline/train": Environment(),
+    "trunkline/deploy": Environment(),
+}
+"""Images that need no mapping: they stand for the Python environment in which trunkline itself is installed."""
+
+
+def default_home() -> Path:
+    """``$TRUNKLINE_HOME``, or ``~/.trunkline``."""
+    return Path(os.environ.get("TRUNKLINE_HOME") or Path.home() / ".trunkline").absolute()
+
+
+class Settings(BaseSettings):
+    """All that can be set. Field order is the order of the reference page that is generated from here."""
+
+    model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", extra="forbid", env_nested_delimiter="__")
+
+    home: Path = Field(default_factory=default_home, description="The data directory.")
+    host: str = Field(
+        default="127.0.0.1", description="Address of the API and console; not loopback needs tls or a proxy."
+    )
+    port: int = Field(
+        default=8900, ge=0, le=65535, description="Port of the API and console; 0 picks a free one."
+    )
+    gateway_port: int = Field(
+        default=8081, ge=0, le=65535, description="Port of the prediction gateway; 0 picks a free one."
+    )
+    domain: str = Field(
+        default="example.com", description="Services answer to the host NAME.NAMESPACE.<domain>."
+    )
+    database_url: str | None = Field(
+        default=None, description="SQLAlchemy URL; default: SQLite in the data directory."
+    )
+    environments: dict[str, Environment] = Field(
+        default_factory=dict, description="Maps the `image` of a pipeline to an environment on this machine."
+    )
+    lease_seconds: float = Field(
+        default=15.0, gt=0, description="A worker that is silent for this long loses its work to another."
+    )
+    worker_idle_seconds: float = Field(
+        default=10.0, ge=0, description="An idle worker leaves after this long."
+    )
+    trials_max: int = Field(
+        default_factory=lambda: max(1, (os.cpu_count() or 1)),
+        ge=1,
+        description="Trials that run at once on this machine; default: its processors.",
+    )
+    service_start_seconds: float = Field(
+        default=120.0, gt=0, description="How long a replica may take to load and answer its probe."
+    )
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="How long a replica that left the traffic may finish what it has."
+    )
+    request_bytes_max: int = Field(
+        default=64 * 2**20, ge=1, description="Largest JSON request body, in bytes."
+    )
+    sandbox: str = Field(
+        default="auto",
+        pattern="^(auto|namespace|paths)$",
+        description="How user code gets its /pfs: a private mount namespace, or rewritten paths.",
+    )
+    log_json: bool = Field(default=False, description="Write the server's log as JSON lines.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        home = init_settings.init_kwargs.get("home") if hasattr(init_settings, "init_kwargs") else None
+        file = Path(home or default_home()) / "trunkline.toml"
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    # Places inside the data directory; the layout is part of docs/format.md.
+
+    @property
+    def objects_dir(self) -> Path:
+        return self.home / "objects"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def token_file(self) -> Path:
+        return self.home / "token"
+
+    @property
+    def server_file(self) -> Path:
+        """JSON ``{"url", "gateway_url", "pid", "started"}`` of the control server; how clients find it."""
+        return self.run_dir / "server.json"
+
+    @property
+    def url_of_database(self) -> str:
+        return self.database_url or f"sqlite:///{self.home / 'trunkline.db'}"
+
+    def environment_for(self, image: str) -> Environment:
+        """The environment that stands for ``image``; tags and digests are ignored for the built-in ones.
+
+        :raises InvalidInputError: ``unmapped_image``, saying how to map it.
+        """
+        found = self.environments.get(image) or BUILTIN_ENVIRONMENTS.get(image.split("@")[0].split(":")[0])
+        if found is None:
+            raise InvalidInputError(
+                f"image {image!r} is not mapped to an environment on this machine: add\n"
+                f'  [environments."{image}"]\n  python = "/path/to/venv/bin/python"\n'
+                f"to {self.home / 'trunkline.toml'} and restart, or use the image 'trunkline'",
+                kind="unmapped_image",
+                details={"image": image},
+            )
+        return found
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings from all sources; flags that are None count as not given.
+
+    :raises InvalidInputError: one line per bad value, naming the setting.
+    """
+    given = {k: v for k, v in flags.items() if v is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            hint = did_you_mean(name, Settings.model_fields) if problem["type"] == "extra_forbidden" else ""
+            lines.append(f"setting {name!r}: {problem['msg']}{hint}")
+        raise InvalidInputError("\n".join(lines), kind="bad_setting") from error

@@ -1,0 +1,1 @@
+"""Where immutable bytes live: one small interface (``base``), one driver per file."""

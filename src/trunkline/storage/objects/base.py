@@ -1,0 +1,46 @@
+"""The object store's interface. A key is a relative path of ``[a-z0-9./-]``; an object is written once and never changed,
+except through ``put_if``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    key: str
+    size: int
+    modified_at: float
+
+
+class ObjectStore(ABC):
+    """A flat store of bytes that survive a crash once ``put`` has returned.
+
+    :raises NotFoundError: from ``get`` and ``head`` of a key that is not there.
+    :raises LimitError: ``disk_full``, with nothing left behind.
+    """
+
+    @abstractmethod
+    def get(self, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        """The bytes of a range; shorter only at the object's end."""
+
+    @abstractmethod
+    def put(self, key: str, parts: Iterable[bytes]) -> None:
+        """Write durably (the whole or nothing); putting the same key again is harmless."""
+
+    @abstractmethod
+    def put_if(self, key: str, data: bytes, *, expected: bytes | None) -> bool:
+        """Compare-and-swap: write only if the object now holds ``expected`` (None: is absent). False if it does not."""
+
+    @abstractmethod
+    def head(self, key: str) -> ObjectInfo: ...
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects below a prefix, in no particular order."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Not an error if it is absent."""
