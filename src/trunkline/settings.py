@@ -48,6 +48,15 @@ def default_home() -> Path:
     return Path(os.environ.get("TRUNKLINE_HOME") or Path.home() / ".trunkline").absolute()
 
 
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+"""All that worker processes get of the server's own environment."""
+
+
+def inherited_environment() -> dict[str, str]:
+    """What children may inherit; everything else (credentials above all) stays here."""
+    return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+
+
 class Settings(BaseSettings):
     """All that can be set. Field order is the order of the reference page that is generated from here."""
 
@@ -55,7 +64,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=default_home, description="The data directory.")
     host: str = Field(
-        default="127.0.0.1", description="Address of the API and console; not loopback needs tls or a proxy."
+        default="127.0.0.1", description="Address of the API, the console and the gateway; see `remote`."
+    )
+    remote: bool = Field(
+        default=False,
+        description="Allow a `host` that other machines can reach. Put TLS in front of it: tokens travel in clear text.",
     )
     port: int = Field(
         default=8900, ge=0, le=65535, description="Port of the API and console; 0 picks a free one."
@@ -136,6 +149,15 @@ class Settings(BaseSettings):
         return self.run_dir / "server.json"
 
     @property
+    def url(self) -> str:
+        """Where clients on this machine find the API; ``port`` must be known by then, not 0."""
+        return f"http://{_reachable(self.host)}:{self.port}"
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://{_reachable(self.host)}:{self.gateway_port}"
+
+    @property
     def url_of_database(self) -> str:
         return self.database_url or f"sqlite:///{self.home / 'trunkline.db'}"
 
@@ -154,6 +176,12 @@ class Settings(BaseSettings):
                 details={"image": image},
             )
         return found
+
+
+def _reachable(host: str) -> str:
+    """An address to connect to, for one to listen on."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"[{local}]" if ":" in local else local
 
 
 def load_settings(**flags: Any) -> Settings:

@@ -43,8 +43,11 @@ class ProcessEngine(Engine):
     def is_alive(self, handle: dict[str, Any]) -> bool:
         pid = int(handle["pid"])
         child = self._children.get(pid)
-        if child is not None and child.poll() is not None:
-            del self._children[pid]
+        if child is not None:
+            # Only poll() reaps: a child that became a zombie just now must not be taken for gone and left as one.
+            if child.poll() is None:
+                return True
+            self._children.pop(pid, None)
             return False
         return handle["started"] is not None and started_at(pid) == handle["started"]
 

@@ -1,0 +1,27 @@
+"""YAML as people mean it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML reads ``1e-4`` as a string, because YAML 1.1 wants a dot; people mean the number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def load_yaml(text: str) -> Any:
+    """The value of one YAML (or JSON) document.
+
+    :raises yaml.YAMLError: saying where it is malformed.
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)

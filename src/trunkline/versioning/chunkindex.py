@@ -1,0 +1,95 @@
+"""The SQL on ``packs`` and ``chunks``: which chunk lies where. Everything else about refs is in ``store.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from trunkline.storage.db.schema import chunks, packs
+from trunkline.versioning.packs import PackRecord
+
+HASHES_PER_QUERY = 500
+
+# Built once: building them costs more than running them.
+_WANTED = chunks.c.hash.in_(sa.bindparam("hashes", expanding=True))
+_KNOWN = sa.select(chunks.c.hash).where(_WANTED)
+_LOCATE = (
+    sa.select(
+        chunks.c.hash, packs.c.name, chunks.c.offset, chunks.c.length, chunks.c.raw_length, chunks.c.codec
+    )
+    .join_from(chunks, packs)
+    .where(_WANTED)
+)
+
+
+class Location(NamedTuple):
+    """Where to read a chunk."""
+
+    pack: str
+    offset: int
+    length: int
+    raw_length: int
+    codec: int
+
+
+def locate(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, Location]:
+    """The places of those chunks that are known."""
+    found: dict[bytes, Location] = {}
+    for start in range(0, len(hashes), HASHES_PER_QUERY):
+        part = hashes[start : start + HASHES_PER_QUERY]
+        columns = (
+            chunks.c.hash,
+            packs.c.name,
+            chunks.c.offset,
+            chunks.c.length,
+            chunks.c.raw_length,
+            chunks.c.codec,
+        )
+        query = sa.select(*columns).join_from(chunks, packs).where(chunks.c.hash.in_(part))
+        for name, *place in connection.execute(query):
+            found[name] = Location(*place)
+    return found
+
+
+def known(connection: Connection, hashes: Sequence[bytes]) -> set[bytes]:
+    """Those of the hashes that are stored."""
+    found: set[bytes] = set()
+    for start in range(0, len(hashes), HASHES_PER_QUERY):
+        part = hashes[start : start + HASHES_PER_QUERY]
+        found.update(connection.execute(_KNOWN, {"hashes": part}).scalars())
+    return found
+
+
+def add_pack(connection: Connection, name: str, size: int, records: Iterable[PackRecord], now: float) -> None:
+    """Record a pack that is durable. A chunk that is known already keeps its place."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    connection.execute(insert(packs).values(name=name, size=size, created_at=now).on_conflict_do_nothing())
+    pack_id = connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).scalar_one()
+    rows = [
+        {
+            "hash": r.hash, "pack_id": pack_id, "offset": r.offset, "length": r.length,
+            "raw_length": r.raw_length, "codec": r.codec,
+        }
+        for r in records
+    ]  # fmt: skip
+    if rows:
+        connection.execute(insert(chunks).on_conflict_do_nothing(), rows)
+
+
+def list_packs(connection: Connection) -> list[tuple[str, int]]:
+    """Name and size of every pack."""
+    return [
+        (name, size)
+        for name, size in connection.execute(sa.select(packs.c.name, packs.c.size).order_by(packs.c.id))
+    ]
+
+
+def chunks_of(connection: Connection, pack: str) -> list[PackRecord]:
+    """What the index says about a pack, in the order of the pack."""
+    columns = (chunks.c.hash, chunks.c.offset, chunks.c.length, chunks.c.raw_length, chunks.c.codec)
+    query = sa.select(*columns).join_from(chunks, packs).where(packs.c.name == pack).order_by(chunks.c.offset)
+    return [PackRecord(*row) for row in connection.execute(query)]

@@ -1,0 +1,148 @@
+"""The bytes of pack files, as ``docs/format.md`` specifies them, and the choice of what to compress. Pure.
+
+A pack is a header, stored chunks one after the other, and an index of them at its end, so that the database's index can be
+rebuilt from the packs alone.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import zstandard
+
+from trunkline.core.hashing import HASH_BYTES, digest, digest_of_parts
+from trunkline.errors import CorruptionError
+
+HEADER = b"TLPACK\x00\x01"
+"""Magic, then the version in two bytes."""
+FOOTER_MAGIC = b"TLPKEND\x01"
+_RECORD = struct.Struct("<32sBII")
+_TRAILER = struct.Struct("<I32s8s")
+
+PACK_BYTES = 16 * 2**20
+"""A pack is closed once it holds this much,"""
+PACK_RECORDS_MAX = 16_384
+"""or so many chunks: their rows are one transaction, and other writers wait for it."""
+CHUNK_BYTES_MAX = 64 * 2**20
+"""What a reader will decompress at most."""
+
+STORED = 0
+ZSTD = 1
+ZSTD_LEVEL = 1
+COMPRESS_MIN_BYTES = 64
+WORTHWHILE = 0.95
+_SAMPLE_BYTES = 2048
+_SAMPLE_FROM_BYTES = 16 * 1024
+
+
+class PackRecord(NamedTuple):
+    """Where a chunk lies in a pack."""
+
+    hash: bytes
+    offset: int
+    length: int
+    raw_length: int
+    codec: int
+
+
+class Compressor:
+    """Decides and compresses. Not safe between threads."""
+
+    def __init__(self) -> None:
+        self._zstd = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+
+    def __call__(self, raw: bytes) -> tuple[int, bytes]:
+        """``(codec, stored bytes)``. Three samples of a larger chunk tell cheaply that it is a picture or an archive."""
+        size = len(raw)
+        if size < COMPRESS_MIN_BYTES:
+            return STORED, raw
+        if size >= _SAMPLE_FROM_BYTES:
+            middle = size // 2
+            sample = raw[:_SAMPLE_BYTES] + raw[middle : middle + _SAMPLE_BYTES] + raw[-_SAMPLE_BYTES:]
+            if len(self._zstd.compress(sample)) > WORTHWHILE * len(sample):
+                return STORED, raw
+        packed = self._zstd.compress(raw)
+        return (ZSTD, packed) if len(packed) <= WORTHWHILE * size else (STORED, raw)
+
+
+def decompress(codec: int, stored: bytes, raw_length: int) -> bytes:
+    """:raises CorruptionError: if the bytes do not decompress to ``raw_length`` bytes."""
+    if codec == STORED:
+        raw = stored
+    elif codec == ZSTD:
+        if raw_length > CHUNK_BYTES_MAX:
+            raise CorruptionError(f"a chunk claims to have {raw_length} bytes", kind="bad_chunk")
+        try:
+            raw = zstandard.ZstdDecompressor().decompress(stored, max_output_size=raw_length)
+        except zstandard.ZstdError as error:
+            raise CorruptionError(f"a chunk does not decompress: {error}", kind="bad_chunk") from error
+    else:
+        raise CorruptionError(
+            f"a chunk has codec {codec}, which this trunkline does not know", kind="unknown_format"
+        )
+    if len(raw) != raw_length:
+        raise CorruptionError(f"a chunk has {len(raw)} bytes instead of {raw_length}", kind="bad_chunk")
+    return raw
+
+
+class PackBuilder:
+    """One pack while it grows, in memory."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = [HEADER]
+        self.records: list[PackRecord] = []
+        self.size = len(HEADER)
+
+    def add(self, name: bytes, codec: int, stored: bytes, raw_length: int) -> None:
+        self.records.append(PackRecord(name, self.size, len(stored), raw_length, codec))
+        self.parts.append(stored)
+        self.size += len(stored)
+
+    @property
+    def is_full(self) -> bool:
+        return self.size >= PACK_BYTES or len(self.records) >= PACK_RECORDS_MAX
+
+    def seal(self) -> str:
+        """Append the index; returns the pack's name. Nothing can be added afterwards."""
+        index = b"".join(_RECORD.pack(r.hash, r.codec, r.length, r.raw_length) for r in self.records)
+        footer = index + _TRAILER.pack(len(self.records), digest(index), FOOTER_MAGIC)
+        self.parts.append(footer)
+        self.size += len(footer)
+        return digest_of_parts(self.parts).hex()
+
+
+def object_key(pack_name: str) -> str:
+    return f"packs/{pack_name[:2]}/{pack_name}"
+
+
+TRAILER_BYTES = _TRAILER.size
+
+
+def index_bytes(trailer: bytes) -> int:
+    """How long the index before the trailer is.
+
+    :raises CorruptionError: if these are not the last bytes of a pack.
+    """
+    if len(trailer) != TRAILER_BYTES or not trailer.endswith(FOOTER_MAGIC):
+        raise CorruptionError("this is not the end of a pack: it is cut short or damaged", kind="bad_pack")
+    count: int = _TRAILER.unpack(trailer)[0]
+    return count * _RECORD.size
+
+
+def read_index(footer: bytes) -> list[PackRecord]:
+    """The records of a pack from its last bytes (index and trailer).
+
+    :raises CorruptionError: if they are damaged.
+    """
+    length = index_bytes(footer[-TRAILER_BYTES:])
+    _, name, _ = _TRAILER.unpack(footer[-TRAILER_BYTES:])
+    index = footer[-TRAILER_BYTES - length : -TRAILER_BYTES]
+    if len(index) != length or digest(index) != name or len(name) != HASH_BYTES:
+        raise CorruptionError("the index of a pack is damaged", kind="bad_pack")
+    records: list[PackRecord] = []
+    offset = len(HEADER)
+    for chunk, codec, stored, raw in _RECORD.iter_unpack(index):
+        records.append(PackRecord(chunk, offset, stored, raw, codec))
+        offset += stored
+    return records

@@ -1,0 +1,363 @@
+"""From changes to a tree, in two steps.
+
+``ingest`` stores the contents; it takes as long as the data takes, and is done once. ``apply`` then edits a tree; it is quick,
+and is done again whenever somebody else's commit came in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from trunkline.core.hashing import from_hex
+from trunkline.core.ids import TreeHash
+from trunkline.core.paths import clean_path
+from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
+from trunkline.versioning import trees
+from trunkline.versioning.chunks import ChunkWriter
+from trunkline.versioning.files import Content, append_content, write_content
+from trunkline.versioning.model import Change, CopyTree, DeletePath, PutFile
+from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity
+from trunkline.versioning.trees import Load
+
+EDITS_MAX = 50_000
+"""So many changes are held in memory; then they are worked into the tree, which bounds memory."""
+MTIME_SECONDS_MAX = 2**63 / 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutEntry:
+    entry: Entry
+    append: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutAll:
+    """Files put one after the other, gathered in a tree of their own because they are many."""
+
+    root: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delete:
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    path: str
+    root: bytes
+    source_path: str
+
+
+Step = PutEntry | PutAll | Delete | Copy
+
+
+def ingest(changes: Iterable[Change], writer: ChunkWriter, load: Load) -> list[Step]:
+    """Store the contents of the changes; what is left is small."""
+    gathered = _Steps(writer, load)
+    for change in changes:
+        if isinstance(change, PutFile):
+            gathered.add(_ingest_file(change, writer))
+        elif isinstance(change, DeletePath):
+            gathered.add(Delete(path=clean_path(change.path)))
+        elif isinstance(change, CopyTree):
+            path, source = clean_path(change.path), clean_path(change.source_path)
+            gathered.add(Copy(path=path, root=from_hex(change.root, "tree hash"), source_path=source))
+        else:
+            raise InvalidInputError(f"{type(change).__name__} is not a change of files", kind="bad_change")
+    return gathered.finish()
+
+
+class _Steps:
+    """Steps in order. A long run of plain puts is kept as a tree, so that a million of them need no memory."""
+
+    def __init__(self, writer: ChunkWriter, load: Load) -> None:
+        self._writer = writer
+        self._load = load
+        self._steps: list[Step] = []
+        self._run: list[PutEntry] = []
+        self._run_root = EMPTY_ROOT
+
+    def add(self, step: Step) -> None:
+        if isinstance(step, PutEntry) and not step.append:
+            self._run.append(step)
+            if len(self._run) >= EDITS_MAX:
+                self._run_root = apply(self._run, self._run_root, self._writer, self._load).hash
+                self._run.clear()
+        else:
+            self._end_run()
+            self._steps.append(step)
+
+    def finish(self) -> list[Step]:
+        self._end_run()
+        return self._steps
+
+    def _end_run(self) -> None:
+        if self._run_root != EMPTY_ROOT:
+            self._steps.append(PutAll(root=self._run_root))
+            self._run_root = EMPTY_ROOT
+        self._steps.extend(self._run)
+        self._run.clear()
+
+
+def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
+    path = clean_path(change.path)
+    if path == "/":
+        raise InvalidInputError("a file cannot be put at '/': name it, as in /data.csv", kind="bad_path")
+    mtime: int | None = None
+    if change.modified_at is not None:
+        if not abs(change.modified_at) < MTIME_SECONDS_MAX:
+            raise InvalidInputError(
+                f"{path}: the modification time {change.modified_at} is out of range", kind="bad_time"
+            )
+        mtime = round(change.modified_at * 10**9)
+    content = write_content(change.parts, writer.add)
+    entry = Entry(path[1:].encode(), content.size, content.hash, content.level, mtime, change.executable)
+    return PutEntry(entry=entry, append=change.append)
+
+
+def apply(steps: Iterable[Step], base: bytes, writer: ChunkWriter, load: Load) -> Ref:
+    """The tree that ``base`` becomes. Its nodes are in ``writer``, not yet durable."""
+    editor = TreeEditor(base, writer, load)
+    for step in steps:
+        if isinstance(step, PutEntry):
+            if step.append:
+                editor.append(step.entry)
+            else:
+                editor.put(step.entry)
+        elif isinstance(step, PutAll):
+            editor.put_all(step.root)
+        elif isinstance(step, Delete):
+            editor.delete(step.path)
+        else:
+            editor.copy(step)
+    return editor.finish()
+
+
+class TreeEditor:
+    """Changes to one tree, in order. Edits wait in memory, keyed, and reach the tree together."""
+
+    def __init__(self, base: bytes, writer: ChunkWriter, load: Load) -> None:
+        self._root = base
+        self._writer = writer
+        self._load = load
+        self._edits: dict[bytes, Entry | None] = {}
+        self._dirs: dict[bytes, bool] = {}
+        """Directories (with their slash) that no file stands in the way of; whether the tree has any file below."""
+        self._edit_dirs: set[bytes] = set()
+        """Directories that some edit put a file into (it may be deleted again)."""
+
+    def put(self, entry: Entry) -> None:
+        self._check_collision(entry.key)
+        self._edits[entry.key] = entry
+        if len(self._edits) >= EDITS_MAX:
+            self._flush()
+
+    def put_all(self, root: bytes) -> None:
+        if self._root == EMPTY_ROOT and not self._edits:
+            self._root = root
+            self._dirs.clear()
+            return
+        for entry in trees.entries(self._load, root):
+            self.put(entry)
+
+    def append(self, entry: Entry) -> None:
+        present = self._find(entry.key)
+        if present is None:
+            self.put(entry)
+            return
+        base, added = (Content(e.size, e.hash, e.level) for e in (present, entry))
+        content = append_content(base, added, self._writer.get, self._writer.add)
+        mtime = entry.mtime if entry.mtime is not None else present.mtime
+        self.put(
+            Entry(
+                entry.key,
+                content.size,
+                content.hash,
+                content.level,
+                mtime,
+                present.executable or entry.executable,
+            )
+        )
+
+    def delete(self, path: str) -> None:
+        key = path[1:].encode()
+        if key and self._find(key) is not None:
+            self._edits[key] = None
+            self._dirs.clear()
+            return
+        low, high = trees.directory_range(path)
+        if path == "/":
+            self._root = EMPTY_ROOT
+            self._edits.clear()
+            self._edit_dirs.clear()
+        else:
+            if low in self._edit_dirs:
+                for name in [name for name in self._edits if low <= name < (high or b"")]:
+                    self._edits[name] = None
+            for entry in trees.entries(self._load, self._root, low, high):
+                self._edits[entry.key] = None
+        self._dirs.clear()
+        if len(self._edits) >= EDITS_MAX:
+            self._flush()
+
+    def copy(self, step: Copy) -> None:
+        """Replaces what is at the path."""
+        source = step.source_path[1:].encode()
+        entry = trees.find(self._load, step.root, source) if source else None
+        if entry is not None:
+            if step.path == "/":
+                raise InvalidInputError(
+                    f"the file {step.source_path} cannot be copied to '/': name it", kind="bad_path"
+                )
+            self.delete(step.path)
+            self.put(entry._replace(key=step.path[1:].encode()))
+            return
+        low, high = trees.directory_range(step.source_path)
+        if source and not trees.has_any(self._load, step.root, low, high):
+            raise NotFoundError(
+                f"there is no {step.source_path} to copy in tree {step.root.hex()}", kind="no_file"
+            )
+        self.delete(step.path)
+        if step.path == "/" and not source:
+            self._root = step.root
+            return
+        prefix = trees.directory_range(step.path)[0]
+        for entry in trees.entries(self._load, step.root, low, high):
+            key = prefix + entry.key[len(low) :]
+            clean_path("/" + key.decode())  # longer than it was: it may be too long now
+            self.put(entry._replace(key=key))
+
+    def finish(self) -> Ref:
+        self._flush()
+        return trees.root_ref(self._load, self._root)
+
+    def _flush(self) -> None:
+        if self._edits:
+            self._root = trees.edit(
+                self._load, self._writer.add, self._root, sorted(self._edits.items())
+            ).hash
+            self._edits.clear()
+            self._edit_dirs.clear()
+            self._dirs.clear()
+
+    def _find(self, key: bytes) -> Entry | None:
+        if key in self._edits:
+            return self._edits[key]
+        return trees.find(self._load, self._root, key)
+
+    def _check_collision(self, key: bytes) -> None:
+        """No file may be where a directory is, nor the other way round.
+
+        :raises ConflictError: ``path_collision``.
+        """
+        parent = key[: key.rfind(b"/") + 1]
+        if parent:
+            self._check_parents(key, parent)
+        has_siblings = self._dirs[parent] if parent else self._root != EMPTY_ROOT
+        below = key + b"/"
+        if (has_siblings or below in self._edit_dirs) and self._is_dir(below):
+            raise _collision(key, "a directory of that name exists")
+
+    def _check_parents(self, key: bytes, parent: bytes) -> None:
+        directory = parent
+        while directory and (directory not in self._dirs or directory not in self._edit_dirs):
+            if directory not in self._dirs:
+                if self._find(directory[:-1]) is not None:
+                    raise _collision(key, f"/{directory[:-1].decode()} is a file")
+                end = trees.prefix_end(directory)
+                self._dirs[directory] = trees.has_any(self._load, self._root, directory, end)
+            self._edit_dirs.add(directory)
+            directory = directory[: directory.rfind(b"/", 0, -1) + 1]
+
+    def _is_dir(self, below: bytes) -> bool:
+        end = trees.prefix_end(below)
+        if below in self._edit_dirs and any(
+            entry is not None and below <= name < end for name, entry in self._edits.items()
+        ):
+            return True
+        return any(
+            entry.key not in self._edits for entry in trees.entries(self._load, self._root, below, end)
+        )
+
+
+def _collision(key: bytes, why: str) -> ConflictError:
+    path = "/" + key.decode()
+    return ConflictError(
+        f"{path} cannot be written: {why}; delete that first", kind="path_collision", details={"path": path}
+    )
+
+
+# --- merging ------------------------------------------------------------------------------------------------------
+
+
+def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load) -> Ref:
+    """The union of trees that do not contradict each other; the largest one is edited, so its size does not matter.
+
+    :raises ConflictError: ``duplicate_path`` or ``path_collision``, naming the path and the two labels.
+    """
+    named = {label: from_hex(root, "tree hash") for label, root in roots.items()}
+    if not named:
+        return trees.root_ref(load, EMPTY_ROOT)
+    counts = {label: trees.root_ref(load, root).files for label, root in named.items()}
+    order = sorted(named, key=lambda label: -counts[label])
+    editor = _Merger(named[order[0]], writer, load)
+    editor.owner_of = _owner_finder(named, order, load)
+    merged = {named[order[0]]}
+    for label in order[1:]:
+        if named[label] not in merged:
+            merged.add(named[label])
+            editor.add_tree(label, named[label])
+    return editor.finish()
+
+
+def _owner_finder(named: Mapping[str, bytes], order: list[str], load: Load) -> Callable[[bytes, str], str]:
+    """Which tree, other than the one asking, has a file at or below a key; only asked once something is wrong."""
+
+    def owner_of(key: bytes, asking: str) -> str:
+        low, high = key + b"/", key + b"0"
+        for label in order:
+            if label != asking and (
+                trees.find(load, named[label], key) or trees.has_any(load, named[label], low, high)
+            ):
+                return label
+        return asking
+
+    return owner_of
+
+
+class _Merger(TreeEditor):
+    owner_of: Callable[[bytes, str], str]
+
+    def add_tree(self, label: str, root: bytes) -> None:
+        for entry in self._entries(root):
+            present = self._find(entry.key)
+            if present is None:
+                self._add(label, entry)
+            elif (
+                content_identity(present) != content_identity(entry) or present.executable != entry.executable
+            ):
+                raise self._conflict(label, entry.key, entry.key, "with different content", "duplicate_path")
+
+    def _entries(self, root: bytes) -> Iterator[Entry]:
+        return trees.entries(self._load, root)
+
+    def _add(self, label: str, entry: Entry) -> None:
+        try:
+            self.put(entry)
+        except ConflictError as error:
+            parts = entry.key.split(b"/")
+            prefixes = [b"/".join(parts[:n]) for n in range(1, len(parts))]
+            at = next((key for key in prefixes if self._find(key) is not None), entry.key)
+            raise self._conflict(
+                label, entry.key, at, "once as a file and once as a directory", "path_collision"
+            ) from error
+
+    def _conflict(self, label: str, key: bytes, at: bytes, how: str, kind: str) -> ConflictError:
+        path, other = "/" + at.decode(), self.owner_of(at, label)
+        return ConflictError(
+            f"{path} is written by both {other} and {label}, {how}",
+            kind=kind,
+            details={"path": path, "labels": [other, label]},
+        )

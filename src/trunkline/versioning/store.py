@@ -1,0 +1,398 @@
+"""All SQL on projects, repos, branches, commits and their provenance. Each function works in its caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash
+from trunkline.storage.db.schema import (
+    branch_provenance,
+    branches,
+    commit_provenance,
+    commits,
+    projects,
+    repos,
+)
+from trunkline.versioning.model import Commit, CommitStatus, Origin, Project
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepoRow:
+    id: int
+    project: ProjectName
+    name: RepoName
+    description: str
+    owner: str | None
+    created_at: float
+
+    @property
+    def address(self) -> str:
+        return f"{self.project}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchRow:
+    id: int
+    repo: RepoRow
+    name: BranchName
+    head: int | None
+    """``commits.pk``."""
+    created_at: float
+
+    @property
+    def address(self) -> str:
+        return f"{self.repo.address}@{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredCommit:
+    """A commit with the keys that only SQL uses."""
+
+    pk: int
+    repo_id: int
+    parent_pk: int | None
+    commit: Commit
+
+
+# --- projects -----------------------------------------------------------------------------------------------------
+
+
+def insert_project(connection: Connection, name: str, description: str, now: float) -> None:
+    connection.execute(sa.insert(projects).values(name=name, description=description, created_at=now))
+
+
+def find_project(connection: Connection, name: str) -> Project | None:
+    found = list_projects(connection, projects.c.name == name)
+    return found[0] if found else None
+
+
+def list_projects(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Project]:
+    query = sa.select(projects).where(*where).order_by(projects.c.name)
+    return [
+        Project(name=ProjectName(row.name), description=row.description, created_at=row.created_at)
+        for row in connection.execute(query)
+    ]
+
+
+def delete_project(connection: Connection, name: str) -> None:
+    connection.execute(sa.delete(projects).where(projects.c.name == name))
+
+
+# --- repos --------------------------------------------------------------------------------------------------------
+
+
+def insert_repo(
+    connection: Connection, project: str, name: str, description: str, owner: str | None, now: float
+) -> None:
+    connection.execute(
+        sa.insert(repos).values(
+            project=project, name=name, description=description, owner=owner, created_at=now
+        )
+    )
+
+
+def list_repos(connection: Connection, project: str | None, name: str | None = None) -> list[RepoRow]:
+    query = sa.select(repos).order_by(repos.c.project, repos.c.name)
+    if project is not None:
+        query = query.where(repos.c.project == project)
+    if name is not None:
+        query = query.where(repos.c.name == name)
+    return [_repo(row) for row in connection.execute(query)]
+
+
+def find_repo(connection: Connection, project: str, name: str) -> RepoRow | None:
+    found = list_repos(connection, project, name)
+    return found[0] if found else None
+
+
+def _repo(row: Row[Any]) -> RepoRow:
+    values = row._mapping
+    return RepoRow(
+        id=values["id"],
+        project=values["project"],
+        name=values["name"],
+        description=values["description"],
+        owner=values["owner"],
+        created_at=values["created_at"],
+    )
+
+
+def describe_repo(connection: Connection, repo_id: int, description: str) -> None:
+    connection.execute(sa.update(repos).where(repos.c.id == repo_id).values(description=description))
+
+
+def delete_repo(connection: Connection, repo_id: int) -> None:
+    """With its branches and commits, and all links between them and others."""
+    own_branches = sa.select(branches.c.id).where(branches.c.repo_id == repo_id)
+    own_commits = sa.select(commits.c.pk).where(commits.c.repo_id == repo_id)
+    connection.execute(sa.delete(branch_provenance).where(branch_provenance.c.upstream_id.in_(own_branches)))
+    connection.execute(sa.delete(commit_provenance).where(commit_provenance.c.upstream_pk.in_(own_commits)))
+    connection.execute(sa.delete(repos).where(repos.c.id == repo_id))
+
+
+# --- branches -----------------------------------------------------------------------------------------------------
+
+
+def list_branches(connection: Connection, repo: RepoRow, name: str | None = None) -> list[BranchRow]:
+    query = sa.select(branches).where(branches.c.repo_id == repo.id).order_by(branches.c.name)
+    if name is not None:
+        query = query.where(branches.c.name == name)
+    return [
+        BranchRow(id=row.id, repo=repo, name=row.name, head=row.head, created_at=row.created_at)
+        for row in connection.execute(query)
+    ]
+
+
+def find_branch(connection: Connection, repo: RepoRow, name: str) -> BranchRow | None:
+    found = list_branches(connection, repo, name)
+    return found[0] if found else None
+
+
+def branch_names(connection: Connection, repo_ids: Sequence[int]) -> dict[int, list[BranchName]]:
+    names: dict[int, list[BranchName]] = {repo_id: [] for repo_id in repo_ids}
+    query = sa.select(branches.c.repo_id, branches.c.name).where(branches.c.repo_id.in_(repo_ids))
+    for repo_id, name in connection.execute(query.order_by(branches.c.name)):
+        names[repo_id].append(name)
+    return names
+
+
+def branches_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, BranchRow]:
+    columns = [column.label(f"r_{column.name}") for column in repos.c]
+    query = sa.select(branches, *columns).join_from(branches, repos).where(branches.c.id.in_(list(ids)))
+    found: dict[int, BranchRow] = {}
+    for row in connection.execute(query):
+        repo = RepoRow(
+            id=row.r_id, project=row.r_project, name=row.r_name, description=row.r_description, owner=row.r_owner,
+            created_at=row.r_created_at,
+        )  # fmt: skip
+        found[row.id] = BranchRow(
+            id=row.id, repo=repo, name=row.name, head=row.head, created_at=row.created_at
+        )
+    return found
+
+
+def insert_branch(connection: Connection, repo: RepoRow, name: str, now: float) -> BranchRow:
+    statement = sa.insert(branches).values(repo_id=repo.id, name=name, head=None, created_at=now)
+    key = connection.execute(statement.returning(branches.c.id)).scalar_one()
+    return BranchRow(id=key, repo=repo, name=BranchName(name), head=None, created_at=now)
+
+
+def set_head(connection: Connection, branch_id: int, head: int | None) -> None:
+    connection.execute(sa.update(branches).where(branches.c.id == branch_id).values(head=head))
+
+
+def delete_branch(connection: Connection, branch_id: int) -> None:
+    connection.execute(sa.delete(branch_provenance).where(branch_provenance.c.upstream_id == branch_id))
+    connection.execute(sa.delete(branches).where(branches.c.id == branch_id))
+
+
+def provenance_edges(connection: Connection) -> list[tuple[int, int]]:
+    """All ``(branch, upstream branch)``; there are as many as pipelines have inputs."""
+    query = sa.select(branch_provenance.c.branch_id, branch_provenance.c.upstream_id)
+    return [
+        (branch, upstream) for branch, upstream in connection.execute(query.order_by(*query.selected_columns))
+    ]
+
+
+def replace_provenance(connection: Connection, branch_id: int, upstream: Iterable[int]) -> None:
+    connection.execute(sa.delete(branch_provenance).where(branch_provenance.c.branch_id == branch_id))
+    rows = [{"branch_id": branch_id, "upstream_id": other} for other in upstream]
+    if rows:
+        connection.execute(sa.insert(branch_provenance), rows)
+
+
+def upstream_branches(connection: Connection, branch_id: int) -> list[BranchRow]:
+    query = sa.select(branch_provenance.c.upstream_id).where(branch_provenance.c.branch_id == branch_id)
+    found = branches_by_id(connection, connection.execute(query).scalars())
+    return sorted(found.values(), key=lambda branch: branch.address)
+
+
+def downstream_branches(connection: Connection, branch_id: int) -> list[BranchRow]:
+    query = sa.select(branch_provenance.c.branch_id).where(branch_provenance.c.upstream_id == branch_id)
+    found = branches_by_id(connection, connection.execute(query).scalars())
+    return sorted(found.values(), key=lambda branch: branch.address)
+
+
+# --- commits ------------------------------------------------------------------------------------------------------
+
+_parents = commits.alias("parents")
+
+
+def _load(connection: Connection, query: sa.Select[Any]) -> list[StoredCommit]:
+    rows = list(connection.execute(query))
+    provenance = _provenance(connection, [row.pk for row in rows])
+    return [_commit(row, provenance.get(row.pk, ())) for row in rows]
+
+
+def _query() -> sa.Select[Any]:
+    return (
+        sa.select(commits, repos.c.project, repos.c.name.label("repo"), _parents.c.id.label("parent_id"))
+        .join_from(commits, repos)
+        .outerjoin(_parents, _parents.c.pk == commits.c.parent)
+    )
+
+
+def _provenance(connection: Connection, pks: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    found: dict[int, tuple[str, ...]] = {}
+    for start in range(0, len(pks), 500):
+        query = (
+            sa.select(commit_provenance.c.commit_pk, repos.c.project, repos.c.name, commits.c.id)
+            .join_from(commit_provenance, commits, commits.c.pk == commit_provenance.c.upstream_pk)
+            .join(repos)
+            .where(commit_provenance.c.commit_pk.in_(pks[start : start + 500]))
+            .distinct()
+        )
+        for pk, project, repo, commit_id in sorted(tuple(row) for row in connection.execute(query)):
+            found[pk] = (*found.get(pk, ()), f"{project}/{repo}@{commit_id}")
+    return found
+
+
+def _commit(row: Row[Any], provenance: tuple[str, ...]) -> StoredCommit:
+    commit = Commit(
+        project=row.project, repo=row.repo, branch=row.branch, id=row.id, parent=row.parent_id,
+        origin=Origin(row.origin), status=CommitStatus(row.status), description=row.description, error=row.error,
+        root=row.root, size=row.size, file_count=row.file_count, provenance=provenance,
+        created_at=row.created_at, finished_at=row.finished_at,
+    )  # fmt: skip
+    return StoredCommit(pk=row.pk, repo_id=row.repo_id, parent_pk=row.parent, commit=commit)
+
+
+def insert_commit(
+    connection: Connection,
+    branch: BranchRow,
+    commit_id: CommitId,
+    *,
+    origin: Origin,
+    status: CommitStatus,
+    description: str = "",
+    root: str | None = None,
+    size: int = 0,
+    file_count: int = 0,
+    now: float,
+) -> StoredCommit:
+    """A new commit on top of the branch's head; moves the head."""
+    values = {
+        "id": commit_id, "repo_id": branch.repo.id, "branch": branch.name, "parent": branch.head,
+        "origin": origin.value, "status": status.value, "description": description, "root": root, "size": size,
+        "file_count": file_count, "created_at": now,
+        "finished_at": now if status is CommitStatus.FINISHED else None,
+    }  # fmt: skip
+    pk = connection.execute(sa.insert(commits).values(values).returning(commits.c.pk)).scalar_one()
+    set_head(connection, branch.id, pk)
+    return commit_by_pk(connection, pk)
+
+
+def add_commit_provenance(connection: Connection, pk: int, upstream: Iterable[tuple[int, str]]) -> None:
+    """``upstream``: commits, each with the branch whose head it is."""
+    rows = [{"commit_pk": pk, "upstream_pk": other, "upstream_branch": branch} for other, branch in upstream]
+    if rows:
+        connection.execute(sa.insert(commit_provenance), rows)
+
+
+def commit_by_pk(connection: Connection, pk: int) -> StoredCommit:
+    return _load(connection, _query().where(commits.c.pk == pk))[0]
+
+
+def find_commit(connection: Connection, repo_id: int, commit_id: str) -> StoredCommit | None:
+    found = _load(connection, _query().where(commits.c.repo_id == repo_id, commits.c.id == commit_id))
+    return found[0] if found else None
+
+
+def commits_with_id(connection: Connection, commit_id: str) -> list[StoredCommit]:
+    return _load(connection, _query().where(commits.c.id == commit_id).order_by(commits.c.pk))
+
+
+def list_commits(connection: Connection, repo_id: int, limit: int) -> list[StoredCommit]:
+    query = _query().where(commits.c.repo_id == repo_id).order_by(commits.c.pk.desc()).limit(limit)
+    return _load(connection, query)
+
+
+def recent_ids(connection: Connection, limit: int) -> list[CommitId]:
+    latest = sa.func.max(commits.c.pk)
+    query = sa.select(commits.c.id).group_by(commits.c.id).order_by(latest.desc()).limit(limit)
+    return list(connection.execute(query).scalars())
+
+
+def _chain(pk: int, steps_max: int | None = None) -> sa.CTE:
+    """A commit (depth 0) and its ancestors; with ``steps_max`` only those so many steps up, at that cost."""
+    start = sa.select(commits.c.pk, commits.c.parent, sa.literal(0).label("depth")).where(commits.c.pk == pk)
+    chain = start.cte("chain", recursive=True)
+    step = sa.select(commits.c.pk, commits.c.parent, chain.c.depth + 1).join_from(
+        chain, commits, commits.c.pk == chain.c.parent
+    )
+    return chain.union_all(step if steps_max is None else step.where(chain.c.depth < steps_max))
+
+
+def history(connection: Connection, pk: int, limit: int) -> list[StoredCommit]:
+    """A commit and its ancestors, nearest first."""
+    chain = _chain(pk, limit - 1)
+    return _load(
+        connection, _query().join(chain, chain.c.pk == commits.c.pk).order_by(chain.c.depth).limit(limit)
+    )
+
+
+def depth_of(connection: Connection, pk: int) -> int:
+    """How many ancestors a commit has."""
+    chain = _chain(pk)
+    return int(connection.execute(sa.select(sa.func.max(chain.c.depth))).scalar_one())
+
+
+def ancestor(connection: Connection, pk: int, steps: int) -> StoredCommit | None:
+    chain = _chain(pk, steps)
+    found = connection.execute(sa.select(chain.c.pk).where(chain.c.depth == steps)).scalar_one_or_none()
+    return None if found is None else commit_by_pk(connection, found)
+
+
+def shown_tree(connection: Connection, pk: int | None) -> tuple[TreeHash | None, int, int]:
+    """Root, size and count of what a commit shows: its own tree, or that of its nearest ancestor that has one."""
+    while pk is not None:
+        columns = (commits.c.parent, commits.c.root, commits.c.size, commits.c.file_count)
+        row = connection.execute(sa.select(*columns).where(commits.c.pk == pk)).one()
+        if row.root is not None:
+            return row.root, row.size, row.file_count
+        pk = row.parent
+    return None, 0, 0
+
+
+def write_tree(
+    connection: Connection, pk: int, *, old_root: str | None, root: str, size: int, file_count: int
+) -> bool:
+    """Compare-and-swap of an open commit's tree."""
+    statement = (
+        sa.update(commits)
+        .where(
+            commits.c.pk == pk,
+            commits.c.status == CommitStatus.OPEN.value,
+            commits.c.root.is_not_distinct_from(old_root),
+        )
+        .values(root=root, size=size, file_count=file_count)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def finish_commit(connection: Connection, pk: int, now: float, **values: Any) -> bool:
+    """False if it was not open any more."""
+    statement = sa.update(commits).where(commits.c.pk == pk, commits.c.status == CommitStatus.OPEN.value)
+    done = connection.execute(statement.values(status=CommitStatus.FINISHED.value, finished_at=now, **values))
+    return done.rowcount == 1
+
+
+def upstream_commits(connection: Connection, pks: Sequence[int]) -> list[tuple[int, str, int]]:
+    """``(commit, upstream branch, upstream commit)`` for each of the commits."""
+    table = commit_provenance.c
+    query = sa.select(table.commit_pk, table.upstream_branch, table.upstream_pk).where(
+        table.commit_pk.in_(pks)
+    )
+    return [(a, b, c) for a, b, c in connection.execute(query.order_by(*query.selected_columns))]
+
+
+def all_roots(connection: Connection) -> list[tuple[str, str]]:
+    """``(what refers to it, tree hash)`` of every commit that has a tree."""
+    query = sa.select(repos.c.project, repos.c.name, commits.c.id, commits.c.root).join_from(commits, repos)
+    rows = connection.execute(query.where(commits.c.root.is_not(None)).order_by(commits.c.pk))
+    return [(f"commit {project}/{repo}@{commit_id}", root) for project, repo, commit_id, root in rows]

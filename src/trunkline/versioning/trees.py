@@ -1,0 +1,380 @@
+"""The Merkle range tree: sorted files in nodes whose ends depend on the keys alone.
+
+Because of that, the tree of a set of files is the same however it was made, a change touches only the nodes around it, and the
+nodes inside a directory are those that a tree of that directory alone would have: its hash and size come from a few nodes.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, cast
+
+from trunkline.errors import InternalError
+from trunkline.versioning.nodes import (
+    EMPTY_ROOT,
+    LEVEL_MAX,
+    NODE_ITEMS_MAX,
+    Entry,
+    Ref,
+    TreeNode,
+    closes,
+    decode_tree,
+    encode_inner,
+    encode_leaf,
+    inner_identity,
+    leaf_identity,
+)
+
+CACHED_ITEMS_MAX = 65_536
+
+Load = Callable[[bytes], TreeNode]
+Edit = tuple[bytes, Entry | None]
+"""A key, and what is to be there: None deletes."""
+
+
+class NodeCache:
+    """Decoded nodes, most recently used last. Nodes never change, so all readers and writers share one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._nodes: OrderedDict[bytes, TreeNode] = OrderedDict()
+        self._items = 0
+
+    def loader(self, get: Callable[[bytes], bytes]) -> Load:
+        """A ``load`` that looks here first."""
+
+        def load(name: bytes) -> TreeNode:
+            with self._lock:
+                node = self._nodes.get(name)
+                if node is not None:
+                    self._nodes.move_to_end(name)
+                    return node
+            node = decode_tree(get(name))
+            with self._lock:
+                if name not in self._nodes:
+                    self._nodes[name] = node
+                    self._items += len(node.items)
+                    while self._items > CACHED_ITEMS_MAX and len(self._nodes) > 1:
+                        self._items -= len(self._nodes.popitem(last=False)[1].items)
+            return node
+
+        return load
+
+
+class TreeBuilder:
+    """Makes a tree from entries, and whole nodes, in the order of their keys."""
+
+    def __init__(self, put: Callable[[bytes], bytes] | None) -> None:
+        """Without ``put`` nothing is encoded or stored: only identity, size and count of the result mean anything."""
+        self._put = put
+        self._entries: list[Entry] = []
+        self._refs: list[list[Ref]] = [[] for _ in range(LEVEL_MAX + 1)]
+
+    def add_entry(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        if closes(entry.key, 0) or len(self._entries) >= NODE_ITEMS_MAX:
+            self._close_leaf()
+
+    def is_aligned(self, level: int) -> bool:
+        """Whether a node of ``level`` could start here."""
+        return not self._entries and not any(self._refs[:level])
+
+    def can_take(self, ref: Ref) -> bool:
+        """Whether a node can be used as it is: it starts where one would start, and it ends by its last key."""
+        return closes(ref.last_key, ref.level) and self.is_aligned(ref.level)
+
+    def add_ref(self, ref: Ref) -> None:
+        """Add a node for which ``can_take`` holds."""
+        self._push(ref)
+
+    def finish(self) -> Ref:
+        """The root. Of the empty tree: a leaf without entries."""
+        if self._entries:
+            self._close_leaf()
+        for level in range(LEVEL_MAX + 1):
+            refs = self._refs[level]
+            if len(refs) == 1 and not any(self._refs[level + 1 :]):
+                return refs[0]
+            if refs:
+                self._close_inner(level)
+        return Ref(0, b"", EMPTY_ROOT, leaf_identity([]), 0, 0)
+
+    def _close_leaf(self) -> None:
+        entries, self._entries = self._entries, []
+        name = self._put(encode_leaf(entries)) if self._put else b""
+        size = sum([entry.size for entry in entries])
+        self._push(Ref(0, entries[-1].key, name, leaf_identity(entries), size, len(entries)))
+
+    def _close_inner(self, child_level: int) -> None:
+        refs, self._refs[child_level] = self._refs[child_level], []
+        level = child_level + 1
+        if level >= LEVEL_MAX:
+            raise InternalError("a tree is nested too deep")
+        name = self._put(encode_inner(level, refs)) if self._put else b""
+        size, count = sum([ref.size for ref in refs]), sum([ref.files for ref in refs])
+        self._push(Ref(level, refs[-1].last_key, name, inner_identity(refs), size, count))
+
+    def _push(self, ref: Ref) -> None:
+        refs = self._refs[ref.level]
+        refs.append(ref)
+        if closes(ref.last_key, ref.level + 1) or len(refs) >= NODE_ITEMS_MAX:
+            self._close_inner(ref.level)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def find(load: Load, root: bytes, key: bytes) -> Entry | None:
+    """The file at ``key``."""
+    return find_with_neighbours(load, root, key)[0]
+
+
+def find_with_neighbours(load: Load, root: bytes, key: bytes) -> tuple[Entry | None, list[Entry]]:
+    """The file at ``key``, and the files in the same node."""
+    node = load(root)
+    while True:
+        at = bisect_left(node.keys, key)
+        if at == len(node.keys):
+            return None, []
+        if node.level == 0:
+            neighbours = cast("list[Entry]", node.items)
+            return (neighbours[at], neighbours) if node.keys[at] == key else (None, neighbours)
+        node = load(node.items[at].hash)
+
+
+def entries(load: Load, root: bytes, low: bytes = b"", high: bytes | None = None) -> Iterator[Entry]:
+    """The files with ``low <= key < high``, in order."""
+    stack: list[tuple[TreeNode, int]] = []
+    node = load(root)
+    at = bisect_left(node.keys, low) if low else 0
+    while True:
+        if at >= len(node.items):
+            if not stack:
+                return
+            node, at = stack.pop()
+        elif node.level:
+            stack.append((node, at + 1))
+            node = load(node.items[at].hash)
+            at = bisect_left(node.keys, low) if low else 0
+        else:
+            for position in range(at, len(node.items)):
+                if high is not None and node.keys[position] >= high:
+                    return
+                yield cast(Entry, node.items[position])
+            low = b""
+            at = len(node.items)
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The end of the range of keys below a directory, given with its slash: ``/`` is followed by ``0``."""
+    return prefix[:-1] + b"0"
+
+
+def directory_range(path: str) -> tuple[bytes, bytes | None]:
+    """The keys below a directory, given by its absolute path."""
+    if path == "/":
+        return b"", None
+    prefix = path[1:].encode() + b"/"
+    return prefix, prefix_end(prefix)
+
+
+def has_any(load: Load, root: bytes, low: bytes, high: bytes | None) -> bool:
+    return next(entries(load, root, low, high), None) is not None
+
+
+class Child(NamedTuple):
+    """A direct child of a directory: a file, or (``entry`` None) a directory."""
+
+    name: bytes
+    entry: Entry | None
+
+
+def children(load: Load, root: bytes, low: bytes, high: bytes | None) -> Iterator[Child]:
+    """The direct children of the directory whose files are in that range; what is below a child is skipped by seeking."""
+    at = low
+    skip = len(low)
+    while True:
+        directory: bytes | None = None
+        for entry in entries(load, root, at, high):
+            slash = entry.key.find(b"/", skip)
+            if slash >= 0:
+                directory = entry.key[: slash + 1]
+                break
+            yield Child(entry.key[skip:], entry)
+        if directory is None:
+            return
+        yield Child(directory[skip:-1], None)
+        at = prefix_end(directory)
+
+
+def summarize(load: Load, root: bytes, low: bytes = b"", high: bytes | None = None) -> Ref:
+    """Identity, size and count of a range, as of a tree that holds nothing else. Reads the nodes at both ends only."""
+    builder = TreeBuilder(None)
+
+    def visit(node: TreeNode, before: bytes | None) -> None:
+        start = bisect_left(node.keys, low) if low else 0
+        if start:
+            before = node.keys[start - 1]
+        for position in range(start, len(node.items)):
+            key = node.keys[position]
+            if node.level == 0:
+                if high is not None and key >= high:
+                    return
+                builder.add_entry(cast(Entry, node.items[position]))
+                continue
+            ref = cast(Ref, node.items[position])
+            starts_inside = not low or (before is not None and before >= low)
+            ends_inside = high is None or key < high
+            if starts_inside and ends_inside and builder.can_take(ref):
+                builder.add_ref(ref)
+            else:
+                visit(load(ref.hash), before)
+            if not ends_inside:
+                return
+            before = key
+
+    visit(load(root), None)
+    return builder.finish()
+
+
+def root_ref(load: Load, root: bytes) -> Ref:
+    """Size and count of a whole tree, from its root node alone."""
+    node = load(root)
+    size = sum([item.size for item in node.items])
+    if node.level == 0:
+        items = cast("list[Entry]", node.items)
+        return Ref(0, node.keys[-1] if node.keys else b"", root, leaf_identity(items), size, len(items))
+    refs = cast("list[Ref]", node.items)
+    return Ref(node.level, node.keys[-1], root, inner_identity(refs), size, sum([ref.files for ref in refs]))
+
+
+# --- changing -----------------------------------------------------------------------------------------------------
+
+
+def edit(load: Load, put: Callable[[bytes], bytes], root: bytes, edits: Iterable[Edit]) -> Ref:
+    """The tree with the edits applied; they come sorted by key, one per key. Nodes without a change are kept as they are.
+
+    A file that is put again with the same content and without a modification time keeps the one it has.
+    """
+    builder = TreeBuilder(put)
+    queue = iter(edits)
+    waiting = next(queue, None)
+
+    def merge_leaf(node: TreeNode) -> None:
+        nonlocal waiting
+        for key, item in zip(node.keys, node.items, strict=True):
+            old = cast(Entry, item)
+            while waiting is not None and waiting[0] < key:
+                if waiting[1] is not None:
+                    builder.add_entry(waiting[1])
+                waiting = next(queue, None)
+            if waiting is not None and waiting[0] == key:
+                if waiting[1] is not None:
+                    builder.add_entry(_keep_mtime(old, waiting[1]))
+                waiting = next(queue, None)
+            else:
+                builder.add_entry(old)
+
+    def visit(node: TreeNode) -> None:
+        if node.level == 0:
+            merge_leaf(node)
+            return
+        for item in node.items:
+            ref = cast(Ref, item)
+            if (waiting is None or waiting[0] > ref.last_key) and builder.can_take(ref):
+                builder.add_ref(ref)
+            else:
+                visit(load(ref.hash))
+
+    visit(load(root))
+    while waiting is not None:
+        if waiting[1] is not None:
+            builder.add_entry(waiting[1])
+        waiting = next(queue, None)
+    return builder.finish()
+
+
+def _keep_mtime(old: Entry, new: Entry) -> Entry:
+    if new.mtime is None and new._replace(mtime=old.mtime) == old:
+        return old
+    return new
+
+
+def nodes_below(load: Load, root: bytes) -> Iterator[tuple[bytes, TreeNode]]:
+    """Every node of a tree with its hash, each before what is below it."""
+    stack = [root]
+    while stack:
+        name = stack.pop()
+        node = load(name)
+        yield name, node
+        if node.level:
+            stack.extend(ref.hash for ref in reversed(cast("list[Ref]", node.items)))
+
+
+# --- comparing ----------------------------------------------------------------------------------------------------
+
+
+def compare(
+    load: Load, old_root: bytes, new_root: bytes, low: bytes = b"", high: bytes | None = None
+) -> Iterator[tuple[Entry | None, Entry | None]]:
+    """The files that differ in any way, as ``(old, new)``. Parts that both trees share are never read."""
+    old, new = _Side(load, old_root, low, high), _Side(load, new_root, low, high)
+    while True:
+        a, b = old.peek(), new.peek()
+        if isinstance(a, Ref):
+            if isinstance(b, Ref) and a.hash == b.hash:
+                old.take()
+                new.take()
+            elif isinstance(b, Ref) and b.level > a.level:
+                new.expand()
+            else:
+                old.expand()
+        elif isinstance(b, Ref):
+            new.expand()
+        elif a is None and b is None:
+            return
+        elif a is not None and (b is None or a.key < b.key):
+            yield a, None
+            old.take()
+        elif b is not None and (a is None or b.key < a.key):
+            yield None, b
+            new.take()
+        else:
+            if a != b:
+                yield a, b
+            old.take()
+            new.take()
+
+
+class _Side:
+    """What is left of one tree, next item last: entries, and nodes not opened yet."""
+
+    def __init__(self, load: Load, root: bytes, low: bytes, high: bytes | None) -> None:
+        self._load = load
+        self._low = low
+        self._high = high
+        self._left: list[Entry | Ref] = []
+        node = load(root)
+        if node.items:
+            last = node.keys[-1]
+            self._left.append(Ref(node.level, last, root, b"", 0, 0))
+
+    def peek(self) -> Entry | Ref | None:
+        return self._left[-1] if self._left else None
+
+    def take(self) -> None:
+        self._left.pop()
+
+    def expand(self) -> None:
+        ref = self._left.pop()
+        node = self._load(ref.hash)
+        start = bisect_left(node.keys, self._low) if self._low else 0
+        end = len(node.keys)
+        if self._high is not None:
+            end = bisect_left(node.keys, self._high)
+            if node.level:
+                end = min(end + 1, len(node.keys))
+        self._left.extend(reversed(node.items[start:end]))

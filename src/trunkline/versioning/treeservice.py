@@ -1,0 +1,105 @@
+"""Trees with or without a commit: staging, merging, looking and reading. Knows no repo, branch or commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from trunkline.core.clock import Clock
+from trunkline.core.hashing import from_hex
+from trunkline.core.ids import TreeHash
+from trunkline.core.paths import clean_path
+from trunkline.errors import CorruptionError, InvalidInputError
+from trunkline.storage.db.engine import Database
+from trunkline.storage.objects.base import ObjectStore
+from trunkline.versioning import staging, trees, views
+from trunkline.versioning.chunks import ChunkStore
+from trunkline.versioning.files import Content, read_content
+from trunkline.versioning.model import Change, DiffEntry, FileInfo, TreeInfo
+from trunkline.versioning.nodes import EMPTY_ROOT, Ref
+
+
+class TreeService:
+    """The part of ``VersioningService`` that works on tree hashes alone."""
+
+    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock) -> None:
+        self._db = db
+        self._objects = objects
+        self._clock = clock
+        self._chunks = ChunkStore(db, objects, clock)
+        self._nodes = trees.NodeCache()
+        self._load = self._nodes.loader(self._chunks.get)
+
+    def stage(self, changes: Iterable[Change], base: TreeHash | None = None) -> TreeInfo:
+        """A stored tree without a commit: ``base`` with the changes applied."""
+        with self._chunks.writer() as writer:
+            load = self._nodes.loader(writer.get)
+            steps = staging.ingest(changes, writer, load)
+            root = EMPTY_ROOT if base is None else from_hex(base, "tree hash")
+            ref = staging.apply(steps, root, writer, load)
+            writer.finish()
+        return tree_info(ref)
+
+    def merge(self, roots: Mapping[str, TreeHash]) -> TreeInfo:
+        """The union of trees, by label.
+
+        :raises ConflictError: ``duplicate_path`` or ``path_collision``, naming the path and both labels.
+        """
+        names = [from_hex(root, "tree hash") for root in roots.values()]
+        if names:
+            self._chunks.expect(names[-1], names)
+        with self._chunks.writer() as writer:
+            ref = staging.merge(roots, writer, self._nodes.loader(writer.get))
+            writer.finish()
+        return tree_info(ref)
+
+    def stat(self, root: TreeHash, path: str = "/") -> FileInfo:
+        """:raises NotFoundError: ``no_file``; the root always exists."""
+        return views.stat(self._load, from_hex(root, "tree hash"), path)
+
+    def list_dir(self, root: TreeHash, path: str = "/") -> Iterator[FileInfo]:
+        """The direct children; of a file: the file itself. :raises NotFoundError: ``no_file``, at once."""
+        return views.list_dir(self._load, from_hex(root, "tree hash"), path)
+
+    def walk(self, root: TreeHash, path: str = "/", *, dirs: bool = False) -> Iterator[FileInfo]:
+        """All files at or below a path; with ``dirs`` the directories too. :raises NotFoundError: ``no_file``, at once."""
+        return views.walk(self._load, from_hex(root, "tree hash"), path, dirs=dirs)
+
+    def glob(self, root: TreeHash, pattern: str) -> Iterator[FileInfo]:
+        """The files and directories that match. :raises InvalidInputError: ``bad_glob``, at once."""
+        return views.glob(self._load, from_hex(root, "tree hash"), pattern)
+
+    def read(
+        self, root: TreeHash, path: str, *, offset: int = 0, length: int | None = None
+    ) -> Iterator[bytes]:
+        """A file's bytes, in pieces of at most 1 MiB; every piece is verified.
+
+        :raises NotFoundError: ``no_file``, at once; ``InvalidInputError`` for a directory.
+        :raises CorruptionError: while reading, naming the file, the chunk and the pack.
+        """
+        path = clean_path(path)
+        if offset < 0 or (length is not None and length < 0):
+            raise InvalidInputError("offset and length cannot be negative", kind="bad_range")
+        name = from_hex(root, "tree hash")
+        entry, neighbours = trees.find_with_neighbours(self._load, name, path[1:].encode())
+        if entry is None:
+            if views.stat(self._load, name, path).is_dir:
+                raise InvalidInputError(f"{path} is a directory: name a file in it", kind="is_directory")
+            raise views.no_such_path(path)
+        self._chunks.expect(entry.hash, [other.hash for other in neighbours])
+        return self._read(Content(entry.size, entry.hash, entry.level), path, offset, length)
+
+    def _read(self, content: Content, path: str, offset: int, length: int | None) -> Iterator[bytes]:
+        try:
+            yield from read_content(content, self._chunks.get, offset, length)
+        except CorruptionError as error:
+            raise CorruptionError(
+                f"{path}: {error.message}", kind=error.kind, details={**error.details, "path": path}
+            ) from error
+
+    def diff(self, old: TreeHash, new: TreeHash, path: str = "/") -> Iterator[DiffEntry]:
+        """The files that were added, deleted or changed, in the order of their paths. Costs what differs."""
+        return views.diff(self._load, from_hex(old, "tree hash"), from_hex(new, "tree hash"), path)
+
+
+def tree_info(ref: Ref) -> TreeInfo:
+    return TreeInfo(root=TreeHash(ref.hash.hex()), size=ref.size, file_count=ref.files)

@@ -1,0 +1,185 @@
+"""Trees as people see them: files and directories with their sizes and hashes. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trunkline.core.paths import Glob, clean_path
+from trunkline.errors import NotFoundError
+from trunkline.versioning import trees
+from trunkline.versioning.model import DiffEntry, FileInfo
+from trunkline.versioning.nodes import Entry, content_identity
+from trunkline.versioning.trees import Load
+
+
+def file_info(entry: Entry) -> FileInfo:
+    return FileInfo(
+        path="/" + entry.key.decode(),
+        is_dir=False,
+        size=entry.size,
+        hash=content_identity(entry).hex(),
+        modified_at=None if entry.mtime is None else entry.mtime / 10**9,
+        executable=entry.executable,
+    )
+
+
+def directory_info(load: Load, root: bytes, path: str) -> FileInfo:
+    """A directory that is known to exist."""
+    summary = trees.summarize(load, root, *trees.directory_range(path))
+    shown = path if path == "/" else path + "/"
+    return FileInfo(path=shown, is_dir=True, size=summary.size, hash=summary.identity.hex(), modified_at=None)
+
+
+def stat(load: Load, root: bytes, path: str) -> FileInfo:
+    path = clean_path(path)
+    entry = find_file(load, root, path)
+    if entry is not None:
+        return file_info(entry)
+    _check_directory(load, root, path)
+    return directory_info(load, root, path)
+
+
+def find_file(load: Load, root: bytes, path: str) -> Entry | None:
+    return None if path == "/" else trees.find(load, root, path[1:].encode())
+
+
+def _check_directory(load: Load, root: bytes, path: str) -> None:
+    if path != "/" and not trees.has_any(load, root, *trees.directory_range(path)):
+        raise no_such_path(path)
+
+
+def no_such_path(path: str) -> NotFoundError:
+    return NotFoundError(f"there is no file or directory {path}", kind="no_file", details={"path": path})
+
+
+def list_dir(load: Load, root: bytes, path: str) -> Iterator[FileInfo]:
+    """The direct children of a directory; of a file: the file itself. Looks before the first item is asked for."""
+    path = clean_path(path)
+    entry = find_file(load, root, path)
+    if entry is not None:
+        return iter([file_info(entry)])
+    _check_directory(load, root, path)
+    return _list_dir(load, root, path)
+
+
+def _list_dir(load: Load, root: bytes, path: str) -> Iterator[FileInfo]:
+    for child in trees.children(load, root, *trees.directory_range(path)):
+        if child.entry is not None:
+            yield file_info(child.entry)
+        else:
+            yield directory_info(load, root, _join(path, child.name.decode()))
+
+
+def _join(directory: str, name: str) -> str:
+    return f"/{name}" if directory == "/" else f"{directory}/{name}"
+
+
+def walk(load: Load, root: bytes, path: str, *, dirs: bool) -> Iterator[FileInfo]:
+    """All files at or below a path, in the order of their paths; with ``dirs`` the directories too, each before its files."""
+    path = clean_path(path)
+    entry = find_file(load, root, path)
+    if entry is not None:
+        return iter([file_info(entry)])
+    _check_directory(load, root, path)
+    return _walk(load, root, path, dirs=dirs)
+
+
+def _walk(load: Load, root: bytes, path: str, *, dirs: bool) -> Iterator[FileInfo]:
+    low, high = trees.directory_range(path)
+    if dirs:
+        yield directory_info(load, root, path)
+    seen = low
+    for entry in trees.entries(load, root, low, high):
+        if dirs:
+            for directory in _entered(seen, entry.key, len(low)):
+                yield directory_info(load, root, "/" + directory.decode())
+            seen = entry.key
+        yield file_info(entry)
+
+
+def _entered(before: bytes, key: bytes, start: int) -> Iterator[bytes]:
+    """The directories (without slash) that hold ``key`` but not the key before it, outermost first."""
+    at = key.find(b"/", start)
+    while at >= 0:
+        if not before.startswith(key[: at + 1]):
+            yield key[:at]
+        at = key.find(b"/", at + 1)
+
+
+def glob(load: Load, root: bytes, pattern: str) -> Iterator[FileInfo]:
+    """The files and directories that match, in the order of their paths."""
+    compiled = Glob(pattern)
+    return _glob(load, root, compiled)
+
+
+def _glob(load: Load, root: bytes, pattern: Glob) -> Iterator[FileInfo]:
+    if pattern.is_literal:
+        try:
+            yield stat(load, root, pattern.literal_prefix)
+        except NotFoundError:
+            return
+    elif pattern.depth is None:
+        start = pattern.literal_prefix.rpartition("/")[0] or "/"
+        if start == "/" or trees.has_any(load, root, *trees.directory_range(start)):
+            yield from _glob_everywhere(load, root, pattern, start)
+    else:
+        yield from _glob_level(load, root, pattern, "/", 1)
+
+
+def _glob_everywhere(load: Load, root: bytes, pattern: Glob, start: str) -> Iterator[FileInfo]:
+    if pattern.match(start) is not None:
+        yield directory_info(load, root, start)
+    low, high = trees.directory_range(start)
+    seen = low
+    for entry in trees.entries(load, root, low, high):
+        for directory in _entered(seen, entry.key, len(low)):
+            path = "/" + directory.decode()
+            if pattern.match(path) is not None:
+                yield directory_info(load, root, path)
+        seen = entry.key
+        if pattern.match("/" + entry.key.decode()) is not None:
+            yield file_info(entry)
+
+
+def _glob_level(load: Load, root: bytes, pattern: Glob, directory: str, depth: int) -> Iterator[FileInfo]:
+    """Descend only where the pattern can still match, down to its own depth."""
+    assert pattern.depth is not None
+    low, high = trees.directory_range(directory)
+    for child in trees.children(load, root, low, high):
+        path = _join(directory, child.name.decode())
+        if depth == pattern.depth:
+            if pattern.match(path) is not None:
+                yield file_info(child.entry) if child.entry is not None else directory_info(load, root, path)
+        elif child.entry is None and (
+            depth > len(pattern.levels) or pattern.levels[depth - 1].fullmatch(path)
+        ):
+            yield from _glob_level(load, root, pattern, path, depth + 1)
+
+
+def diff(load: Load, old: bytes, new: bytes, path: str) -> Iterator[DiffEntry]:
+    """The files that were added, deleted or changed (in content or executable bit) at or below a path."""
+    path = clean_path(path)
+    pair = (find_file(load, old, path), find_file(load, new, path))
+    pairs = [pair] if pair[0] != pair[1] else []
+    low, high = trees.directory_range(path)
+    return _diff(load, old, new, low, high, pairs)
+
+
+def _diff(
+    load: Load,
+    old: bytes,
+    new: bytes,
+    low: bytes,
+    high: bytes | None,
+    pairs: list[tuple[Entry | None, Entry | None]],
+) -> Iterator[DiffEntry]:
+    for some in (pairs, trees.compare(load, old, new, low, high)):
+        for a, b in some:
+            if a is not None and b is not None and _is_same(a, b):
+                continue
+            op = "added" if a is None else "deleted" if b is None else "changed"
+            yield DiffEntry(op=op, old=a and file_info(a), new=b and file_info(b))
+
+
+def _is_same(a: Entry, b: Entry) -> bool:
+    return (a.hash, a.level, a.executable) == (b.hash, b.level, b.executable)
