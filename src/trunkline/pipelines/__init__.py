@@ -1,0 +1,1 @@
+"""Pipelines: specs, inputs to datums, jobs in order of their commits, results cached by what decides them."""

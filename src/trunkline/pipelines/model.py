@@ -1,0 +1,112 @@
+"""The nouns of pipelines. All frozen; mutable state is in rows that only ``store.py`` touches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trunkline.core.ids import CommitId, PipelineName, ProjectName, RepoName, TreeHash
+from trunkline.core.status import Status
+
+PipelineState = Literal["running", "paused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    project: ProjectName
+    name: PipelineName
+    version: int
+    state: PipelineState
+    description: str
+    spec: dict[str, Any]
+    """The effective spec, in Pachyderm's words (snake_case), defaults filled in."""
+    code_root: TreeHash | None
+    """Tree of the code folder that came with the spec (``transform.code``)."""
+    salt: str
+    input: str
+    """The inputs in short, e.g. ``default/images:/*``."""
+    notes: tuple[str, ...]
+    """Fields of the spec that are kept but have no effect here, and why."""
+    last_job_id: CommitId | None
+    last_job_status: Status | None
+    last_job_reason: str
+    created_at: float
+    updated_at: float
+    """When the present version was made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobInput:
+    name: str
+    project: ProjectName
+    repo: RepoName
+    branch: str
+    commit: CommitId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    project: ProjectName
+    pipeline: PipelineName
+    id: CommitId
+    version: int
+    """Of the pipeline, when the job was planned."""
+    status: Status
+    phase: str
+    """``waiting`` (for inputs, or for the job before it), ``processing``, ``finishing``; empty at the end."""
+    reason: str
+    """Why it failed; empty otherwise."""
+    inputs: tuple[JobInput, ...]
+    total: int
+    processed: int
+    skipped: int
+    failed: int
+    recovered: int
+    stats: dict[str, float]
+    """Sums over its datums: ``download_seconds process_seconds upload_seconds download_bytes upload_bytes``."""
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatumInput:
+    """What one datum sees of one input."""
+
+    name: str
+    project: str
+    repo: str
+    branch: str
+    commit: str
+    root: str
+    paths: tuple[str, ...]
+    """Files or directories (ending in ``/``) of the tree ``root``."""
+    hash: str
+    """Changes exactly when the content does."""
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Datum:
+    id: str
+    identity: str
+    status: Status
+    inputs: tuple[DatumInput, ...]
+    output_root: TreeHash | None
+    recovered: bool
+    """Its command failed, its ``err_cmd`` succeeded: no output, but no failure either."""
+    attempts: int
+    reason: str
+    stats: dict[str, Any]
+    started_at: float | None
+    finished_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    ts: float
+    text: str
+    stream: str
+    """``stdout``, ``stderr``, or ``trunkline`` for its own remarks."""
+    datum: str
+    attempt: int

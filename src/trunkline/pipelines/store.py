@@ -1,0 +1,313 @@
+"""All SQL on ``pipelines``, ``pipeline_versions`` and ``jobs``; that on ``datums`` is in ``datum_store``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.engine import Connection, Row
+
+from trunkline.core.ids import CommitId, PipelineName, ProjectName, RepoName, TreeHash
+from trunkline.core.status import TRANSITIONS, Status
+from trunkline.pipelines.model import Job, JobInput, Pipeline
+from trunkline.pipelines.spec import input_in_short, notes
+from trunkline.storage.db.schema import events, jobs, pipeline_versions, pipelines
+
+WAITING = "waiting"
+QUEUEING = "queueing"
+PROCESSING = "processing"
+FINISHING = "finishing"
+
+UNFINISHED = (Status.QUEUED, Status.RUNNING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRow:
+    """A job with the keys that only the database needs."""
+
+    pk: int
+    pipeline_id: int
+    queueing_after: str
+    """The last datum whose task was queued, in order of datum IDs."""
+    job: Job
+
+    @property
+    def is_complete(self) -> bool:
+        job = self.job
+        return job.processed + job.skipped + job.failed + job.recovered >= job.total
+
+
+# --- pipelines ---
+
+
+def insert_pipeline(connection: Connection, project: str, name: str, now: float) -> int:
+    values = {"project": project, "name": name, "version": 0, "state": "running", "created_at": now}
+    key = connection.execute(sa.insert(pipelines).values(values)).inserted_primary_key
+    assert key is not None, "an insert gives a key"
+    return int(key[0])
+
+
+def add_version(
+    connection: Connection,
+    pipeline_id: int,
+    *,
+    spec: Mapping[str, Any],
+    code_root: str | None,
+    salt: str,
+    now: float,
+) -> int:
+    """Make a new version the present one; returns its number."""
+    version = connection.execute(
+        sa.update(pipelines)
+        .where(pipelines.c.id == pipeline_id)
+        .values(version=pipelines.c.version + 1)
+        .returning(pipelines.c.version)
+    ).scalar_one()
+    connection.execute(
+        sa.insert(pipeline_versions).values(
+            pipeline_id=pipeline_id,
+            version=version,
+            spec=dict(spec),
+            code_root=code_root,
+            salt=salt,
+            created_at=now,
+        )
+    )
+    return int(version)
+
+
+def find_pipeline_id(connection: Connection, project: str, name: str) -> int | None:
+    return connection.execute(
+        sa.select(pipelines.c.id).where(pipelines.c.project == project, pipelines.c.name == name)
+    ).scalar_one_or_none()
+
+
+def get_pipeline(
+    connection: Connection, project: str, name: str, version: int | None = None
+) -> Pipeline | None:
+    """A pipeline as of ``version``, or as it is now."""
+    wanted = pipelines.c.version if version is None else sa.literal(version)
+    found = connection.execute(
+        _pipelines(wanted).where(pipelines.c.project == project, pipelines.c.name == name)
+    ).one_or_none()
+    return _pipeline(found) if found is not None else None
+
+
+def list_pipelines(connection: Connection, project: str | None) -> list[Pipeline]:
+    statement = _pipelines(pipelines.c.version).order_by(pipelines.c.project, pipelines.c.id)
+    if project is not None:
+        statement = statement.where(pipelines.c.project == project)
+    return [_pipeline(row) for row in connection.execute(statement)]
+
+
+def set_state(connection: Connection, pipeline_id: int, state: str) -> None:
+    connection.execute(sa.update(pipelines).where(pipelines.c.id == pipeline_id).values(state=state))
+
+
+def delete_pipeline(connection: Connection, pipeline_id: int) -> None:
+    """With its versions, jobs and datums."""
+    connection.execute(sa.delete(pipelines).where(pipelines.c.id == pipeline_id))
+
+
+def _pipelines(version: Any) -> sa.Select[Any]:
+    last = (
+        sa.select(jobs.c.pipeline_id, sa.func.max(jobs.c.pk).label("pk"))
+        .group_by(jobs.c.pipeline_id)
+        .subquery("last")
+    )
+    return (
+        sa.select(
+            pipelines.c.project, pipelines.c.name, pipelines.c.state, pipelines.c.created_at,
+            pipeline_versions.c.version, pipeline_versions.c.spec, pipeline_versions.c.code_root,
+            pipeline_versions.c.salt, pipeline_versions.c.created_at.label("updated_at"),
+            jobs.c.id.label("job_id"), jobs.c.status.label("job_status"), jobs.c.reason.label("job_reason"),
+        )
+        .join(
+            pipeline_versions,
+            sa.and_(pipeline_versions.c.pipeline_id == pipelines.c.id, pipeline_versions.c.version == version),
+        )
+        .outerjoin(last, last.c.pipeline_id == pipelines.c.id)
+        .outerjoin(jobs, jobs.c.pk == last.c.pk)
+    )  # fmt: skip
+
+
+def _pipeline(row: Row[Any]) -> Pipeline:
+    return Pipeline(
+        project=ProjectName(row.project),
+        name=PipelineName(row.name),
+        version=row.version,
+        state=row.state,
+        description=row.spec.get("description", ""),
+        spec=row.spec,
+        code_root=TreeHash(row.code_root) if row.code_root else None,
+        salt=row.salt,
+        input=input_in_short(row.spec),
+        notes=notes(row.spec),
+        last_job_id=CommitId(row.job_id) if row.job_id else None,
+        last_job_status=Status(row.job_status) if row.job_status else None,
+        last_job_reason=row.job_reason or "",
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+# --- jobs ---
+
+
+def insert_job(connection: Connection, pipeline_id: int, commit_id: str, now: float) -> None:
+    """A job that waits for its inputs. Not an error if it is there already."""
+    version = sa.select(pipelines.c.version).where(pipelines.c.id == pipeline_id).scalar_subquery()
+    values = {
+        "id": commit_id, "pipeline_id": pipeline_id, "version": version, "status": Status.QUEUED, "phase": WAITING,
+        "reason": "", "inputs": [], "total": 0, "processed": 0, "skipped": 0, "failed": 0, "recovered": 0, "stats": {},
+        "created_at": now,
+    }  # fmt: skip
+    connection.execute(upsert(jobs).values(values).on_conflict_do_nothing())
+
+
+def next_job(connection: Connection, pipeline_id: int) -> JobRow | None:
+    """The oldest job of a pipeline that is not finished: the only one that may run."""
+    statement = _jobs().where(jobs.c.pipeline_id == pipeline_id, jobs.c.status.in_(UNFINISHED))
+    row = connection.execute(statement.order_by(jobs.c.pk).limit(1)).one_or_none()
+    return _job(row) if row is not None else None
+
+
+def unfinished_jobs(connection: Connection, pipeline_id: int) -> list[JobRow]:
+    statement = (
+        _jobs().where(jobs.c.pipeline_id == pipeline_id, jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.pk)
+    )
+    return [_job(row) for row in connection.execute(statement)]
+
+
+def get_job(connection: Connection, project: str, pipeline: str, commit_id: str | None) -> JobRow | None:
+    """A job; the latest one where no ID is given."""
+    statement = _jobs().where(pipelines.c.project == project, pipelines.c.name == pipeline)
+    if commit_id is not None:
+        statement = statement.where(jobs.c.id == commit_id)
+    row = connection.execute(statement.order_by(jobs.c.pk.desc()).limit(1)).one_or_none()
+    return _job(row) if row is not None else None
+
+
+def get_job_by_pk(connection: Connection, pk: int) -> JobRow | None:
+    row = connection.execute(_jobs().where(jobs.c.pk == pk)).one_or_none()
+    return _job(row) if row is not None else None
+
+
+def list_jobs(
+    connection: Connection, *, project: str | None, pipeline: str | None, commit_id: str | None, limit: int
+) -> list[Job]:
+    """Newest first."""
+    statement = _jobs().order_by(jobs.c.pk.desc()).limit(limit)
+    for column, value in (
+        (pipelines.c.project, project),
+        (pipelines.c.name, pipeline),
+        (jobs.c.id, commit_id),
+    ):
+        if value is not None:
+            statement = statement.where(column == value)
+    return [_job(row).job for row in connection.execute(statement)]
+
+
+def pipelines_with_waiting_jobs(connection: Connection) -> list[tuple[str, str]]:
+    rows = connection.execute(
+        sa.select(pipelines.c.project, pipelines.c.name)
+        .join(jobs, jobs.c.pipeline_id == pipelines.c.id)
+        .where(jobs.c.status == Status.QUEUED)
+        .distinct()
+    )
+    return [(row.project, row.name) for row in rows]
+
+
+def start_job(
+    connection: Connection,
+    row: JobRow,
+    *,
+    version: int,
+    inputs: Sequence[JobInput],
+    total: int,
+    skipped: int,
+    now: float,
+) -> bool:
+    """From ``queued`` to ``running``; False if it is not queued any more, and then nothing must be written."""
+    return transition(
+        connection, row, (Status.QUEUED,), Status.RUNNING, now, phase=QUEUEING, version=version, total=total,
+        skipped=skipped, inputs=[asdict(one) for one in inputs], started_at=now,
+    )  # fmt: skip
+
+
+def set_phase(connection: Connection, pk: int, phase: str) -> None:
+    connection.execute(
+        sa.update(jobs).where(jobs.c.pk == pk, jobs.c.status == Status.RUNNING).values(phase=phase)
+    )
+
+
+def note_queued_up_to(connection: Connection, pk: int, datum_id: str) -> None:
+    """Remember how far the queueing of tasks has come; same transaction as the queueing."""
+    connection.execute(sa.update(jobs).where(jobs.c.pk == pk).values(stats={"queueing_after": datum_id}))
+
+
+def count(connection: Connection, pk: int, column: str) -> JobRow | None:
+    """One more datum ``processed``, ``failed`` or ``recovered``. None if the job is not running any more."""
+    counter = jobs.c[column]
+    where = (jobs.c.pk == pk, jobs.c.status == Status.RUNNING)
+    if connection.execute(sa.update(jobs).where(*where).values({column: counter + 1})).rowcount == 0:
+        return None
+    return get_job_by_pk(connection, pk)
+
+
+def transition(
+    connection: Connection,
+    row: JobRow,
+    old: Sequence[Status],
+    new: Status,
+    now: float,
+    *,
+    reason: str = "",
+    **values: Any,
+) -> bool:
+    """The only writer of a job's status. False if it is in none of the ``old`` ones, and then nothing was written."""
+    assert all(new in TRANSITIONS[status] for status in old), f"{old} may not become {new}"
+    if new.is_final:
+        values |= {"finished_at": now, "phase": ""}
+    changed = connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.pk == row.pk, jobs.c.status.in_(list(old)))
+        .values(status=new, reason=reason, **values)
+    )
+    if changed.rowcount == 0:
+        return False
+    key = f"{row.job.project}/{row.job.pipeline}@{row.job.id}"
+    connection.execute(
+        sa.insert(events).values(
+            noun="job", key=key, old=row.job.status, new=new, reason=reason, created_at=now
+        )
+    )
+    return True
+
+
+def _jobs() -> sa.Select[Any]:
+    return sa.select(jobs, pipelines.c.project, pipelines.c.name).join(
+        pipelines, pipelines.c.id == jobs.c.pipeline_id
+    )
+
+
+def _job(row: Row[Any]) -> JobRow:
+    stats = dict(row.stats)
+    queueing_after = str(stats.pop("queueing_after", ""))
+    job = Job(
+        project=ProjectName(row.project), pipeline=PipelineName(row.name), id=CommitId(row.id), version=row.version,
+        status=Status(row.status), phase=row.phase, reason=row.reason, inputs=tuple(map(_job_input, row.inputs)),
+        total=row.total, processed=row.processed, skipped=row.skipped, failed=row.failed, recovered=row.recovered,
+        stats=stats, created_at=row.created_at, started_at=row.started_at, finished_at=row.finished_at,
+    )  # fmt: skip
+    return JobRow(pk=row.pk, pipeline_id=row.pipeline_id, queueing_after=queueing_after, job=job)
+
+
+def _job_input(value: Mapping[str, str]) -> JobInput:
+    return JobInput(
+        name=value["name"], project=ProjectName(value["project"]), repo=RepoName(value["repo"]),
+        branch=value["branch"], commit=CommitId(value["commit"]),
+    )  # fmt: skip

@@ -1,0 +1,73 @@
+"""Ships the log lines of a task in small batches. Each carries the number of lines sent before it, so a batch that is
+sent twice (its answer was lost) is stored once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+GATHER_SECONDS = 0.1
+LINES_PER_BATCH_MAX = 1000
+LINE_CHARACTERS_MAX = 64 * 1024
+WAITING_LINES_MAX = 50_000
+
+Send = Callable[[int, list[dict[str, Any]]], None]
+"""``(offset, lines)``; returns once the lines are stored or given up, and never raises."""
+
+
+class LogShipper:
+    """Bounded: when the server takes nothing for long, ``add`` waits, and with it whoever writes the lines."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._changed = threading.Condition()
+        self._offset = 0
+        self._closing = False
+        self._discarding = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, text: str, stream: str) -> None:
+        line = {"ts": time.time(), "text": text[:LINE_CHARACTERS_MAX], "stream": stream}
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) < WAITING_LINES_MAX or self._discarding)
+            if self._discarding:
+                return
+            self._waiting.append(line)
+            if self._thread is None:  # many tasks log nothing: no thread for those
+                self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def discard(self) -> None:
+        """Nobody wants the lines any more."""
+        with self._changed:
+            self._discarding = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Send all that waits, then end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing or self._discarding)
+                if not self._closing and not self._discarding:
+                    self._changed.wait_for(lambda: self._closing or self._discarding, GATHER_SECONDS)
+                if not self._waiting:
+                    return
+                count = min(len(self._waiting), LINES_PER_BATCH_MAX)
+                batch = [self._waiting.popleft() for _ in range(count)]
+                self._changed.notify_all()
+            self._send(self._offset, batch)
+            self._offset += len(batch)

@@ -1,0 +1,134 @@
+"""Real services over a database and objects in a temporary folder; jobs are driven by hand, as a worker would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import FakeClock
+from trunkline.core.status import Status
+from trunkline.jobs.engines.process import ProcessEngine
+from trunkline.jobs.model import LaunchSpec, Report, Task
+from trunkline.jobs.outbox import Outbox
+from trunkline.jobs.pool import Pool, ProcessTable
+from trunkline.jobs.queue import Lease, TaskQueue
+from trunkline.jobs.service import JobsService
+from trunkline.pipelines.service import PipelineService
+from trunkline.secrets.service import SecretsService
+from trunkline.settings import Settings
+from trunkline.storage.db.engine import Database
+from trunkline.storage.objects.local import LocalStore
+from trunkline.versioning.model import PutFile
+from trunkline.versioning.service import VersioningService
+
+
+def no_worker(_process_id: str, _worker: str, _queue: str) -> LaunchSpec:
+    raise AssertionError("these tests take the tasks themselves")
+
+
+@dataclass
+class World:
+    """Everything that a control server has, without its threads."""
+
+    db: Database
+    clock: FakeClock
+    versioning: VersioningService
+    jobs: JobsService
+    secrets: SecretsService
+    settings: Settings
+    pipelines: PipelineService
+
+    def restart(self) -> World:
+        """What a new server process would see after ``kill -9``."""
+        self.jobs.queue.forgive()
+        return make_world(self.db, self.clock, self.settings)
+
+    def settle(self) -> None:
+        """Let the background work run until there is none that is ready."""
+        while self.jobs.outbox.drain() or self.jobs.step():
+            pass
+
+    def put(self, address: str, files: dict[str, str]) -> str:
+        changes = [PutFile(path=path, parts=[text.encode()]) for path, text in files.items()]
+        commit = self.versioning.modify("default", address, changes)
+        self.settle()
+        return commit.id
+
+    def claim(self, pipeline: str, limit: int = 100) -> list[tuple[Task, dict[str, Any]]]:
+        return self.jobs.claim(f"pipeline:default/{pipeline}", "w1", limit)
+
+    def report(
+        self, task: Task, status: Status, result: dict[str, Any] | None = None, error: str = ""
+    ) -> None:
+        lease = Lease(task_id=task.id, token=task.lease_token)
+        self.jobs.report(lease, Report(status=status, result=result or {}, error=error))
+        self.settle()
+
+    def succeed(self, task: Task, files: dict[str, str]) -> None:
+        tree = self.versioning.stage(
+            [PutFile(path=path, parts=[text.encode()]) for path, text in files.items()]
+        )
+        result = {
+            "output_root": tree.root, "size": tree.size, "file_count": tree.file_count,
+            "stats": {"process_seconds": 1.5, "exit_code": 0},
+        }  # fmt: skip
+        self.report(task, Status.SUCCEEDED, result)
+
+    def work(self, pipeline: str, make: Callable[[dict[str, Any]], dict[str, str]]) -> int:
+        """Do all datums that wait; returns how many."""
+        done = 0
+        while claimed := self.claim(pipeline):
+            for task, payload in claimed:
+                self.succeed(task, make(payload))
+                done += 1
+        return done
+
+    def files(self, address: str) -> dict[str, str]:
+        _, root, _ = self.versioning.resolve("default", address)
+        return {
+            info.path: b"".join(self.versioning.read(root, info.path)).decode()
+            for info in self.versioning.walk(root)
+            if not info.is_dir
+        }
+
+
+def make_world(db: Database, clock: FakeClock, settings: Settings) -> World:
+    outbox = Outbox(db, clock)
+    queue = TaskQueue(db, clock, settings.lease_seconds)
+    table = ProcessTable(db, clock, {"process": ProcessEngine()})
+    pool = Pool(db=db, queue=queue, table=table, command=no_worker, limits={})
+    jobs = JobsService(db=db, clock=clock, queue=queue, outbox=outbox, pool=pool)
+    versioning = VersioningService(
+        db=db, objects=LocalStore(settings.objects_dir), clock=clock, publish=outbox.publish
+    )
+    secrets = SecretsService(db, clock)
+    issued: list[str] = []
+
+    def issue(scope: str, subject: str, _seconds: float | None) -> str:
+        issued.append(subject)
+        return f"{scope}-token-{len(issued)}"
+
+    pipelines = PipelineService(db, clock, versioning, jobs, secrets, settings, issue)
+    pipelines.register()
+    return World(db, clock, versioning, jobs, secrets, settings, pipelines)
+
+
+@pytest.fixture
+def world(db: Database, clock: FakeClock, tmp_path: Path) -> World:
+    made = make_world(db, clock, Settings(home=tmp_path))
+    made.versioning.create_repo("default", "images")
+    return made
+
+
+def spec(name: str = "edges", repo: str = "images", glob: str = "/*", **more: Any) -> dict[str, Any]:
+    transform = {"cmd": ["sh"], "stdin": ["echo hi"], **more.pop("transform", {})}
+    return {
+        "pipeline": {"name": name},
+        "input": {"pfs": {"repo": repo, "glob": glob}},
+        "transform": transform,
+        **more,
+    }

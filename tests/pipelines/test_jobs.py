@@ -1,0 +1,460 @@
+"""Jobs from commit to output, step by step; every rule that the outside can see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.pipelines.conftest import World, spec
+from trunkline.core.status import Status
+from trunkline.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    StateError,
+)
+from trunkline.jobs.model import Report, Task
+from trunkline.jobs.queue import Lease
+from trunkline.versioning.model import CommitStatus
+
+
+def upper(payload: dict[str, Any]) -> dict[str, str]:
+    """An output file named after the datum's input."""
+    [path] = payload["inputs"][0]["glob_paths"]
+    return {path.rstrip("/") or "/all": f"did {path}"}
+
+
+def latest(world: World, pipeline: str = "edges") -> Any:
+    return world.pipelines.list_jobs("default", pipeline)[0]
+
+
+def test_creation_makes_one_job_even_without_any_input(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.settle()
+    [job] = world.pipelines.list_jobs("default", "edges")
+    assert (job.status, job.total, job.phase, job.reason) == (Status.SUCCEEDED, 0, "", "")
+    commit = world.versioning.inspect_commit("default", "edges@master")
+    assert (commit.id, commit.status, commit.error) == (job.id, CommitStatus.FINISHED, None)
+
+
+def test_a_commit_becomes_datums_and_their_outputs_one_tree(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.settle()
+    commit = world.put("images@master", {"/a.png": "A", "/b.png": "B", "/dir/c.png": "C"})
+    job = world.pipelines.inspect_job("default", "edges", commit)
+    assert (job.status, job.phase, job.total) == (Status.RUNNING, "processing", 3)
+    assert [one.commit for one in job.inputs] == [commit]
+    assert world.work("edges", upper) == 3
+    job = world.pipelines.inspect_job("default", "edges", commit)
+    assert (job.status, job.processed, job.skipped) == (Status.SUCCEEDED, 3, 0)
+    assert job.stats == {"process_seconds": 4.5}
+    assert world.files("edges@master") == {
+        "/a.png": "did /a.png", "/b.png": "did /b.png", "/dir": "did /dir/",
+    }  # fmt: skip
+    assert [job.pipeline for job in world.pipelines.jobs_of(commit)] == ["edges"]
+
+
+def test_what_was_computed_is_not_computed_again(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.put("images@master", {"/a": "1", "/b": "2"})
+    assert world.work("edges", upper) == 2
+    world.put("images@master", {"/b": "3", "/c": "4"})
+    assert world.work("edges", upper) == 2  # b changed, c is new
+    job = latest(world)
+    assert (job.total, job.processed, job.skipped) == (3, 2, 1)
+    world.put("images@master", {"/b": "2"})  # as it was: known from the first job
+    job = latest(world)
+    assert (job.status, job.skipped, job.total) == (Status.SUCCEEDED, 3, 3)
+    world.pipelines.create("default", spec("twin"))
+    world.settle()
+    assert latest(world, "twin").skipped == 3  # across pipelines too
+    statuses = {
+        datum.status for datum in world.pipelines.list_datums("default", "twin", latest(world, "twin").id)
+    }
+    assert statuses == {Status.SKIPPED}
+
+
+def test_changed_code_or_salt_is_run_again_and_every_job_always(world: World) -> None:
+    world.put("images@master", {"/a": "1"})
+    world.pipelines.create("default", spec())
+    world.settle()
+    assert world.work("edges", upper) == 1
+    created = world.pipelines.create("default", spec(), update=True)
+    world.settle()
+    assert created.version == 2
+    assert world.work("edges", upper) == 0
+    world.pipelines.create("default", spec(transform={"stdin": ["echo other"]}), update=True)
+    world.settle()
+    assert world.work("edges", upper) == 1
+    world.pipelines.create("default", spec(transform={"stdin": ["echo other"]}), update=True, reprocess=True)
+    world.settle()
+    assert world.work("edges", upper) == 1
+    for _ in range(2):
+        world.pipelines.create("default", spec(reprocess_spec="every_job"), update=True)
+        world.settle()
+        assert world.work("edges", upper) == 1
+
+
+def test_jobs_run_one_after_another_in_order_of_their_commits(world: World) -> None:
+    world.pipelines.create("default", spec())
+    first = world.put("images@master", {"/a": "1"})
+    second = world.put("images@master", {"/a": "2"})
+    jobs = {job.id: job for job in world.pipelines.list_jobs("default", "edges")}
+    assert jobs[first].status == Status.RUNNING
+    assert (jobs[second].status, jobs[second].phase) == (Status.QUEUED, "waiting")
+    [(task, payload)] = world.claim("edges")
+    assert payload["job"]["id"] == first
+    world.succeed(task, upper(payload))
+    [(_, payload)] = world.claim("edges")
+    assert payload["job"]["id"] == second
+
+
+def test_a_failing_datum_fails_the_job_but_its_successes_are_kept(world: World) -> None:
+    world.pipelines.create("default", spec(datum_tries=2))
+    world.settle()
+    commit = world.put("images@master", {"/bad": "1", "/good": "2"})
+    for _ in range(2):
+        for task, payload in world.claim("edges"):
+            if payload["inputs"][0]["glob_paths"] == ["/bad"]:
+                world.report(task, Status.FAILED, error="exit code 3: no such colour")
+            else:
+                world.succeed(task, upper(payload))
+        world.clock.advance(1)
+    job = world.pipelines.inspect_job("default", "edges", commit)
+    assert (job.status, job.processed, job.failed) == (Status.FAILED, 1, 1)
+    assert job.reason == "datum images:/bad failed: exit code 3: no such colour"
+    output = world.versioning.inspect_commit("default", f"edges@{commit}")
+    assert output.error == job.reason
+    world.put("images@master", {"/bad": "better"})
+    assert world.work("edges", upper) == 1
+    assert latest(world).status == Status.SUCCEEDED
+    assert set(world.files("edges@master")) == {"/bad", "/good"}
+
+
+def test_a_failed_input_makes_what_follows_unrunnable(world: World) -> None:
+    world.pipelines.create("default", spec(datum_tries=1))
+    world.pipelines.create("default", spec("montage", repo="edges"))
+    world.settle()
+    commit = world.put("images@master", {"/a": "1"})
+    assert world.pipelines.inspect_job("default", "montage", commit).status == Status.QUEUED
+    [(task, _)] = world.claim("edges")
+    world.report(task, Status.FAILED, error="exit code 1")
+    job = world.pipelines.inspect_job("default", "montage", commit)
+    assert job.status == Status.UNRUNNABLE
+    assert "edges" in job.reason and "exit code 1" in job.reason
+    assert world.versioning.inspect_commit("default", f"montage@{commit}").error == job.reason
+
+
+def test_a_chain_runs_under_one_id(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.pipelines.create("default", spec("montage", repo="edges", glob="/"))
+    world.settle()
+    commit = world.put("images@master", {"/a": "1", "/b": "2"})
+    assert world.work("edges", upper) == 2
+    [(task, payload)] = world.claim("montage")
+    assert payload["job"]["id"] == commit
+    assert payload["inputs"][0]["glob_paths"] == ["/"]
+    assert payload["env_extra"]["edges_COMMIT"] == commit
+    world.succeed(task, {"/m": "x"})
+    assert [job.status for job in world.pipelines.jobs_of(commit)] == [Status.SUCCEEDED] * 2
+
+
+def test_an_open_commit_is_waited_for(world: World) -> None:
+    world.pipelines.create("default", spec(glob="/"))
+    world.settle()
+    started = world.versioning.start_commit("default", "images@master")
+    world.put("images@master", {"/a": "1"})
+    assert world.pipelines.inspect_job("default", "edges", started.id).status == Status.QUEUED
+    assert world.claim("edges") == []
+    world.versioning.finish_commit("default", "images@master")
+    world.settle()
+    assert len(world.claim("edges")) == 1
+
+
+def test_recovered_datums_leave_no_output_and_are_tried_in_the_next_job(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.put("images@master", {"/a": "1"})
+    [(task, _)] = world.claim("edges")
+    world.report(task, Status.SUCCEEDED, {"recovered": True, "reason": "exit code 1", "stats": {}})
+    job = latest(world)
+    assert (job.status, job.recovered, job.processed) == (Status.SUCCEEDED, 1, 0)
+    [datum] = world.pipelines.list_datums("default", "edges", job.id)
+    assert datum.recovered and datum.output_root is None
+    assert world.files("edges@master") == {}
+    world.put("images@master", {"/b": "2"})
+    assert len(world.claim("edges")) == 2
+
+
+def test_stop_job_ends_it_and_lets_the_next_begin(world: World) -> None:
+    world.pipelines.create("default", spec())
+    first = world.put("images@master", {"/a": "1"})
+    second = world.put("images@master", {"/a": "2"})
+    [(task, payload)] = world.claim("edges")
+    stopped = world.pipelines.stop_job("default", "edges", first)
+    assert stopped.status == Status.CANCELLED
+    lost, cancelled = world.jobs.queue.keep_alive([_lease(task)])
+    assert (lost, cancelled) == ([], [task.id])
+    world.report(task, Status.CANCELLED)
+    world.settle()
+    assert world.pipelines.inspect_job("default", "edges", second).status == Status.RUNNING
+    assert world.versioning.inspect_commit("default", f"edges@{first}").error == "it was stopped by request"
+    with pytest.raises(StateError, match="has ended already: it is cancelled"):
+        world.pipelines.stop_job("default", "edges", first)
+    assert world.work("edges", upper) == 1
+    assert payload["job"]["id"] == first
+
+
+def test_a_late_success_of_a_stopped_job_changes_nothing(world: World) -> None:
+    world.pipelines.create("default", spec())
+    commit = world.put("images@master", {"/a": "1"})
+    [(task, payload)] = world.claim("edges")
+    world.pipelines.stop_job("default", "edges", commit)
+    world.succeed(task, upper(payload))
+    assert world.pipelines.inspect_job("default", "edges", commit).status == Status.CANCELLED
+    assert world.files("edges@master") == {}
+
+
+def test_a_worker_that_dies_counts_as_a_try_and_one_that_gives_back_does_not(world: World) -> None:
+    world.pipelines.create("default", spec(datum_tries=2))
+    world.put("images@master", {"/a": "1"})
+    for _ in range(5):
+        [(task, _)] = world.claim("edges")
+        world.report(task, Status.QUEUED)
+    for _ in range(2):
+        assert len(world.claim("edges")) == 1
+        world.clock.advance(world.settings.lease_seconds + 1)
+        world.jobs.reap()
+        world.settle()
+        world.clock.advance(1)
+    job = latest(world)
+    assert job.status == Status.FAILED
+    assert "died or went silent" in job.reason
+
+
+def test_a_stopped_pipeline_keeps_its_commits_until_it_is_started(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.settle()
+    assert world.pipelines.stop("default", "edges").state == "paused"
+    world.put("images@master", {"/a": "1"})
+    world.put("images@master", {"/a": "2"})
+    assert world.claim("edges") == []
+    world.pipelines.start("default", "edges")
+    world.settle()
+    assert world.work("edges", upper) == 2
+    assert {job.status for job in world.pipelines.list_jobs("default", "edges")} == {Status.SUCCEEDED}
+
+
+def test_update_cancels_what_runs(world: World) -> None:
+    world.pipelines.create("default", spec())
+    commit = world.put("images@master", {"/a": "1"})
+    [(task, _)] = world.claim("edges")
+    world.pipelines.create("default", spec(transform={"stdin": ["echo new"]}), update=True)
+    world.settle()
+    assert world.pipelines.inspect_job("default", "edges", commit).reason == "its pipeline was updated"
+    world.report(task, Status.FAILED, error="killed")
+    assert world.work("edges", upper) == 1
+    assert latest(world).version == 2
+
+
+def test_delete_removes_everything_and_refuses_while_it_is_read(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.pipelines.create("default", spec("montage", repo="edges"))
+    world.put("images@master", {"/a": "1"})
+    with pytest.raises(StateError, match="is read by default/montage"):
+        world.pipelines.delete("default", "edges")
+    [(task, _)] = world.claim("edges")
+    world.pipelines.delete("default", "montage")
+    world.pipelines.delete("default", "edges")
+    world.report(task, Status.CANCELLED)
+    assert world.pipelines.list_pipelines() == []
+    assert {repo.name for repo in world.versioning.list_repos()} == {"images"}
+    with pytest.raises(NotFoundError):
+        world.pipelines.delete("default", "edges")
+    world.pipelines.create("default", spec())
+    world.settle()
+    assert world.work("edges", upper) == 1
+
+
+def test_delete_can_be_forced_and_can_keep_the_repo(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.pipelines.create("default", spec("montage", repo="edges"))
+    world.put("images@master", {"/a": "1"})
+    world.work("edges", upper)
+    world.pipelines.delete("default", "edges", keep_repo=True)
+    assert world.files("edges@master") == {"/a": "did /a"}
+    world.put("images@master", {"/a": "2"})
+    world.pipelines.create("default", spec())
+    world.settle()
+    world.pipelines.delete("default", "edges", force=True)
+    assert [pipeline.name for pipeline in world.pipelines.list_pipelines()] == ["montage"]
+
+
+@pytest.mark.parametrize("again_every", [1, 2, 3])
+def test_a_server_that_dies_between_any_two_steps_loses_nothing(world: World, again_every: int) -> None:
+    """Restart after every few background steps: the same end, each datum done once."""
+    world.pipelines.create("default", spec())
+    world.pipelines.create("default", spec("montage", repo="edges", glob="/"))
+    commit = world.put("images@master", {f"/{n}": str(n) for n in range(3)})
+    done: list[str] = []
+    for turn in range(200):
+        if turn % again_every == 0:
+            world = world.restart()
+        for pipeline in ("edges", "montage"):
+            for task, payload in world.claim(pipeline, limit=1):
+                done.append(payload["datum_id"])
+                tree = world.versioning.stage([])
+                report = Report(status=Status.SUCCEEDED, result={"output_root": tree.root, "stats": {}})
+                world.jobs.report(_lease(task), report)
+        world.jobs.outbox._handle_one()
+        world.jobs.step()
+    assert [job.status for job in world.pipelines.jobs_of(commit)] == [Status.SUCCEEDED] * 2
+    assert len(done) == len(set(done)) == 3
+
+
+def test_many_datums_are_queued_in_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trunkline.pipelines.runner.TASKS_PER_STEP", 4)
+    world.pipelines.create("default", spec())
+    world.put("images@master", {f"/{n:03}": str(n) for n in range(12)})
+    assert world.work("edges", upper) == 12
+    assert latest(world).status == Status.SUCCEEDED
+    assert len(world.files("edges@master")) == 12
+
+
+def test_outputs_that_collide_fail_the_job(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.put("images@master", {"/a": "1", "/b": "2"})
+    for task, payload in world.claim("edges"):
+        world.succeed(task, {"/same": payload["datum_id"]})
+    job = latest(world)
+    assert job.status == Status.FAILED
+    assert "do not fit together" in job.reason and "/same" in job.reason
+
+
+def _lease(task: Task) -> Lease:
+    return Lease(task_id=task.id, token=task.lease_token)
+
+
+# --- what create refuses ---
+
+
+def test_create_says_what_is_missing(world: World) -> None:
+    with pytest.raises(NotFoundError, match="input repo default/nosuch does not exist: create it with"):
+        world.pipelines.create("default", spec(repo="nosuch"))
+    with pytest.raises(InvalidInputError, match=r"ubuntu:20.04.*is not mapped"):
+        world.pipelines.create("default", spec(transform={"image": "ubuntu:20.04"}))
+    with pytest.raises(InvalidInputError, match="glob"):
+        world.pipelines.create("default", spec(glob="/[a"))
+    with pytest.raises(NotFoundError, match="no secret login in namespace default"):
+        world.pipelines.create(
+            "default", spec(transform={"secrets": [{"name": "login", "key": "user", "env_var": "USER_NAME"}]})
+        )
+    with pytest.raises(NotFoundError):
+        world.pipelines.create("nosuch", spec())
+    assert world.versioning.list_repos("default")[0].name == "images"
+    assert len(world.versioning.list_repos("default")) == 1
+
+
+def test_create_twice_needs_update(world: World) -> None:
+    world.pipelines.create("default", spec())
+    with pytest.raises(AlreadyExistsError, match="update pipeline"):
+        world.pipelines.create("default", spec())
+
+
+def test_cycles_are_refused(world: World) -> None:
+    with pytest.raises((InvalidInputError, NotFoundError)):
+        world.pipelines.create("default", spec("a", repo="a"))
+    world.pipelines.create("default", spec("a"))
+    world.pipelines.create("default", spec("b", repo="a"))
+    with pytest.raises(ConflictError, match="cycle"):
+        world.pipelines.create("default", spec("a", repo="b"), update=True)
+    assert world.pipelines.inspect("default", "a").version == 1
+
+
+# --- what a worker is told ---
+
+
+def test_the_worker_gets_secrets_code_and_a_token_of_its_job(world: World) -> None:
+    world.secrets.apply("default", "login", "Opaque", {}, {"user": "ann", "pass": "s3cret"})
+    code = world.versioning.stage([])
+    secrets = [
+        {"name": "login", "key": "user", "env_var": "WHO"},
+        {"name": "login", "mount_path": "/opt/login"},
+    ]
+    world.pipelines.create(
+        "default",
+        spec(transform={"secrets": secrets, "code": "./src", "env": {"N": 3}}, datum_timeout="1m30s"),
+        code_root=code.root,
+    )
+    commit = world.put("images@master", {"/a": "1"})
+    [(task, payload)] = world.claim("edges")
+    assert payload["secrets_env"] == {"WHO": "ann"}
+    assert payload["secret_files"] == {"/opt/login/pass": "s3cret", "/opt/login/user": "ann"}
+    assert payload["transform"]["env"] == {"N": "3"}
+    assert payload["datum_timeout_seconds"] == 90.0
+    assert payload["code_root"] == code.root
+    assert payload["job_token"] == "job-token-1"
+    assert payload["env_extra"]["PACH_JOB_ID"] == commit
+    assert "s3cret" not in repr(task.payload)
+
+
+def test_a_missing_secret_fails_the_job_with_its_name(world: World) -> None:
+    world.secrets.apply("default", "login", "Opaque", {}, {"user": "ann"})
+    secrets = [{"name": "login", "key": "user", "env_var": "WHO"}]
+    world.pipelines.create("default", spec(transform={"secrets": secrets}, datum_tries=1))
+    world.secrets.delete("default", "login")
+    world.put("images@master", {"/a": "1"})
+    assert world.claim("edges") == []
+    world.settle()
+    assert "no secret login" in latest(world).reason
+
+
+# --- logs ---
+
+
+def _lines(*texts: str) -> list[dict[str, Any]]:
+    return [{"ts": 1.0, "text": text, "stream": "stdout"} for text in texts]
+
+
+def test_logs_are_stored_once_however_often_they_are_sent(world: World) -> None:
+    world.pipelines.create("default", spec())
+    commit = world.put("images@master", {"/a": "1", "/b": "2"})
+    (first, one), (second, _) = world.claim("edges")
+    assert world.pipelines.append_log(_lease(first), 0, _lines("x", "y")) == 2
+    assert world.pipelines.append_log(_lease(first), 0, _lines("x", "y")) == 2
+    assert world.pipelines.append_log(_lease(first), 1, _lines("y", "z")) == 3
+    assert world.pipelines.append_log(_lease(second), 0, _lines("other")) == 1
+    with pytest.raises(InvalidInputError, match="missing"):
+        world.pipelines.append_log(_lease(first), 9, _lines("far"))
+    world = world.restart()  # the count is read back from the file
+    assert world.pipelines.append_log(_lease(first), 1, _lines("y", "z", "last")) == 4
+    lines, offset, done = world.pipelines.logs("default", "edges", commit)
+    assert [line.text for line in lines] == ["x", "y", "z", "other", "last"]
+    assert not done
+    lines, _, _ = world.pipelines.logs("default", "edges", None, one["datum_id"][:12])
+    assert [line.text for line in lines] == ["x", "y", "z", "last"]
+    world.pipelines.stop_job("default", "edges", commit)
+    assert world.pipelines.logs("default", "edges", commit, None, offset) == ([], offset, True)
+
+
+def test_a_log_line_cut_short_by_a_crash_is_sent_again(world: World) -> None:
+    world.pipelines.create("default", spec())
+    commit = world.put("images@master", {"/a": "1"})
+    [(task, _)] = world.claim("edges")
+    world.pipelines.append_log(_lease(task), 0, _lines("whole", "torn"))
+    [file] = world.settings.logs_dir.rglob(f"{commit}.jsonl")
+    file.write_bytes(file.read_bytes()[:-9])
+    world = world.restart()
+    assert world.pipelines.append_log(_lease(task), 1, _lines("torn")) == 2
+    lines, _, _ = world.pipelines.logs("default", "edges", commit)
+    assert [line.text for line in lines] == ["whole", "torn"]
+
+
+def test_logs_of_a_lost_lease_are_refused(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.put("images@master", {"/a": "1"})
+    [(task, payload)] = world.claim("edges")
+    world.succeed(task, upper(payload))
+    with pytest.raises(ConflictError):
+        world.pipelines.append_log(_lease(task), 0, _lines("late"))

@@ -1,0 +1,140 @@
+"""Specs: what is read, what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trunkline.errors import InvalidInputError
+from trunkline.pipelines.spec import effective, input_in_short, notes, parse_spec
+
+GUIDE = {
+    "pipeline": {"name": "dogs-and-cats-model"},
+    "description": "Trains on new data.",
+    "input": {"pfs": {"name": "data", "repo": "dogs-and-cats", "branch": "master", "glob": "/"}},
+    "transform": {
+        "cmd": ["/bin/sh"], "stdin": ["python train.py"], "image": "trunkline",
+        "secrets": [{"name": "pipeline-secret", "key": "det_master", "env_var": "DET_MASTER"}],
+    },
+    "parallelism_spec": {"constant": 1}, "autoscaling": False,
+    "pod_patch": "[{\"op\": \"add\"}]", "resource_requests": {"memory": "1G"},
+}  # fmt: skip
+
+
+def with_field(path: str, value: Any) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(json.dumps(GUIDE))
+    at = document
+    *parents, last = path.split(".")
+    for part in parents:
+        at = at.setdefault(part, {})
+    at[last] = value
+    return document
+
+
+def refusal(document: dict[str, Any]) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        parse_spec(document, "default")
+    return str(caught.value)
+
+
+def test_the_guides_own_spec_is_read() -> None:
+    spec = parse_spec(GUIDE, "default")
+    shown = effective(spec)
+    assert shown["input"]["pfs"] == {
+        "name": "data", "project": "default", "repo": "dogs-and-cats", "repo_type": "user", "branch": "master",
+        "glob": "/",
+    }  # fmt: skip
+    assert (shown["datum_tries"], shown["output_branch"]) == (3, "master")
+    assert input_in_short(shown) == "default/dogs-and-cats:/"
+    assert [note.split(" ")[0] for note in notes(shown)] == ["resource_requests", "pod_patch"]
+
+
+def test_camel_case_is_the_same() -> None:
+    document = {
+        "pipeline": {"name": "p", "project": {"name": "other"}},
+        "input": {"pfs": {"repo": "r", "glob": "/*", "repoType": "user"}},
+        "transform": {"cmd": ["a"], "acceptReturnCode": [1], "errCmd": ["b"], "workingDir": "x", "env": {"myVar": 1}},
+        "parallelismSpec": {"constant": "4"}, "datumTimeout": "1m30s", "outputBranch": "o", "$schema": "x",
+    }  # fmt: skip
+    shown = effective(parse_spec(document, "default"))
+    assert shown["pipeline"] == {"name": "p", "project": "other"}
+    assert shown["input"]["pfs"]["name"] == "r" and shown["input"]["pfs"]["project"] == "other"
+    transform = shown["transform"]
+    assert (transform["accept_return_code"], transform["err_cmd"], transform["working_dir"]) == (
+        [1],
+        ["b"],
+        "x",
+    )
+    assert transform["env"] == {"myVar": "1"}
+    assert shown["parallelism_spec"] == {"constant": 4}
+    assert shown["datum_timeout"] == 90.0
+
+
+def test_the_effective_spec_is_a_spec() -> None:
+    shown = effective(parse_spec(GUIDE, "default"))
+    assert effective(parse_spec(shown, "default")) == shown
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("transfrom", {}, "unknown field 'transfrom'; did you mean 'transform'?"),
+        ("transform.stdn", [], "unknown field 'transform.stdn'; did you mean 'stdin'?"),
+        ("transform.errStdinn", [], "unknown field 'transform.errStdinn'; did you mean 'errStdin'?"),
+        ("input.pfs.globb", "/", "unknown field 'input.pfs.globb'; did you mean 'glob'?"),
+        ("transform.secrets", [{"name": "s", "envvar": "X"}],
+         "unknown field 'transform.secrets[0].envvar'; did you mean 'env_var'?"),
+        ("input.cron", {"name": "tick", "spec": "@daily"}, "not supported yet: input.cron"),
+        ("egress", {"URL": "s3://x"}, "not supported yet: egress"),
+        ("transform.datum_batching", True, "not supported yet: transform.datum_batching"),
+        ("input.pfs.lazy", True, "not supported yet: input.pfs.lazy"),
+        ("transform.cmd", [], "transform.cmd: list should have at least 1 item"),
+        ("transform.cmd", "python x", "transform.cmd: input should be a valid list"),
+        ("datum_timeout", "soon", "datum_timeout: is no duration"),
+        ("parallelism_spec.constant", 0, "parallelism_spec.constant: "),
+        ("input.pfs.name", "out", "'out' is not allowed"),
+        ("transform.secrets", [{"name": "s", "key": "k"}], "secrets[0]: give either env_var or mount_path"),
+        ("transform.secrets", [{"name": "s", "env_var": "X"}], "secrets[0]: key is missing"),
+        ("transform.code", "../elsewhere", "must be a folder beside the spec file"),
+    ],
+)  # fmt: skip
+def test_refusals_name_the_field(path: str, value: Any, message: str) -> None:
+    assert message in refusal(with_field(path, value))
+
+
+def test_what_is_missing_is_named() -> None:
+    said = refusal({"pipeline": {"name": "p"}, "input": {"pfs": {"repo": "r"}}})
+    assert said.splitlines() == [
+        "pipeline spec: transform: missing", "pipeline spec: input.pfs.glob: missing",
+    ]  # fmt: skip
+    assert "input.pfs: missing" in refusal(
+        {"pipeline": {"name": "p"}, "transform": {"cmd": ["x"]}, "input": {}}
+    )
+
+
+@pytest.mark.parametrize("field", ["egress", "service", "spout", "s3_out", "job_timeout"])
+def test_a_field_that_says_nothing_is_no_trouble(field: str) -> None:
+    parse_spec(with_field(field, None), "default")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["pipeline", "input", "pfs", "transform", "cmd", "name", "env"]), inner
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_nonsense_is_refused_in_our_own_words(document: Any) -> None:
+    try:
+        parse_spec(document, "default")
+    except InvalidInputError as error:
+        assert error.kind == "bad_spec"
