@@ -1,0 +1,1 @@
+"""Where replicas run. One driver per file."""

@@ -1,0 +1,1 @@
+"""Handlers that archives subclass or name."""
