@@ -1,0 +1,1 @@
+"""Who may do what: tokens, their scopes, and the one-time link that opens the console."""

@@ -1,0 +1,168 @@
+"""The use cases of access: issue, check, revoke. A token is kept only as its SHA-256.
+
+Plain SHA-256 is enough: tokens are 256 random bits, so there is nothing to guess, and salt would slow nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import threading
+from pathlib import Path
+
+from trunkline.access import store
+from trunkline.access.model import Identity, Scope
+from trunkline.core.clock import Clock
+from trunkline.core.ids import new_token
+from trunkline.errors import InvalidInputError, UnauthenticatedError
+from trunkline.storage.db.engine import Database
+
+ADMIN_SUBJECT = "owner"
+LINK_SECONDS = 600.0
+CONSOLE_SECONDS = 30 * 24 * 3600.0
+CACHE_ENTRIES_MAX = 4096
+
+
+class AccessService:
+    """Tokens by scope. Checks are remembered in memory (this process is the only one that revokes)."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[Identity, float | None]] = {}
+
+    def issue(self, scope: str, subject: str, ttl_seconds: float | None) -> str:
+        """A new token; this is the only time it is seen. ``ttl_seconds`` None: it does not expire.
+
+        :raises InvalidInputError: for an unknown scope.
+        """
+        checked = _scope(scope)
+        token = new_token()
+        now = self._clock.now()
+        with self._db.write() as connection:
+            store.delete_expired(connection, now)
+            store.insert(
+                connection, digest=_digest(token), scope=checked, subject=subject, created_at=now,
+                expires_at=None if ttl_seconds is None else now + ttl_seconds,
+            )  # fmt: skip
+        return token
+
+    def check(self, token: str) -> Identity:
+        """Whom a token stands for.
+
+        :raises UnauthenticatedError: if it is unknown, revoked or expired (which of them is not told).
+        """
+        digest = _digest(token)
+        with self._lock:
+            known = self._known.get(digest)
+        if known is None:
+            known = self._load(digest)
+        identity, expires_at = known
+        if expires_at is not None and expires_at <= self._clock.now():
+            raise _refused()
+        return identity
+
+    def is_remembered(self, token: str) -> bool:
+        """Whether ``check`` needs no database for this token, so that it may be called on the event loop."""
+        with self._lock:
+            return _digest(token) in self._known
+
+    def revoke(self, subject: str) -> int:
+        """Make all tokens of a subject worthless; returns how many there were."""
+        with self._db.write() as connection:
+            count = store.delete_subject(connection, subject)
+        with self._lock:
+            self._known.clear()
+        return count
+
+    def subjects(self, scope: Scope) -> set[str]:
+        """Whom tokens of a scope were given to."""
+        with self._db.read() as connection:
+            return store.subjects(connection, scope)
+
+    def admin_token(self, file: Path) -> str:
+        """The owner's token, from its file (made at the first start, readable by the owner alone).
+
+        A file that was replaced by hand counts: the token in it is the one that is valid from then on.
+        """
+        try:
+            token = file.read_text().strip()
+        except FileNotFoundError:
+            token = new_token()
+            _write_private(file, token)
+        if not token:
+            raise InvalidInputError(f"{file} is empty: delete it, and start again", kind="bad_token_file")
+        file.chmod(0o600)
+        with self._db.write() as connection:
+            found = store.find(connection, _digest(token))
+            if found is None:
+                store.delete_subject(connection, ADMIN_SUBJECT)
+                store.insert(
+                    connection, digest=_digest(token), scope=Scope.ADMIN, subject=ADMIN_SUBJECT,
+                    created_at=self._clock.now(), expires_at=None,
+                )  # fmt: skip
+        return token
+
+    def console_link_token(self) -> str:
+        """A token for a link that opens the console once, within ten minutes."""
+        return self.issue(Scope.LINK, "console-link", LINK_SECONDS)
+
+    def redeem(self, link_token: str) -> str:
+        """Exchange a link's token for a console token; the link is worthless afterwards.
+
+        :raises UnauthenticatedError: if it was used or is too old.
+        """
+        digest = _digest(link_token)
+        with self._db.write() as connection:
+            row = store.find(connection, digest)
+            usable = row is not None and row.scope == Scope.LINK and (row.expires_at or 0) > self._clock.now()
+            if not usable or not store.delete(connection, digest):
+                raise UnauthenticatedError(
+                    "this link was used already or is too old: 'trunkline status' prints a new one",
+                    kind="link_used",
+                )
+        with self._lock:
+            self._known.pop(digest, None)
+        return self.issue(Scope.CONSOLE, "console", CONSOLE_SECONDS)
+
+    def _load(self, digest: str) -> tuple[Identity, float | None]:
+        with self._db.read() as connection:
+            row = store.find(connection, digest)
+        # Found by index; compared again in constant time, so that no collation of the database can widen it.
+        if row is None or not hmac.compare_digest(row.hash, digest):
+            raise _refused()
+        known = Identity(scope=Scope(row.scope), subject=row.subject), row.expires_at
+        with self._lock:
+            if len(self._known) >= CACHE_ENTRIES_MAX:
+                self._known.clear()
+            self._known[digest] = known
+        return known
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _refused() -> UnauthenticatedError:
+    return UnauthenticatedError(
+        "the token is not valid (any more): the data directory's 'token' file has the owner's",
+        kind="bad_token",
+    )
+
+
+def _scope(name: str) -> Scope:
+    try:
+        return Scope(name)
+    except ValueError as error:
+        raise InvalidInputError(f"unknown scope {name!r}", kind="bad_scope") from error
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Never readable by others, not even for a moment."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        out.write(text + "\n")
+        out.flush()
+        os.fsync(out.fileno())

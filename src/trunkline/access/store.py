@@ -1,0 +1,44 @@
+"""All SQL on ``tokens``."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from trunkline.storage.db.schema import tokens
+
+
+def insert(
+    connection: Connection,
+    *,
+    digest: str,
+    scope: str,
+    subject: str,
+    created_at: float,
+    expires_at: float | None,
+) -> None:
+    connection.execute(
+        sa.insert(tokens).values(
+            hash=digest, scope=scope, subject=subject, created_at=created_at, expires_at=expires_at
+        )
+    )
+
+
+def find(connection: Connection, digest: str) -> Row[tuple[str, str, str, float, float | None]] | None:
+    return connection.execute(sa.select(tokens).where(tokens.c.hash == digest)).one_or_none()
+
+
+def delete(connection: Connection, digest: str) -> bool:
+    return connection.execute(sa.delete(tokens).where(tokens.c.hash == digest)).rowcount == 1
+
+
+def delete_subject(connection: Connection, subject: str) -> int:
+    return connection.execute(sa.delete(tokens).where(tokens.c.subject == subject)).rowcount
+
+
+def delete_expired(connection: Connection, now: float) -> int:
+    return connection.execute(sa.delete(tokens).where(tokens.c.expires_at <= now)).rowcount
+
+
+def subjects(connection: Connection, scope: str) -> set[str]:
+    return set(connection.execute(sa.select(tokens.c.subject).where(tokens.c.scope == scope)).scalars())

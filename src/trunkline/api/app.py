@@ -1,0 +1,56 @@
+"""The HTTP application: routes, the guard round them, and errors in one shape."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from trunkline import __version__
+from trunkline.api import errors
+from trunkline.api.auth import GuardedRoute
+from trunkline.api.middleware import Guard
+from trunkline.api.routes import (
+    commits,
+    experiments,
+    files,
+    filesets,
+    inferenceservices,
+    leases,
+    models,
+    namespaces,
+    pages,
+    pipelines,
+    projects,
+    repos,
+    server,
+)
+from trunkline.errors import TrunklineError
+from trunkline.services import Services
+from trunkline.wire.base import Error
+
+NOUNS = (
+    server, projects, repos, commits, files, filesets, pipelines, leases, experiments, models, namespaces,
+    inferenceservices, pages,
+)  # fmt: skip
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over ``services``; starts nothing by itself."""
+    app = FastAPI(
+        title="trunkline", version=__version__, summary="Commit data, and get a tested, live model.",
+        openapi_url=None, docs_url=None, redoc_url=None, separate_input_output_schemas=False,
+        responses={"default": {"model": Error, "description": "What went wrong"}},
+    )  # fmt: skip
+    app.router.route_class = GuardedRoute
+    app.state.services = services
+    app.add_exception_handler(TrunklineError, errors.on_trunkline_error)
+    app.add_exception_handler(HTTPException, errors.on_http_exception)
+    app.add_exception_handler(RequestValidationError, errors.on_validation_error)
+    for noun in NOUNS:
+        app.include_router(noun.router)
+    app.add_middleware(
+        Guard, access=services.access, host=services.settings.host,
+        body_bytes_max=services.settings.request_bytes_max,
+    )  # fmt: skip
+    return app

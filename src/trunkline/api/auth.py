@@ -1,0 +1,53 @@
+"""Who may call which route: nobody but the owner, unless the route says so.
+
+Authentication (is the token good?) happens before routing, in ``middleware``; authorisation here, when the route is known
+and before its body is read. (Async, as all of ASGI is; nothing here blocks.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
+
+from trunkline.access.model import Identity
+from trunkline.access.model import Scope as AccessScope
+from trunkline.errors import PermissionDeniedError
+
+OPEN_PATHS = frozenset({"/healthz", "/login"})
+"""What is answered without a token: a sign of life, and the door that a one-time link opens."""
+IDENTITY_KEY = "trunkline.identity"
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+def allow(*scopes: AccessScope) -> Callable[[Endpoint], Endpoint]:
+    """Let tokens of these scopes call the route, too. Goes below the route's own decorator."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        endpoint.__trunkline_scopes__ = frozenset(scopes)  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
+def scopes_of(endpoint: Any) -> frozenset[AccessScope]:
+    """Who may call an endpoint."""
+    return frozenset({AccessScope.ADMIN}) | getattr(endpoint, "__trunkline_scopes__", frozenset())
+
+
+class GuardedRoute(APIRoute):
+    """A route that looks at the caller's scope first. Every router of the API uses it; a test sees to that."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.path not in OPEN_PATHS:
+            identity: Identity = scope[IDENTITY_KEY]
+            if identity.scope not in scopes_of(self.endpoint):
+                raise PermissionDeniedError(
+                    f"a token of scope '{identity.scope}' may not {scope['method']} {scope['path']}",
+                    kind="wrong_scope",
+                    details={"scope": identity.scope},
+                )
+        await super().handle(scope, receive, send)

@@ -1,0 +1,161 @@
+"""The data directory as the control server finds and leaves it: its lock, its address book, its ports."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import ipaddress
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trunkline.errors import InvalidInputError, StateError, UnavailableError
+from trunkline.settings import Settings
+
+BACKLOG = 1024
+
+
+def prepare(settings: Settings) -> None:
+    """Make the data directory, for its owner alone.
+
+    :raises UnavailableError: ``home_unusable``, saying why.
+    """
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        settings.home.chmod(0o700)
+        for folder in (settings.logs_dir, settings.run_dir):
+            folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot use {settings.home} as the data directory: {error.strerror}; choose another with --home",
+            kind="home_unusable",
+        ) from error
+
+
+def check_host(settings: Settings) -> None:
+    """:raises InvalidInputError: ``remote_host``, if others could reach it and nobody said that they may."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(settings.host).is_loopback:
+            return
+    if settings.host != "localhost" and not settings.remote:
+        raise InvalidInputError(
+            f"host {settings.host} can be reached from other machines, and tokens would travel in clear text: "
+            "put a TLS proxy in front and add --remote, or leave it at 127.0.0.1",
+            kind="remote_host",
+        )
+
+
+@contextlib.contextmanager
+def locked(home: Path) -> Iterator[None]:
+    """Be the only server of a data directory. The lock goes with the process, however it ends.
+
+    :raises StateError: ``already_running``, naming the process that has it.
+    """
+    path = home / "run" / "lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = holder(home)
+            raise StateError(
+                f"a server (process {pid}) runs in {home} already: see 'trunkline status', end it with 'trunkline down'",
+                kind="already_running",
+                details={"pid": pid},
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def holder(home: Path) -> int | None:
+    """The process that last took the lock."""
+    try:
+        return int((home / "run" / "lock").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def last_run(settings: Settings) -> dict[str, Any]:
+    """What the last server of this data directory wrote down; empty if there was none."""
+    try:
+        found = json.loads(settings.server_file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_down(settings: Settings, *, started_at: float) -> None:
+    """Tell clients and children where the server is; whole or not at all."""
+    content = {
+        "url": settings.url, "gateway_url": settings.gateway_url, "pid": os.getpid(), "started": started_at,
+        "port": settings.port, "gateway_port": settings.gateway_port,
+    }  # fmt: skip
+    temporary = settings.server_file.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(settings.server_file)
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The API's listening socket; port 0 means the one of the last run, where that is free, so that children find it.
+
+    :raises UnavailableError: ``port_taken``.
+    """
+    if settings.port == 0:
+        last = last_run(settings).get("port")
+        if isinstance(last, int):
+            with contextlib.suppress(UnavailableError):
+                return listen(settings.host, last, "--port")
+    return listen(settings.host, settings.port, "--port")
+
+
+def choose_gateway_port(settings: Settings, *, is_ours: bool) -> int:
+    """The gateway's port; ``is_ours``: a gateway of an earlier run still holds its own.
+
+    :raises UnavailableError: ``port_taken``.
+    """
+    last = last_run(settings).get("gateway_port")
+    wanted = settings.gateway_port
+    if isinstance(last, int) and wanted in (0, last):
+        if is_ours:
+            return last
+        with contextlib.suppress(UnavailableError):
+            return _try(settings.host, last)
+    return _try(settings.host, wanted)
+
+
+def _try(host: str, port: int) -> int:
+    with listen(host, port, "--gateway-port") as probe:
+        return int(probe.getsockname()[1])
+
+
+def listen(host: str, port: int, flag: str) -> socket.socket:
+    """:raises UnavailableError: ``port_taken``, saying which and what to do."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InvalidInputError(f"cannot listen on host {host!r}: {error}", kind="bad_host") from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(BACKLOG)
+    except OSError as error:
+        found.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UnavailableError(
+                f"port {port} of {host} is taken by another program: end that, or choose another with {flag} N "
+                "(0 picks a free one)",
+                kind="port_taken",
+                details={"port": port},
+            ) from error
+        raise UnavailableError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another with {flag} N",
+            kind="port_refused",
+        ) from error
+    return found

@@ -1,0 +1,43 @@
+"""Trees without a commit: code folders, datum outputs, checkpoints, packages."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Annotated
+
+from fastapi import Query, Response
+
+from trunkline.access.model import Scope
+from trunkline.api.archives import archive_of, files_of
+from trunkline.api.auth import allow
+from trunkline.api.deps import Body, Use
+from trunkline.api.routes import new_router
+from trunkline.api.routes.files import listing
+from trunkline.api.stream import streamed
+from trunkline.core.ids import TreeHash
+from trunkline.wire.base import Page
+from trunkline.wire.files import FileInfo, TreeInfo
+
+router = new_router("filesets")
+
+
+@router.post("/filesets", status_code=201)
+@allow(Scope.WORKER, Scope.JOB)
+def create_fileset(body: Body, use: Use, base: str | None = None) -> TreeInfo:
+    root = TreeHash(base) if base is not None else None
+    return TreeInfo.model_validate(use.versioning.stage(files_of(body), base=root))
+
+
+@router.get("/filesets/{root}/archive", response_class=Response)
+@allow(Scope.WORKER, Scope.JOB)
+def get_fileset(root: str, use: Use, path: Annotated[list[str] | None, Query()] = None) -> Response:
+    tree = TreeHash(root)
+    found = chain.from_iterable(use.versioning.walk(tree, one) for one in path or ["/"])
+    return streamed(archive_of(use.versioning, tree, found), media_type="application/x-tar")
+
+
+@router.get("/filesets/{root}/tree")
+@allow(Scope.WORKER, Scope.JOB)
+def list_fileset(root: str, use: Use, path: str = "/", walk: bool = True) -> Page[FileInfo]:
+    tree = TreeHash(root)
+    return listing((use.versioning.walk if walk else use.versioning.list_dir)(tree, path))

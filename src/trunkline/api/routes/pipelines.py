@@ -1,0 +1,117 @@
+"""Pipelines, their jobs and logs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import Response
+
+from trunkline.access.model import Scope
+from trunkline.api.auth import allow
+from trunkline.api.deps import LIST_LIMIT_DEFAULT, Limit, Offset, Use, WaitSeconds
+from trunkline.api.routes import new_router
+from trunkline.api.stream import LongPoll, ndjson
+from trunkline.core.status import Status
+from trunkline.wire.base import Page
+from trunkline.wire.jobs import Datum, Job
+from trunkline.wire.pipelines import CreatePipeline, Pipeline
+
+router = new_router("pipelines")
+
+
+@router.get("/pipelines")
+@allow(Scope.JOB)
+def list_all_pipelines(use: Use) -> Page[Pipeline]:
+    return Page(items=[Pipeline.model_validate(found) for found in use.pipelines.list_pipelines(None)])
+
+
+@router.get("/projects/{project}/pipelines")
+@allow(Scope.JOB)
+def list_pipelines(project: str, use: Use) -> Page[Pipeline]:
+    return Page(items=[Pipeline.model_validate(found) for found in use.pipelines.list_pipelines(project)])
+
+
+@router.post("/projects/{project}/pipelines", status_code=201)
+def create_pipeline(project: str, ask: CreatePipeline, use: Use) -> Pipeline:
+    created = use.pipelines.create(
+        project, ask.spec, code_root=ask.code_root, update=ask.update, reprocess=ask.reprocess
+    )
+    return Pipeline.model_validate(created)
+
+
+@router.get("/projects/{project}/pipelines/{name}")
+@allow(Scope.JOB)
+def inspect_pipeline(project: str, name: str, use: Use) -> Pipeline:
+    return Pipeline.model_validate(use.pipelines.inspect(project, name))
+
+
+@router.delete("/projects/{project}/pipelines/{name}", status_code=204)
+def delete_pipeline(project: str, name: str, use: Use, force: bool = False, keep_repo: bool = False) -> None:
+    use.pipelines.delete(project, name, force=force, keep_repo=keep_repo)
+
+
+@router.post("/projects/{project}/pipelines/{name}/start")
+def start_pipeline(project: str, name: str, use: Use) -> Pipeline:
+    use.pipelines.start(project, name)
+    return Pipeline.model_validate(use.pipelines.inspect(project, name))
+
+
+@router.post("/projects/{project}/pipelines/{name}/stop")
+def stop_pipeline(project: str, name: str, use: Use) -> Pipeline:
+    use.pipelines.stop(project, name)
+    return Pipeline.model_validate(use.pipelines.inspect(project, name))
+
+
+@router.get("/jobs")
+@allow(Scope.JOB)
+def list_all_jobs(use: Use, project: str | None = None, limit: Limit = LIST_LIMIT_DEFAULT) -> Page[Job]:
+    found = use.pipelines.list_jobs(project, None, limit=limit)
+    return Page(items=[Job.model_validate(job) for job in found])
+
+
+@router.get("/projects/{project}/pipelines/{name}/jobs")
+@allow(Scope.JOB)
+def list_jobs(project: str, name: str, use: Use, limit: Limit = LIST_LIMIT_DEFAULT) -> Page[Job]:
+    found = use.pipelines.list_jobs(project, name, limit=limit)
+    return Page(items=[Job.model_validate(job) for job in found])
+
+
+@router.get("/projects/{project}/pipelines/{name}/jobs/{job_id}", response_model=Job)
+@allow(Scope.JOB)
+def inspect_job(project: str, name: str, job_id: str, use: Use, wait_seconds: WaitSeconds = 0) -> Response:
+    return LongPoll(
+        lambda: Job.model_validate(use.pipelines.inspect_job(project, name, job_id)),
+        is_settled=lambda job: Status(job.status).is_final,
+        wait_seconds=wait_seconds,
+        changes=use.db.changes,
+    )
+
+
+@router.post("/projects/{project}/pipelines/{name}/jobs/{job_id}/stop")
+def stop_job(project: str, name: str, job_id: str, use: Use) -> Job:
+    use.pipelines.stop_job(project, name, job_id)
+    return Job.model_validate(use.pipelines.inspect_job(project, name, job_id))
+
+
+@router.get("/projects/{project}/pipelines/{name}/jobs/{job_id}/datums")
+@allow(Scope.JOB)
+def list_datums(project: str, name: str, job_id: str, use: Use) -> Page[Datum]:
+    found = use.pipelines.list_datums(project, name, job_id)
+    return Page(items=[Datum.model_validate(datum) for datum in found])
+
+
+@router.get("/projects/{project}/pipelines/{name}/logs", response_class=Response)
+@allow(Scope.JOB)
+def pipeline_logs(
+    project: str, name: str, use: Use, job: str | None = None, datum: str | None = None, offset: Offset = 0,
+    follow: bool = False,
+) -> Response:  # fmt: skip
+    if job is None and (found := use.pipelines.list_jobs(project, name, limit=1)):
+        job = found[0].id  # settled here, so that a follower stays with the job that it began with
+
+    def tail(at: int) -> tuple[list[dict[str, Any]], int, bool]:
+        lines, following, done = use.pipelines.logs(project, name, job, datum, at)
+        return [asdict(line) for line in lines], following, done
+
+    return ndjson(tail, offset=offset, follow=follow)

@@ -1,0 +1,169 @@
+"""The control server as a process: start, serve, stop; and ending what a dead one has left."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from logging.handlers import RotatingFileHandler
+from types import FrameType
+
+import uvicorn
+
+from trunkline.api import home
+from trunkline.api.app import create_app
+from trunkline.api.logs import JsonFormatter, TextFormatter
+from trunkline.core.clock import SystemClock
+from trunkline.errors import StateError
+from trunkline.jobs.engines.process import ProcessEngine
+from trunkline.jobs.pool import ProcessTable
+from trunkline.services import Services, build, stop_children
+from trunkline.settings import Settings
+from trunkline.storage.db.engine import Database
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES_MAX = 10 * 2**20
+GRACEFUL_SECONDS = 3
+DOWN_SECONDS = 90.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(settings: Settings, *, to_stderr: bool, on_ready: Callable[[Services, str], None]) -> None:
+    """Be the control server until asked to end; then end everything that it started.
+
+    ``on_ready`` is called with the services and a one-time link, when requests are answered.
+
+    :raises StateError: ``already_running``. :raises UnavailableError: ``port_taken`` and others.
+    """
+    home.check_host(settings)
+    home.prepare(settings)
+    with home.locked(settings.home):
+        _configure_logging(settings, to_stderr=to_stderr)
+        listener = home.bind(settings)
+        settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+        port = home.choose_gateway_port(settings, is_ours=_gateway_runs(settings))
+        settings = settings.model_copy(update={"gateway_port": port})
+        services = build(settings)
+        services.access.admin_token(settings.token_file)
+        home.write_down(settings, started_at=services.started_at)
+        server = _Server(services)
+        with _signals_to(server.handle_exit):
+            services.start()
+            log.info("serving at %s, process %d", settings.url, os.getpid())
+            on_ready(services, f"{settings.url}/login?link={services.access.console_link_token()}")
+            server.run(sockets=[listener])
+        log.info("stopping")
+        services.stop()
+
+
+class _Server(uvicorn.Server):
+    """Ends in the right order: the first signal ends the workers while the API still answers them, then the API."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(services), log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio",
+                server_header=False, timeout_graceful_shutdown=GRACEFUL_SECONDS,
+            )
+        )  # fmt: skip
+        self._services = services
+        self._ending = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._ending:
+            self.should_exit = self.force_exit = True
+            return
+        self._ending = True
+        threading.Thread(target=self._end, name="trunkline-stop").start()
+
+    def _end(self) -> None:
+        try:
+            self._services.stop_work()
+        finally:
+            self.should_exit = True
+
+
+@contextlib.contextmanager
+def _signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle the signals ourselves, before, during and after uvicorn does."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _gateway_runs(settings: Settings) -> bool:
+    """Whether a gateway of an earlier run is alive; it goes on with its port."""
+    db = Database(settings.url_of_database)
+    try:
+        table = ProcessTable(db, SystemClock(), {"process": ProcessEngine()})
+        return any(table.is_alive(process) for process in table.running("gateway"))
+    finally:
+        db.close()
+
+
+def shut_down(settings: Settings) -> tuple[bool, int]:
+    """End the server of a data directory, or what a dead one has left running.
+
+    Returns whether a server ran, and how many processes had to be ended without it.
+
+    :raises StateError: if there is no such data directory.
+    """
+    if not (settings.home / "run").is_dir():
+        raise StateError(f"{settings.home} is not a data directory: nothing runs there", kind="no_home")
+    was_running = _end_server(settings)
+    with home.locked(settings.home):
+        db = Database(settings.url_of_database)
+        try:
+            return was_running, stop_children(ProcessTable(db, SystemClock(), {"process": ProcessEngine()}))
+        finally:
+            db.close()
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether a server holds the data directory."""
+    if not (settings.home / "run").is_dir():
+        return False
+    try:
+        with home.locked(settings.home):
+            return False
+    except StateError:
+        return True
+
+
+def _end_server(settings: Settings) -> bool:
+    pid = home.holder(settings.home)
+    if pid is None or not is_running(settings):
+        return False
+    deadline = time.monotonic() + DOWN_SECONDS
+    number = signal.SIGTERM
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    while is_running(settings):
+        if time.monotonic() > deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    return True
+
+
+def _configure_logging(settings: Settings, *, to_stderr: bool) -> None:
+    formatter: logging.Formatter = JsonFormatter() if settings.log_json else TextFormatter()
+    file = RotatingFileHandler(
+        settings.logs_dir / "server.log", maxBytes=LOG_BYTES_MAX, backupCount=3, delay=True
+    )
+    handlers: list[logging.Handler] = [file]
+    if to_stderr:
+        stderr = logging.StreamHandler()
+        stderr.setLevel(logging.WARNING)
+        handlers.append(stderr)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)

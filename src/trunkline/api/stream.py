@@ -1,0 +1,193 @@
+"""Everything that waits: bodies as they arrive, answers as they are made, long polls and followed logs.
+
+The only module of the API with async endpoints' work in it. A long poll or a tail in a thread of its own would exhaust
+the thread pool; here it is a task that looks now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any, Generic, TypeVar
+
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from trunkline.api.middleware import BODY_LIMIT_KEY
+from trunkline.errors import UnavailableError
+from trunkline.storage.db.engine import Changes
+
+PART_BYTES = 256 * 1024
+DRAIN_BYTES_MAX = 64 * 2**20
+WAIT_SECONDS_MAX = 60.0
+LOOK_SECONDS = 0.05
+LOOK_ANYWAY_SECONDS = 1.0
+FOLLOW_SECONDS = 0.25
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class BodyReader(io.RawIOBase):
+    """A request's body as a file for a thread: the event loop reads the socket only when the thread asks for more."""
+
+    def __init__(self, request: Request) -> None:
+        self._parts = request.stream()
+        self._loop = asyncio.get_running_loop()
+        self._rest = memoryview(b"")
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest and not self._ended:
+            self._rest = memoryview(asyncio.run_coroutine_threadsafe(self._next(), self._loop).result())
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+    def read(self, size: int = -1) -> bytes:
+        """Exactly ``size`` bytes unless the body ends (a tar reader relies on it); all of them for -1."""
+        parts = []
+        left = size if size >= 0 else None
+        while left is None or left > 0:
+            part = super().read(PART_BYTES if left is None else left)
+            if not part:
+                break
+            parts.append(part)
+            left = None if left is None else left - len(part)
+        return b"".join(parts)
+
+    def parts(self) -> Iterator[bytes]:
+        """The body, part by part."""
+        while part := self.read(PART_BYTES):
+            yield part
+
+    async def drain(self) -> None:
+        """Read what is left (up to a bound) before an error is answered: closing the socket on unread bytes would reset
+        the connection, and the client would never see why."""
+        size = 0
+        while not self._ended and size < DRAIN_BYTES_MAX:
+            size += len(await self._next())
+
+    async def _next(self) -> bytes:
+        try:
+            async for part in self._parts:
+                if part:
+                    return part
+        except ClientDisconnect as error:
+            self._ended = True
+            raise UnavailableError(
+                "the client went away in the middle of its request", kind="client_gone"
+            ) from error
+        self._ended = True
+        return b""
+
+
+async def body_of(request: Request) -> AsyncIterator[BodyReader]:
+    """Dependency: the body, unbounded, for endpoints that stream it to disk."""
+    request.scope[BODY_LIMIT_KEY] = None
+    reader = BodyReader(request)
+    try:
+        yield reader
+    except Exception:
+        with contextlib.suppress(UnavailableError):
+            await reader.drain()
+        raise
+
+
+def streamed(
+    parts: Iterable[bytes], *, media_type: str, headers: dict[str, str] | None = None, status: int = 200
+) -> StreamingResponse:
+    """An answer made while it is sent. The first part is made at once, so that what fails early gets its own status."""
+    iterator = joined(parts)
+    first = next(iterator, b"")
+    return StreamingResponse(
+        chain([first], iterator), status_code=status, media_type=media_type, headers=headers
+    )
+
+
+def joined(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Small parts joined to larger ones: each costs a switch of threads."""
+    pending: list[bytes] = []
+    size = 0
+    for part in parts:
+        pending.append(part)
+        size += len(part)
+        if size >= PART_BYTES:
+            yield b"".join(pending)
+            pending, size = [], 0
+    if pending:
+        yield b"".join(pending)
+
+
+class LongPoll(Response, Generic[T]):
+    """Looks (in a thread, whenever the database has changed) until the answer is settled, the time is over or the client
+    is gone; then sends what it saw last."""
+
+    def __init__(
+        self, look: Callable[[], T], *, is_settled: Callable[[T], bool], wait_seconds: float, changes: Changes
+    ) -> None:
+        super().__init__()
+        self._look = look
+        self._is_settled = is_settled
+        self._wait_seconds = min(wait_seconds, WAIT_SECONDS_MAX)
+        self._changes = changes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            seen = await self._poll(gone)
+        finally:
+            gone.cancel()
+        if seen is not None:
+            await Response(seen.model_dump_json(), media_type="application/json")(scope, receive, send)
+
+    async def _poll(self, gone: asyncio.Task[None]) -> T | None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._wait_seconds
+        while not gone.done():
+            count = self._changes.count
+            seen = await run_in_threadpool(self._look)
+            if self._is_settled(seen) or loop.time() >= deadline:
+                return seen
+            again = min(deadline, loop.time() + LOOK_ANYWAY_SECONDS)
+            while self._changes.count == count and loop.time() < again and not gone.done():
+                await asyncio.sleep(LOOK_SECONDS)
+        return None
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+Tail = Callable[[int], tuple[list[dict[str, Any]], int, bool]]
+"""``offset -> (lines, next offset, whether no more will come)``."""
+
+
+def ndjson(tail: Tail, *, offset: int, follow: bool) -> StreamingResponse:
+    """Log lines as newline-delimited JSON: what is there, and with ``follow`` also what comes, until the end."""
+    first = tail(offset)  # here, in the endpoint's thread, so that a wrong name is a 404
+
+    async def lines() -> AsyncIterator[bytes]:
+        found, at, done = first
+        while True:
+            if found:
+                yield b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in found)
+            if done or (not follow and not found):
+                return
+            if not found:
+                await asyncio.sleep(FOLLOW_SECONDS)
+            found, at, done = await run_in_threadpool(tail, at)
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")

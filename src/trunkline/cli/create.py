@@ -1,0 +1,144 @@
+"""``create`` and ``update``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trunkline.cli.client import client
+from trunkline.cli.grammar import Output, Project, command, new_verb
+from trunkline.cli.output import Format, say, show, structured
+from trunkline.errors import InvalidInputError
+from trunkline.wire.base import Wire
+
+SpecFile = Annotated[Path, typer.Option("--file", "-f", help="Pipeline spec: JSON or YAML, one or many.")]
+Description = Annotated[str, typer.Option("--description", "-d", help="What it is for.")]
+
+
+def register(app: typer.Typer) -> None:
+    create = new_verb(
+        app, "create", "Create a namespace, project, repo, branch, pipeline, experiment, model …"
+    )
+    command(create, "namespace", "trunkline create namespace models")(create_namespace)
+    command(create, "project", "trunkline create project vision")(create_project)
+    command(create, "repo", "trunkline create repo dogs-and-cats")(create_repo)
+    command(create, "branch", "trunkline create branch images@staging --head master")(create_branch)
+    command(create, "pipeline", "trunkline create pipeline -f training-pipeline.json")(create_pipeline)
+    command(create, "experiment", "trunkline create experiment const.yaml experiment/")(create_experiment)
+    command(create, "model", "trunkline create model digits")(create_model)
+    command(create, "secret", "trunkline create secret -f pipeline-secret.yaml")(create_secret)
+    update = new_verb(app, "update", "Change a pipeline or a repo's description.")
+    command(update, "pipeline", "trunkline update pipeline -f training-pipeline.json")(update_pipeline)
+    command(update, "repo", "trunkline update repo images --description 'scans'")(update_repo)
+
+
+def created(value: Wire, output: Format | None, text: str) -> None:
+    """Say what was made, or print it."""
+    if output is not None:
+        structured(value, output)
+    else:
+        say(text)
+
+
+def create_namespace(name: str, output: Output = None) -> None:
+    """Create a namespace for secrets and inference services."""
+    created(client().create_namespace(name), output, f"namespace {name} created")
+
+
+def create_project(name: str, description: Description = "", output: Output = None) -> None:
+    """Create a project for repos and pipelines."""
+    created(client().create_project(name, description), output, f"project {name} created")
+
+
+def create_repo(
+    name: str, description: Description = "", project: Project = None, output: Output = None
+) -> None:
+    """Create a repo for data."""
+    made = client().create_repo(name, description, project=project)
+    created(made, output, f"repo {made.project}/{name} created")
+
+
+def update_repo(
+    name: str, description: Description = "", project: Project = None, output: Output = None
+) -> None:
+    """Change a repo's description."""
+    made = client().create_repo(name, description, project=project, update=True)
+    created(made, output, f"repo {made.project}/{name} updated")
+
+
+def create_branch(
+    address: Annotated[str, typer.Argument(metavar="REPO@BRANCH")],
+    head: Annotated[str | None, typer.Option("--head", help="A branch or commit it begins at.")] = None,
+    project: Project = None,
+    output: Output = None,
+) -> None:
+    """Create a branch, or move it to another head."""
+    made = client().create_branch(address, head=head, project=project)
+    created(made, output, f"branch {made.project}/{made.repo}@{made.name} created")
+
+
+def create_pipeline(
+    file: SpecFile,
+    update: Annotated[bool, typer.Option("--update", help="Make a new version of an existing one.")] = False,
+    reprocess: Annotated[bool, typer.Option("--reprocess", help="Process all data again.")] = False,
+    project: Project = None,
+    output: Output = None,
+) -> None:
+    """Create pipelines from a spec file; the folder that transform.code names is uploaded with it."""
+    for pipeline in client().create_pipelines(file, update=update, reprocess=reprocess, project=project):
+        what = "created" if pipeline.version == 1 else f"updated to version {pipeline.version}"
+        created(pipeline, output, f"pipeline {pipeline.project}/{pipeline.name} {what}")
+        for note in pipeline.notes if output is None else ():
+            say(f"note: {note}")
+
+
+def update_pipeline(
+    file: SpecFile,
+    reprocess: Annotated[bool, typer.Option("--reprocess", help="Process all data again.")] = False,
+    project: Project = None,
+    output: Output = None,
+) -> None:
+    """Make new versions of pipelines from a spec file."""
+    create_pipeline(file, True, reprocess, project, output)
+
+
+def create_experiment(
+    config: Annotated[Path, typer.Argument(help="Determined's experiment configuration (YAML).")],
+    code: Annotated[Path | None, typer.Argument(help="The folder with its code.")] = None,
+    label: Annotated[str, typer.Option("--label", help="A word to find it by.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print its log until it ends.")] = False,
+    output: Output = None,
+) -> None:
+    """Start an experiment."""
+    from trunkline.cli.logs import experiment_log  # noqa: PLC0415 (only with --follow)
+
+    try:
+        text = config.read_text()
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {config}: {error.strerror}", kind="bad_file") from error
+    api = client()
+    made = api.create_experiment(text, code, label=label)
+    created(made, output, f"experiment {made.id} created")
+    if output is None:
+        show(str(made.id))
+    if follow:
+        experiment_log(api, made.id, follow=True)
+
+
+def create_model(name: str, description: Description = "", output: Output = None) -> None:
+    """Create a model in the registry."""
+    created(client().create_model(name, description), output, f"model {name} created")
+
+
+def create_secret(
+    file: Annotated[
+        str, typer.Option("--file", "-f", help="Secret in Kubernetes' YAML or JSON; - is stdin.")
+    ],
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace.")] = None,
+) -> None:
+    """Store a secret; the same as 'apply' of its file."""
+    from trunkline.cli.apply import apply  # noqa: PLC0415 (registered in its own right, too)
+
+    apply(file, namespace, None)

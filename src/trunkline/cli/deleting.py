@@ -1,0 +1,82 @@
+"""``delete``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trunkline.cli.client import client
+from trunkline.cli.grammar import Force, Namespace, Project, command, new_verb
+from trunkline.cli.output import say
+
+
+def register(app: typer.Typer) -> None:
+    verb = new_verb(app, "delete", "Delete projects, repos, branches, files, pipelines, services …")
+    command(verb, "project", "trunkline delete project vision")(delete_project)
+    command(verb, "repo", "trunkline delete repo images")(delete_repo)
+    command(verb, "branch", "trunkline delete branch images@staging")(delete_branch)
+    command(verb, "file", "trunkline delete file images@master:/cats/1.png")(delete_file)
+    command(verb, "pipeline", "trunkline delete pipeline edges")(delete_pipeline)
+    command(verb, "namespace", "trunkline delete namespace models")(delete_namespace)
+    command(verb, "secret", "trunkline delete secret pipeline-secret")(delete_secret)
+    command(verb, "inferenceservice", "trunkline delete isvc sklearn-iris -n models")(delete_service)
+
+
+def delete_project(name: str, force: Force = False) -> None:
+    """Delete a project."""
+    client().delete_project(name, force=force)
+    say(f"project {name} deleted")
+
+
+def delete_repo(name: str, force: Force = False, project: Project = None) -> None:
+    """Delete a repo with all its commits."""
+    client().delete_repo(name, force=force, project=project)
+    say(f"repo {name} deleted")
+
+
+def delete_branch(
+    address: Annotated[str, typer.Argument(metavar="REPO@BRANCH")],
+    force: Force = False,
+    project: Project = None,
+) -> None:
+    """Delete a branch; its commits stay."""
+    client().delete_branch(address, force=force, project=project)
+    say(f"branch {address} deleted")
+
+
+def delete_file(
+    address: Annotated[str, typer.Argument(metavar="REPO@BRANCH:PATH")], project: Project = None
+) -> None:
+    """Delete a file, or a directory with all that is below it, as one commit."""
+    commit = client().delete_file(address, project=project)
+    say(f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
+
+
+def delete_pipeline(
+    name: str,
+    force: Force = False,
+    keep_repo: Annotated[bool, typer.Option("--keep-repo", help="Keep what it has made.")] = False,
+    project: Project = None,
+) -> None:
+    """Delete a pipeline with its jobs and its output."""
+    client().delete_pipeline(name, force=force, keep_repo=keep_repo, project=project)
+    say(f"pipeline {name} deleted")
+
+
+def delete_namespace(name: str) -> None:
+    """Delete an empty namespace."""
+    client().delete_namespace(name)
+    say(f"namespace {name} deleted")
+
+
+def delete_secret(name: str, namespace: Namespace = "default") -> None:
+    """Delete a secret."""
+    client().delete_secret(name, namespace=namespace)
+    say(f"secret {name} deleted")
+
+
+def delete_service(name: str, namespace: Namespace = "default") -> None:
+    """Take an inference service down."""
+    client().delete_inference_service(name, namespace=namespace)
+    say(f"inferenceservice {name} deleted")

@@ -1,0 +1,98 @@
+"""The grammar: verb groups whose nouns are found in singular and plural, and the nearest word where one is unknown."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from trunkline.cli.output import Format
+from trunkline.core.ids import is_commit_id
+from trunkline.core.suggest import did_you_mean
+from trunkline.errors import InvalidInputError
+
+NOUNS = {
+    "branch": "branches", "checkpoint": "checkpoints", "commit": "commits", "datum": "datums",
+    "experiment": "experiments", "file": "files", "inferenceservice": "inferenceservices", "job": "jobs",
+    "model": "models", "namespace": "namespaces", "pipeline": "pipelines", "project": "projects", "repo": "repos",
+    "secret": "secrets", "trial": "trials", "version": "versions",
+}  # fmt: skip
+SAME = {plural: singular for singular, plural in NOUNS.items()} | {
+    "isvc": "inferenceservice", "ns": "namespace", "branchs": "branch", "exp": "experiment",
+}  # fmt: skip
+"""Other words for a noun -> its singular, under which every command is registered."""
+ID_COMMAND = "ID"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Verb(TyperGroup):
+    """A verb: its nouns may be said in singular or plural."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word = args[0]
+        name = SAME.get(word, word)
+        if name not in self.commands and ID_COMMAND in self.commands and is_commit_id(word):
+            return ID_COMMAND, self.commands[ID_COMMAND], args
+        if name not in self.commands:
+            raise unknown_word(word, self, ctx)
+        return name, self.commands[name], args[1:]
+
+
+LATE = {"train": "trunkline.cli.loop", "deploy": "trunkline.cli.loop", "demo": "trunkline.cli.demo"}
+"""Commands whose modules are imported only when they are called (or listed); their ``register(app)`` adds them."""
+
+
+class Verbs(TyperGroup):
+    """The top level."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *LATE]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in LATE and cmd_name not in self.commands:
+            late = typer.Typer(rich_markup_mode=None)
+            importlib.import_module(LATE[cmd_name]).register(late)
+            self.commands.update(typer.main.get_group(late).commands)
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        found = self.get_command(ctx, args[0])
+        if found is None:
+            raise unknown_word(args[0], self, ctx)
+        return args[0], found, args[1:]
+
+
+def unknown_word(word: str, group: TyperGroup, ctx: Any) -> InvalidInputError:
+    """The error for a word that is no command, with the nearest one that is."""
+    shown = [name for name in group.list_commands(ctx) if name != ID_COMMAND]
+    hint = did_you_mean(word, [*shown, *(plural for plural, one in SAME.items() if one in shown)])
+    return InvalidInputError(
+        f"there is no command '{ctx.command_path} {word}'{hint or '; known are: ' + ', '.join(shown)}",
+        kind="unknown_command",
+    )
+
+
+def new_verb(parent: typer.Typer, name: str, help_text: str) -> typer.Typer:
+    """A verb with nouns below it."""
+    verb = typer.Typer(cls=Verb, help=help_text, no_args_is_help=True, rich_markup_mode=None)
+    parent.add_typer(verb, name=name)
+    return verb
+
+
+def command(parent: typer.Typer, name: str, example: str) -> Callable[[Function], Function]:
+    """A command whose help ends with an example."""
+    return parent.command(name, epilog=f"Example: {example}")
+
+
+# Options that many commands share.
+
+Output = Annotated[Format | None, typer.Option("--output", "-o", help="Print json or yaml.")]
+Project = Annotated[str | None, typer.Option("--project", help="The project; default: 'default'.")]
+FullTimestamps = Annotated[bool, typer.Option("--full-timestamps", help="Times instead of ages.")]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The namespace.")]
+Force = Annotated[bool, typer.Option("--force", help="Even if others depend on it.")]
+Number = Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="At most so many.")]

@@ -1,0 +1,84 @@
+"""``trunkline``: the program. Errors become one line and an exit code here, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+
+from trunkline.cli import (
+    apply,
+    create,
+    deleting,
+    files,
+    inspecting,
+    listing,
+    logs,
+    server,
+    steering,
+)
+from trunkline.cli.errors import INTERRUPTED, exit_code
+from trunkline.cli.grammar import Verbs
+from trunkline.cli.output import say
+from trunkline.errors import TrunklineError
+
+
+def build() -> typer.Typer:
+    """The whole grammar."""
+    app = typer.Typer(
+        cls=Verbs, name="trunkline", no_args_is_help=True, rich_markup_mode=None, add_completion=True,
+        pretty_exceptions_enable=False, context_settings={"help_option_names": ["--help", "-h"]},
+        help="Commit data, and get a tested, live model, with one ID that explains, replays or undoes it all.",
+        epilog="Example: trunkline up --detach",
+    )  # fmt: skip
+    server.register(app)
+    create.register(app)
+    get = listing.register(app)
+    inspecting.register(app)
+    files.register(app, get)
+    apply.register(app)
+    logs.register(app)
+    steering.register(app)
+    deleting.register(app)
+    return app
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    sys.exit(run(argv))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        result = typer.main.get_command(build()).main(argv, prog_name="trunkline", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except TrunklineError as error:
+        say(f"error: {error}")
+        return exit_code(error)
+    except typer.TyperException as error:
+        return _usage(error)
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has had enough; keep Python from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _usage(error: Any) -> int:
+    """A command that was written wrongly: one line and where to read on; a bare verb shows its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        context = getattr(error, "ctx", None)
+        hint = f"; see '{context.command_path} --help'" if context is not None else ""
+        say(f"error: {error.format_message().rstrip('.')}{hint}")
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""All that is printed: data to stdout, talk to stderr. The only module that prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import typer
+import yaml
+from pydantic import BaseModel
+
+HEADER_EVERY_LINES = 50
+
+
+class Format(StrEnum):
+    json = "json"
+    yaml = "yaml"
+
+
+def say(text: str) -> None:
+    """Talk: goes to stderr."""
+    print(text, file=sys.stderr)  # noqa: T201 (this is the place for it)
+
+
+def show(text: str) -> None:
+    """Data: goes to stdout, at once even into a pipe."""
+    print(text, flush=True)  # noqa: T201 (this is the place for it)
+
+
+def structured(value: Any, form: Format) -> None:
+    """Wire models (or a list of them) as JSON or YAML."""
+    plain = _plain(value)
+    if form is Format.json:
+        show(json.dumps(plain, indent=2, ensure_ascii=False))
+    else:
+        show(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip("\n"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=False)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Space-padded columns, the header again every 50 lines; only the header if there is nothing."""
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
+    for number, row in enumerate(cells):
+        if number % HEADER_EVERY_LINES == 0:
+            show(_padded(header, widths))
+        show(_padded(row, widths))
+    if not cells:
+        show(_padded(header, widths))
+
+
+def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
+    return " ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def one_line(text: str) -> str:
+    """Text for a cell of a table."""
+    return " ".join(text.split()) or "-"
+
+
+def described(pairs: Iterable[tuple[str, Any]]) -> None:
+    """``Label: value`` lines; lists and mappings as YAML below their label."""
+    for label, value in pairs:
+        if value is None or value == "" or value == () or value == [] or value == {}:
+            continue
+        if isinstance(value, dict | list | tuple):
+            text = yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True).rstrip()
+            show(f"{label}:\n  " + text.replace("\n", "\n  "))
+        else:
+            show(f"{label}: {value}")
+
+
+# --- words for numbers ---
+
+
+def size_text(size: float) -> str:
+    """``57.27KiB``: four significant digits."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            return f"{size:.4g}{unit}"
+        size /= 1024
+    raise AssertionError("the last unit takes everything")
+
+
+def duration_text(seconds: float) -> str:
+    """``5 minutes``, as people say it."""
+    if seconds < 1:
+        return "less than a second"
+    for limit, unit, length in (
+        (60, "second", 1), (3600, "minute", 60), (48 * 3600, "hour", 3600), (14 * 86400, "day", 86400),
+        (60 * 86400, "week", 7 * 86400), (730 * 86400, "month", 30 * 86400), (float("inf"), "year", 365 * 86400),
+    ):  # fmt: skip
+        if seconds < limit:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count != 1 else ''}"
+    raise AssertionError("the last limit takes everything")
+
+
+def short_age(seconds: float) -> str:
+    """``5m``, ``2h``, ``3d``, as kubectl says it."""
+    for limit, unit, length in ((120, "s", 1), (7200, "m", 60), (48 * 3600, "h", 3600)):
+        if seconds < limit:
+            return f"{int(max(0, seconds) // length)}{unit}"
+    return f"{int(seconds // 86400)}d"
+
+
+def time_text(at: float | None, full: bool) -> str:
+    """``5 minutes ago``, or the full time in RFC 3339."""
+    if at is None:
+        return "-"
+    if full:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{duration_text(time.time() - at)} ago"
+
+
+def bar(part: float, width: int = 8) -> str:
+    """A fixed-width bar for a table."""
+    full = round(max(0.0, min(1.0, part)) * width)
+    return "▇" * full + "-" * (width - full)
+
+
+@contextmanager
+def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with typer.progressbar(length=max(total, 1), label=label, file=sys.stderr) as shown:
+        yield shown.update

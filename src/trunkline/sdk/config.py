@@ -1,0 +1,56 @@
+"""How a client finds its server: ``TRUNKLINE_URL`` and ``TRUNKLINE_TOKEN``, then the data directory.
+
+The only place in the SDK that reads the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from trunkline.errors import UnauthenticatedError, UnavailableError
+
+
+def home() -> Path:
+    """``$TRUNKLINE_HOME``, or ``~/.trunkline``."""
+    return Path(os.environ.get("TRUNKLINE_HOME") or Path.home() / ".trunkline").absolute()
+
+
+def recorded_url() -> str | None:
+    """The URL that the data directory's control server has written down; None if none ever ran there."""
+    try:
+        found = json.loads((home() / "run" / "server.json").read_text())
+        return str(found["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find_url() -> str:
+    """:raises UnavailableError: ``no_server``."""
+    url = os.environ.get("TRUNKLINE_URL") or recorded_url()
+    if url is None:
+        raise UnavailableError(
+            f"no trunkline server runs in {home()}: start one with 'trunkline up', or set TRUNKLINE_URL",
+            kind="no_server",
+        )
+    return url
+
+
+def find_token() -> str:
+    """:raises UnauthenticatedError: ``no_token``."""
+    token = os.environ.get("TRUNKLINE_TOKEN")
+    if token:
+        return token
+    try:
+        return (home() / "token").read_text().strip()
+    except OSError as error:
+        raise UnauthenticatedError(
+            f"no token: set TRUNKLINE_TOKEN, or run this as the user who owns {home() / 'token'}",
+            kind="no_token",
+        ) from error
+
+
+def environment_project() -> str | None:
+    """The project a job runs in, inside user code; None elsewhere."""
+    return os.environ.get("TRUNKLINE_PROJECT") or None

@@ -1,0 +1,363 @@
+"""Data: projects, repos, branches, commits and files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from trunkline.core.paths import parse_address
+from trunkline.errors import InvalidInputError, NotFoundError, UnavailableError
+from trunkline.sdk import config
+from trunkline.sdk.tar import Source, files_below
+from trunkline.sdk.transport import Body, Download, Transport, path_of
+from trunkline.wire.branches import Branch
+from trunkline.wire.commits import Commit, CommitSet
+from trunkline.wire.files import DiffEntry, FileInfo, TreeInfo
+from trunkline.wire.projects import Project
+from trunkline.wire.repos import Repo
+
+POLL_SECONDS = 30.0
+"""How long one request of a wait lasts."""
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes that were just sent or received."""
+
+
+class DataMethods(Transport):
+    """The part of the client that speaks of data. Addresses are ``[project/]repo@branch-or-ID[:path]``; ``project`` is
+    meant where the address names none."""
+
+    @property
+    def project(self) -> str:
+        """The project that is meant where none is named: inside a job the job's own, else ``default``."""
+        return config.environment_project() or "default"
+
+    # --- projects ---
+
+    def create_project(self, name: str, description: str = "") -> Project:
+        """Create a project.
+
+        >>> client.create_project("vision")
+        """
+        body = {"name": name, "description": description}
+        return Project.model_validate(self.call("POST", path_of("projects"), json=body))
+
+    def list_projects(self) -> list[Project]:
+        """All projects.
+
+        >>> [project.name for project in client.list_projects()]
+        """
+        return [Project.model_validate(one) for one in self._items(path_of("projects"))]
+
+    def inspect_project(self, name: str) -> Project:
+        """One project.
+
+        >>> client.inspect_project("default").created_at
+        """
+        return Project.model_validate(self.call("GET", path_of("projects", name)))
+
+    def delete_project(self, name: str, *, force: bool = False) -> None:
+        """Delete a project; one that holds repos only with ``force``.
+
+        >>> client.delete_project("vision")
+        """
+        self.call("DELETE", path_of("projects", name), query={"force": force})
+
+    # --- repos and branches ---
+
+    def create_repo(
+        self, name: str, description: str = "", *, project: str | None = None, update: bool = False
+    ) -> Repo:
+        """Create a repo; ``update`` changes the description of an existing one.
+
+        >>> client.create_repo("images")
+        """
+        body = {"name": name, "description": description, "update": update}
+        return Repo.model_validate(self.call("POST", self._in(project, "repos"), json=body))
+
+    def list_repos(self, project: str | None = None) -> list[Repo]:
+        """The repos of a project, or all.
+
+        >>> [repo.name for repo in client.list_repos()]
+        """
+        path = path_of("repos") if project is None else path_of("projects", project, "repos")
+        return [Repo.model_validate(one) for one in self._items(path)]
+
+    def inspect_repo(self, name: str, *, project: str | None = None) -> Repo:
+        """One repo.
+
+        >>> client.inspect_repo("images").size
+        """
+        return Repo.model_validate(self.call("GET", self._in(project, "repos", name)))
+
+    def delete_repo(self, name: str, *, project: str | None = None, force: bool = False) -> None:
+        """Delete a repo; one that others follow only with ``force``.
+
+        >>> client.delete_repo("images")
+        """
+        self.call("DELETE", self._in(project, "repos", name), query={"force": force})
+
+    def create_branch(self, address: str, *, head: str | None = None, project: str | None = None) -> Branch:
+        """Create or move a branch.
+
+        >>> client.create_branch("images@staging", head="master")
+        """
+        where = parse_address(address, project or self.project)
+        if where.branch is None:
+            raise InvalidInputError(f"{address!r} names no branch: write repo@branch", kind="bad_address")
+        body = {"name": where.branch, "head": head}
+        path = path_of("projects", where.project, "repos", where.repo, "branches")
+        return Branch.model_validate(self.call("POST", path, json=body))
+
+    def list_branches(self, repo: str, *, project: str | None = None) -> list[Branch]:
+        """The branches of a repo.
+
+        >>> [branch.name for branch in client.list_branches("images")]
+        """
+        return [Branch.model_validate(one) for one in self._items(self._repo(repo, project, "branches"))]
+
+    def inspect_branch(self, address: str, *, project: str | None = None) -> Branch:
+        """One branch.
+
+        >>> client.inspect_branch("images@master").head
+        """
+        return Branch.model_validate(self.call("GET", self._branch(address, project)))
+
+    def delete_branch(self, address: str, *, project: str | None = None, force: bool = False) -> None:
+        """Delete a branch; one that others follow only with ``force``.
+
+        >>> client.delete_branch("images@staging")
+        """
+        self.call("DELETE", self._branch(address, project), query={"force": force})
+
+    # --- commits ---
+
+    def start_commit(self, address: str, description: str = "", *, project: str | None = None) -> Commit:
+        """Open a commit on a branch; what is put to the branch then gathers in it.
+
+        >>> client.start_commit("images@master", "the second batch")
+        """
+        where = parse_address(address, project or self.project)
+        body = {"branch": where.branch or "master", "description": description}
+        path = path_of("projects", where.project, "repos", where.repo, "commits")
+        return Commit.model_validate(self.call("POST", path, json=body))
+
+    def finish_commit(
+        self, address: str, description: str | None = None, *, project: str | None = None
+    ) -> Commit:
+        """Finish an open commit, which then never changes again.
+
+        >>> client.finish_commit("images@master")
+        """
+        body = {"at": address, "description": description}
+        return Commit.model_validate(self.call("POST", self._in(project, "commits", "finish"), json=body))
+
+    def inspect_commit(self, address: str, *, project: str | None = None) -> Commit:
+        """One commit.
+
+        >>> client.inspect_commit("images@master^").size
+        """
+        query = {"at": address}
+        return Commit.model_validate(self.call("GET", self._in(project, "commits"), query=query))
+
+    def list_commits(
+        self, repo: str, *, branch: str | None = None, limit: int = 100, project: str | None = None
+    ) -> list[Commit]:
+        """The commits of a repo, newest first.
+
+        >>> [commit.id for commit in client.list_commits("images", branch="master")]
+        """
+        query = {"branch": branch, "limit": limit}
+        return [
+            Commit.model_validate(one) for one in self._items(self._repo(repo, project, "commits"), query)
+        ]
+
+    def list_commit_sets(self, *, limit: int = 100) -> list[CommitSet]:
+        """The commit sets, newest first: each is all that one change has caused.
+
+        >>> client.list_commit_sets(limit=1)[0].id
+        """
+        return [CommitSet.model_validate(one) for one in self._items(path_of("commits"), {"limit": limit})]
+
+    def inspect_commit_set(self, commit_id: str) -> CommitSet:
+        """All commits that bear an ID.
+
+        >>> client.inspect_commit_set("1035715e796f45caae7a1d3ffd1f93ca").commits
+        """
+        return CommitSet.model_validate(self.call("GET", path_of("commits", commit_id)))
+
+    def wait_commit(self, address: str, *, project: str | None = None) -> Commit:
+        """Wait until a commit is finished.
+
+        >>> client.wait_commit("edges@1035715e796f45caae7a1d3ffd1f93ca").error
+        """
+        while True:
+            query = {"at": address, "wait_seconds": POLL_SECONDS}
+            commit = Commit.model_validate(self.call("GET", self._in(project, "commits"), query=query))
+            if commit.is_finished:
+                return commit
+            address, project = f"{commit.repo}@{commit.id}", commit.project
+
+    def wait_commit_set(self, commit_id: str) -> CommitSet:
+        """Wait until all that a change causes is finished.
+
+        >>> client.wait_commit_set("1035715e796f45caae7a1d3ffd1f93ca")
+        """
+        while True:
+            query = {"wait_seconds": POLL_SECONDS}
+            found = CommitSet.model_validate(self.call("GET", path_of("commits", commit_id), query=query))
+            if found.is_finished:
+                return found
+
+    # --- files ---
+
+    def put_file(
+        self, address: str, content: Body, *, append: bool = False, modified_at: float | None = None,
+        executable: bool = False, project: str | None = None,
+    ) -> Commit:  # fmt: skip
+        """Write one file from bytes, an iterable of bytes or an open binary file; returns its commit.
+
+        >>> client.put_file("images@master:/notes.txt", b"hello")
+        """
+        query = {"at": address, "append": append, "mtime": modified_at, "executable": executable}
+        return Commit.model_validate(self.upload(self._in(project, "files"), content, query=query))
+
+    def put_files(
+        self, address: str, files: Path | Iterable[tuple[str, Source]], *, append: bool = False,
+        project: str | None = None, progress: Progress | None = None,
+    ) -> Commit:  # fmt: skip
+        """Write many files as one commit: all below a folder, or given as ``(name, path or bytes)``.
+
+        >>> client.put_files("images@master:/cats", Path("cats/"))
+        """
+        found = files_below(files) if isinstance(files, Path) else files
+        query = {"at": address, "append": append}
+        answer = self.upload_tar(self._in(project, "archive"), found, query=query, progress=progress)
+        return Commit.model_validate(answer)
+
+    def get_file(
+        self, address: str, *, offset: int = 0, length: int | None = None, project: str | None = None
+    ) -> Download:
+        """Open one file for reading, as a stream.
+
+        >>> with client.get_file("images@master:/notes.txt") as stream: stream.read()
+        """
+        headers = {}
+        if offset or length is not None:
+            last = "" if length is None else str(offset + length - 1)
+            headers["range"] = f"bytes={offset}-{last}"
+        return self.download(self._in(project, "files"), query={"at": address}, headers=headers)
+
+    def get_files(
+        self, address: str, folder: Path, *, glob: str | None = None, project: str | None = None
+    ) -> int:
+        """Write the files of a directory below a local folder; returns how many.
+
+        >>> client.get_files("images@master:/cats", Path("cats/"))
+        """
+        where = parse_address(address, project or self.project)
+        top = (where.path or "/").strip("/")
+        scratch = folder.parent / f".{folder.name}.part"
+        try:
+            query = {"at": address, "glob": glob}
+            count = self.download_folder(self._in(project, "archive"), scratch, query=query)
+            source = scratch / top if top and glob is None else scratch
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.move)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{address} holds no files", kind="no_file") from error
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot write below {folder}: {error.strerror}", kind="not_written"
+            ) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return count
+
+    def inspect_file(self, address: str, *, project: str | None = None) -> FileInfo:
+        """Size, hash and times of a file or directory.
+
+        >>> client.inspect_file("images@master:/cats").size
+        """
+        return FileInfo.model_validate(self.call("GET", self._in(project, "stat"), query={"at": address}))
+
+    def list_files(
+        self, address: str, *, walk: bool = False, glob: str | None = None, project: str | None = None
+    ) -> list[FileInfo]:
+        """A directory's entries; with ``walk`` everything below it; with ``glob`` what matches in the whole commit.
+
+        >>> [file.path for file in client.list_files("images@master:/")]
+        """
+        query = {"at": address, "walk": walk, "glob": glob}
+        return [FileInfo.model_validate(one) for one in self._items(self._in(project, "tree"), query)]
+
+    def diff_files(
+        self, address: str, old: str | None = None, *, project: str | None = None
+    ) -> list[DiffEntry]:
+        """What changed since ``old``, or since the commit before.
+
+        >>> [(entry.op, entry.new) for entry in client.diff_files("images@master:/")]
+        """
+        query = {"at": address, "old": old}
+        return [DiffEntry.model_validate(one) for one in self._items(self._in(project, "diff"), query)]
+
+    def copy_file(self, source: str, target: str, *, project: str | None = None) -> Commit:
+        """Copy a file or a directory inside the store; free of cost, whatever its size.
+
+        >>> client.copy_file("images@staging:/cats", "images@master:/cats")
+        """
+        body = {"source": source, "to": target}
+        return Commit.model_validate(self.call("POST", self._in(project, "files", "copy"), json=body))
+
+    def delete_file(self, address: str, *, project: str | None = None) -> Commit:
+        """Delete a file, or a directory with all that is below it.
+
+        >>> client.delete_file("images@master:/notes.txt")
+        """
+        return Commit.model_validate(self.call("DELETE", self._in(project, "files"), query={"at": address}))
+
+    def create_fileset(
+        self, files: Path | Iterable[tuple[str, Source]], *, base: str | None = None
+    ) -> TreeInfo:
+        """Store files without a commit, e.g. the code of a pipeline.
+
+        >>> client.create_fileset(Path("code/")).root
+        """
+        found = files_below(files) if isinstance(files, Path) else files
+        return TreeInfo.model_validate(self.upload_tar(path_of("filesets"), found, query={"base": base}))
+
+    # --- helpers ---
+
+    def _items(self, path: str, query: dict[str, Any] | None = None) -> Iterator[Any]:
+        """All items of a list, page by page."""
+        cursor = None
+        while True:
+            page = self.call("GET", path, query={**(query or {}), "cursor": cursor})
+            yield from page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                return
+
+    def _in(self, project: str | None, *parts: str) -> str:
+        return path_of("projects", project or self.project, *parts)
+
+    def _repo(self, repo: str, project: str | None, *parts: str) -> str:
+        where = parse_address(repo.partition("@")[0], project or self.project)
+        return path_of("projects", where.project, "repos", where.repo, *parts)
+
+    def _branch(self, address: str, project: str | None) -> str:
+        where = parse_address(address, project or self.project)
+        return path_of("projects", where.project, "repos", where.repo, "branches", where.branch or "master")
+
+
+def copied(source: Download, target: IO[bytes], progress: Progress | None = None) -> int:
+    """Copy a stream part by part; returns the number of bytes."""
+    size = 0
+    for part in source.parts():
+        target.write(part)
+        size += len(part)
+        if progress is not None:
+            progress(len(part))
+    return size

@@ -1,0 +1,232 @@
+"""The composition root: the one place that knows every domain and every driver, and how they fit together.
+
+Domains get what they need as arguments. What two of them must do together without knowing each other (a service that loads
+a model out of a repo, a pipeline whose jobs need tokens) is tied here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from trunkline.access.model import Scope
+from trunkline.access.service import AccessService
+from trunkline.core.clock import Clock, SystemClock
+from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, is_commit_id
+from trunkline.errors import InvalidInputError, NotFoundError
+from trunkline.jobs.engines.process import ProcessEngine
+from trunkline.jobs.model import LaunchSpec
+from trunkline.jobs.outbox import Outbox
+from trunkline.jobs.pool import Pool, ProcessTable
+from trunkline.jobs.queue import TaskQueue
+from trunkline.jobs.service import JobsService
+from trunkline.pipelines.service import PipelineService
+from trunkline.registry.model import LATEST
+from trunkline.registry.service import RegistryService
+from trunkline.secrets.service import SecretsService
+from trunkline.serving.service import ServingService
+from trunkline.settings import Settings, inherited_environment
+from trunkline.storage.db.engine import Database
+from trunkline.storage.objects.local import LocalStore
+from trunkline.training.service import TrainingService
+from trunkline.versioning.service import VersioningService
+
+log = logging.getLogger(__name__)
+
+_REPO_URI = re.compile(r"(?:trunkline://)?([\w-]+/)?[\w-]+@[^:]+(:.*)?", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Everything the edges call."""
+
+    settings: Settings
+    clock: Clock
+    db: Database
+    access: AccessService
+    jobs: JobsService
+    table: ProcessTable
+    versioning: VersioningService
+    secrets: SecretsService
+    registry: RegistryService
+    pipelines: PipelineService
+    training: TrainingService
+    serving: ServingService
+    started_at: float
+
+    def start(self) -> None:
+        """Adopt what still runs, and start the background loops."""
+        self._forget_old_workers()
+        self.jobs.start()
+        self.serving.start()
+
+    def stop_work(self) -> None:
+        """End the loops and the workers. The API must still answer meanwhile: workers give their tasks back through it."""
+        self.jobs.stop()
+        self.jobs.pool.stop_all()
+
+    def stop(self) -> None:
+        """End everything else that was started here: replicas, the gateway, and whatever worker is left."""
+        self.jobs.stop()
+        self.serving.stop_all()
+        stop_children(self.table)
+        self.db.close()
+
+    def _forget_old_workers(self) -> None:
+        """Revoke the tokens of workers that ended while nobody looked."""
+        running = {f"worker:{process.id}" for process in self.table.running("worker")}
+        for subject in self.access.subjects(Scope.WORKER) - running:
+            self.access.revoke(subject)
+
+
+def build(settings: Settings, *, clock: Clock | None = None) -> Services:
+    """Wire everything up; nothing runs yet."""
+    clock = clock or SystemClock()
+    db = Database(settings.url_of_database)
+    access = AccessService(db, clock)
+    outbox = Outbox(db, clock)
+    queue = TaskQueue(db, clock, settings.lease_seconds)
+    table = ProcessTable(db, clock, {"process": ProcessEngine()})
+    commands = WorkerCommands(settings, access)
+    pool = Pool(db=db, queue=queue, table=table, command=commands, limits={"trial": settings.trials_max})
+    jobs = JobsService(db=db, clock=clock, queue=queue, outbox=outbox, pool=pool)
+    versioning = VersioningService(
+        db=db, objects=LocalStore(settings.objects_dir), clock=clock, publish=outbox.publish
+    )
+    secrets = SecretsService(db=db, clock=clock)
+    registry = RegistryService(db=db, clock=clock, versioning=versioning, publish=outbox.publish)
+    pipelines = PipelineService(
+        db=db, clock=clock, versioning=versioning, jobs=jobs, secrets=secrets, settings=settings,
+        issue_token=access.issue,
+    )  # fmt: skip
+    training = TrainingService(
+        db=db, clock=clock, versioning=versioning, registry=registry, jobs=jobs, settings=settings
+    )
+    serving = ServingService(
+        db=db, clock=clock, secrets=secrets, settings=settings, table=table, jobs=jobs,
+        open_model=ModelResolver(versioning, registry),
+    )  # fmt: skip
+    pipelines.register()
+    training.register()
+    return Services(
+        settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning,
+        secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
+        started_at=clock.now(),
+    )  # fmt: skip
+
+
+def stop_children(table: ProcessTable) -> int:
+    """End every process that the server has started, workers first; returns how many there were."""
+    order = {"worker": 0, "replica": 1, "gateway": 2}
+    found = sorted(table.running(), key=lambda process: order.get(process.kind, 1))
+    for process in found:
+        table.stop(process)
+    return len(found)
+
+
+class WorkerCommands:
+    """How worker processes are started: which program, and the little they may know."""
+
+    def __init__(self, settings: Settings, access: AccessService) -> None:
+        self._settings = settings
+        self._access = access
+
+    def __call__(self, process_id: str, worker: str, queue: str) -> LaunchSpec:
+        settings = self._settings
+        # No expiry: a trial may take weeks. The token ends with the process (see Services.start).
+        token = self._access.issue(Scope.WORKER, f"worker:{process_id}", None)
+        env = {
+            **inherited_environment(),
+            "TRUNKLINE_HOME": str(settings.home),
+            "TRUNKLINE_URL": settings.url,
+            "TRUNKLINE_WORKER_TOKEN": token,
+            "TRUNKLINE_PROCESS_ID": process_id,
+            "TRUNKLINE_SANDBOX": settings.sandbox,
+            "TRUNKLINE_WORKER_IDLE_SECONDS": str(settings.worker_idle_seconds),
+        }
+        return LaunchSpec(
+            id=process_id,
+            argv=(sys.executable, "-m", "trunkline.workers.main", "--worker", worker, "--queue", queue),
+            env=env,
+            cwd=str(settings.home),
+            log_path=str(Path(settings.logs_dir) / "workers" / f"{process_id}.log"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeSource:
+    """A directory (or a single file) of a stored tree, as the model of a service."""
+
+    versioning: VersioningService
+    root: TreeHash
+    path: str
+    identity: str
+    uri: str
+    commit_id: str
+
+    def copy_to(self, folder: Path) -> None:
+        """Write the files below ``folder``, executable bits included."""
+        top = self.path.rstrip("/")
+        prefix = (
+            len(top) + 1
+            if self.versioning.stat(self.root, self.path).is_dir
+            else len(top.rpartition("/")[0]) + 1
+        )
+        for info in self.versioning.walk(self.root, self.path):
+            if info.is_dir:
+                continue
+            target = folder / info.path[prefix:]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                for part in self.versioning.read(self.root, info.path):
+                    file.write(part)
+            if info.executable:
+                target.chmod(0o755)
+
+
+class ModelResolver:
+    """Opens a ``storageUri`` that names something stored here: ``[trunkline://][project/]repo@branch-or-ID[:/path]``, or
+    ``model://NAME/VERSION`` for the package of a registered version."""
+
+    def __init__(self, versioning: VersioningService, registry: RegistryService) -> None:
+        self._versioning = versioning
+        self._registry = registry
+
+    def __call__(self, uri: str) -> TreeSource:
+        """:raises InvalidInputError: ``bad_storage_uri``. :raises NotFoundError: if what it names is not there."""
+        if uri.startswith("model://"):
+            return self._open_version(uri)
+        if not _REPO_URI.fullmatch(uri):
+            raise InvalidInputError(
+                f"storageUri {uri!r} is not understood: write file:///folder, [project/]repo@branch:/path or "
+                "model://NAME/VERSION",
+                kind="bad_storage_uri",
+                details={"storageUri": uri},
+            )
+        commit, root, path = self._versioning.resolve(DEFAULT_PROJECT, uri.removeprefix("trunkline://"))
+        return self._source(root, path, f"trunkline://{commit.address}:{path}", commit.id)
+
+    def _open_version(self, uri: str) -> TreeSource:
+        model, _, ref = uri.removeprefix("model://").rstrip("/").partition("/")
+        version = self._registry.get_version(model, ref or LATEST)
+        if version.package_root is None:
+            raise NotFoundError(
+                f"version {version.name} of model {model} has no package yet: 'trunkline deploy' makes one",
+                kind="no_package",
+            )
+        commit_id = version.name if is_commit_id(version.name) else ""
+        return self._source(version.package_root, "/", f"model://{model}/{version.name}", commit_id)
+
+    def _source(self, root: TreeHash, path: str, uri: str, commit_id: str) -> TreeSource:
+        found = self._versioning.stat(root, path)
+        return TreeSource(
+            versioning=self._versioning,
+            root=root,
+            path=found.path,
+            identity=found.hash,
+            uri=uri,
+            commit_id=commit_id,
+        )

@@ -1,0 +1,62 @@
+"""Jobs and their datums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trunkline.wire.base import Wire
+
+
+class JobInput(Wire):
+    name: str
+    project: str
+    repo: str
+    branch: str
+    commit: str
+
+
+class Job(Wire):
+    project: str
+    pipeline: str
+    id: str
+    version: int
+    status: str
+    phase: str
+    reason: str
+    """Why it failed; empty otherwise."""
+    inputs: tuple[JobInput, ...]
+    total: int
+    processed: int
+    skipped: int
+    failed: int
+    recovered: int
+    stats: dict[str, float]
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+class DatumInput(Wire):
+    name: str
+    project: str
+    repo: str
+    branch: str
+    commit: str
+    root: str
+    paths: tuple[str, ...]
+    hash: str
+    size: int
+
+
+class Datum(Wire):
+    id: str
+    identity: str
+    status: str
+    inputs: tuple[DatumInput, ...]
+    output_root: str | None
+    recovered: bool
+    attempts: int
+    reason: str
+    stats: dict[str, Any]
+    started_at: float | None
+    finished_at: float | None

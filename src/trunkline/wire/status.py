@@ -1,0 +1,59 @@
+"""The server itself, and everything of one ID."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from trunkline.wire.base import Wire
+from trunkline.wire.commits import Commit
+from trunkline.wire.experiments import Experiment
+from trunkline.wire.inferenceservices import Revision
+from trunkline.wire.jobs import Job
+from trunkline.wire.models import ModelVersion
+
+
+class Process(Wire):
+    """A child of the control server."""
+
+    id: str
+    kind: str
+    subject: str
+    pid: int | None
+
+
+class Status(Wire):
+    version: str
+    home: str
+    pid: int
+    url: str
+    gateway_url: str
+    started_at: float
+    processes: list[Process]
+
+
+class ConsoleLink(Wire):
+    """A link that opens the console once, within ten minutes."""
+
+    url: str
+
+
+class Everything(Wire):
+    """All that bears one ID."""
+
+    id: str
+    commits: list[Commit]
+    jobs: list[Job]
+    experiments: list[Experiment]
+    versions: list[ModelVersion]
+    revisions: list[Revision]
+
+
+class LogLine(Wire):
+    """One line of a log."""
+
+    ts: float
+    text: str
+    stream: str
+    extra: dict[str, Any] = Field(default_factory=dict)

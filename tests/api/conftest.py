@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from trunkline.api.app import create_app
+from trunkline.services import Services, build
+from trunkline.settings import Settings
+
+BASE_URL = "http://127.0.0.1:8900"
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    """Real services on a real data directory; their background loops do not run."""
+    home = tmp_path / "home"
+    home.mkdir()
+    found = build(Settings(home=home, request_bytes_max=100_000))
+    yield found
+    found.db.close()
+
+
+@pytest.fixture
+def anyone(services: Services) -> TestClient:
+    """A client without a token."""
+    return TestClient(create_app(services), base_url=BASE_URL, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def owner(services: Services, anyone: TestClient) -> TestClient:
+    """A client with the owner's token."""
+    anyone.headers["authorization"] = f"Bearer {services.access.admin_token(services.settings.token_file)}"
+    return anyone

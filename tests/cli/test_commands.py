@@ -1,0 +1,214 @@
+"""Commands against a real server, in this process."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import yaml
+
+from tests.cli.conftest import Shell
+
+
+def test_data_in_and_out(shell: Shell, tmp_path: Path) -> None:
+    source = tmp_path / "pictures"
+    (source / "cats").mkdir(parents=True)
+    (source / "cats" / "1.png").write_bytes(b"cat")
+    (source / "dog.png").write_bytes(b"dog!")
+    shell("create repo pets -d 'small ones'")
+    assert shell("create repo pets", code=5).err.startswith("error: ")
+    shell(f"put file pets@master:/data1 -r -f {source}")
+    listed = shell("list files pets@master:/data1").out
+    assert listed.splitlines()[0].split() == ["SIZE", "NAME"]
+    assert "/data1/cats/" in listed and "4B   /data1/dog.png" in listed
+    shell(f"get file pets@master:/data1 -r -o {tmp_path / 'out'}")
+    assert (tmp_path / "out" / "cats" / "1.png").read_bytes() == b"cat"
+    assert shell("get file pets@master:/data1/dog.png").out == "dog!"
+    shell("put file pets@master:/note.txt -f -", stdin=b"one\n")
+    shell("put file pets@master:/note.txt -a -f -", stdin=b"two\n")
+    shell(f"get file pets@master:/note.txt -o {tmp_path / 'note'}")
+    assert (tmp_path / "note").read_text() == "one\ntwo\n"
+    assert [line.split()[0] for line in shell("diff file pets@master").out.splitlines()[1:]][-1] == "~"
+    assert "/data1/cats/1.png" in shell("glob file 'pets@master:/**.png'").out
+    shell("copy file pets@master:/data1 pets@master:/data2")
+    shell("delete file pets@master:/data1")
+    names = [file["path"] for file in json.loads(shell("list files pets@master -o json").out)]
+    assert names == ["/data2/", "/note.txt"]
+
+
+def test_where_files_go(shell: Shell, tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "c.txt").write_text("c")
+    a, b, d = tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "d"
+    shell("create repo places")
+    shell(f"put file places@master -f {a}")
+    shell(f"put file places@master:/one -f {a}")
+    shell(f"put file places@master:/in/ -f {a}")
+    shell(f"put file places@master:/many -f {a} -f {b}")
+    shell(f"put file places@master -r -f {d}")
+    shell(f"put file places@master:/ -r -f {d}")
+    files = json.loads(shell("list files places@master -r -o json").out)
+    assert {f["path"] for f in files if not f["is_dir"]} == {
+        "/a.txt", "/one", "/in/a.txt", "/many/a.txt", "/many/b.txt", "/d/c.txt", "/c.txt",
+    }  # fmt: skip
+    assert "put it with -r" in shell(f"put file places@master -f {d}", code=2).err
+    assert "no file" in shell(f"put file places@master -f {tmp_path / 'nope'}", code=2).err
+    commits = len(json.loads(shell("list commits places -o json").out))
+    shell(f"put file places@master -f {a} -f {tmp_path / 'nope'}", code=2)
+    assert len(json.loads(shell("list commits places -o json").out)) == commits
+
+
+def test_open_commits(shell: Shell) -> None:
+    shell("create repo opened")
+    commit = shell("start commit opened@master -m first").out.strip()
+    shell("put file opened@master:/a -f -", stdin=b"a")
+    shell("put file opened@master:/b -f -", stdin=b"b")
+    shell("finish commit opened@master")
+    shell(f"wait commit opened@{commit}")
+    assert "opened" in shell(f"inspect {commit}").out
+    assert shell(f"inspect {'f' * 32}", code=4).err.startswith("error: nothing bears the ID")
+    row = shell("list commits opened").out.splitlines()[1].split()
+    assert row[:4] == ["default", "opened", "master", commit] and row[-2:] == ["USER", "first"]
+    assert shell("list commits").out.splitlines()[0].split() == [
+        "ID",
+        "SUBCOMMITS",
+        "PROGRESS",
+        "CREATED",
+        "MODIFIED",
+    ]
+    shell("create branch opened@side --head master")
+    assert "side" in shell("list branches opened").out
+    shell("delete branch opened@side")
+
+
+def test_a_pipeline_from_its_file(shell: Shell, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "count.py").write_text(
+        "import os, pathlib\n"
+        "print('counting', os.environ['GREETING'])\n"
+        "root = pathlib.Path(os.environ['numbers'])\n"
+        "n = sum(1 for p in (root.rglob('*') if root.is_dir() else [root]) if p.is_file())\n"
+        "pathlib.Path('/pfs/out/n').write_text(str(n))\n"
+    )
+    spec = {
+        "pipeline": {"name": "count"},
+        "input": {"pfs": {"repo": "numbers", "glob": "/"}},
+        "transform": {
+            "image": "trunkline", "code": "code", "cmd": ["python", "count.py"],
+            "secrets": [{"name": "greeting", "key": "word", "env_var": "GREETING"}],
+        },
+    }  # fmt: skip
+    (tmp_path / "count.json").write_text(json.dumps(spec))
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "greeting"},
+        "stringData": {"word": "aloud"},
+    }
+    shell("apply -f -", stdin=yaml.safe_dump(secret).encode())
+    listed = shell("get secrets").out
+    assert "greeting" in listed and "aloud" not in listed
+    shell("create repo numbers")
+    shell("put file numbers@master:/1 -f -", stdin=b"1")
+    shell(f"create pipeline -f {tmp_path / 'count.json'}")
+    shell("wait commit count@master")
+    assert shell("get file count@master:/n").out == "1"
+    assert "counting aloud" in shell("logs -p count").out
+    commit = json.loads(shell("list commits count -o json").out)[0]["id"]
+    assert f"ID: {commit}" in shell(f"inspect job count@{commit}").out
+    assert "default count" in shell("list jobs -p count").out
+    assert "default/numbers:/" in shell("list pipelines").out
+    assert "succeeded" in shell(f"list datums count@{commit}").out
+    shell("stop pipeline count")
+    shell("start pipeline count")
+    shell("delete pipeline count")
+
+
+def test_bad_specs_are_one_line(shell: Shell, tmp_path: Path) -> None:
+    spec = {
+        "pipeline": {"name": "x"},
+        "input": {"pfs": {"repo": "r", "glub": "/"}},
+        "transform": {"cmd": ["true"]},
+    }
+    (tmp_path / "x.json").write_text(json.dumps(spec))
+    done = shell(f"create pipeline -f {tmp_path / 'x.json'}", code=2)
+    assert "input.pfs.glub" in done.err and "did you mean 'glob'" in done.err
+    (tmp_path / "y.json").write_text("{nope: [")
+    assert "neither JSON nor YAML" in shell(f"create pipeline -f {tmp_path / 'y.json'}", code=2).err
+    spec["input"]["pfs"] = {"repo": "r", "glob": "/"}
+    spec["transform"]["code"] = "missing"
+    (tmp_path / "x.json").write_text(json.dumps(spec))
+    assert "there is no folder" in shell(f"create pipeline -f {tmp_path / 'x.json'}", code=2).err
+
+
+def test_apply_looks_at_everything_first(shell: Shell) -> None:
+    documents = "kind: Namespace\nmetadata: {name: half}\n---\nkind: Deploymnt\nmetadata: {name: x}\n"
+    assert "cannot be applied" in shell("apply -f -", code=2, stdin=documents.encode()).err
+    assert "half" not in shell("get namespaces").out
+    shell("apply -f -", stdin=documents.split("---")[0].encode())
+    assert shell("apply -f -", stdin=documents.split("---")[0].encode()).out == "namespace/half unchanged\n"
+    assert "No resources found" in shell("get inferenceservices -n half").err
+    shell("delete namespace half")
+
+
+def test_models_and_experiments_are_listed(shell: Shell) -> None:
+    shell("create model digits -d 'ten of them'")
+    assert "digits" in shell("list models").out
+    assert shell("list versions digits").out.split() == [
+        "NUMBER",
+        "NAME",
+        "ALIASES",
+        "METRICS",
+        "PACKAGED",
+        "CREATED",
+    ]
+    assert shell("list experiments").out.startswith("ID")
+    assert "model 'digit'" in shell("inspect model digit", code=4).err
+    assert yaml.safe_load(shell("inspect model digits -o yaml").out)["name"] == "digits"
+
+
+def test_projects(shell: Shell) -> None:
+    shell("create project vision")
+    shell("create repo raw --project vision")
+    assert "vision" in shell("list repos").out
+    assert "raw" not in shell("list repos --project default").out
+    shell("delete project vision", code=5)
+    shell("delete repo raw --project vision")
+    shell("delete project vision")
+
+
+def test_status_and_its_link(shell: Shell) -> None:
+    done = shell("status").out
+    link = next(word for word in done.split() if "/login?link=" in word)
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with opener.open(link) as page:
+        text = page.read().decode()
+    assert "Inference services" in text
+    status = json.loads(shell("status -o json").out)
+    assert status["home"] == str(shell.server.home)
+
+
+def test_a_second_server_is_refused(shell: Shell) -> None:
+    done = shell.server.cli("up", "--port", "0", "--gateway-port", "0")
+    assert done.returncode == 5
+    assert f"process {shell.server.process.pid}" in done.stderr.decode()
+
+
+def test_a_taken_port_is_one_line(shell: Shell, tmp_path: Path) -> None:
+    port = json.loads((shell.server.home / "run" / "server.json").read_text())["port"]
+    done = shell.server.cli(
+        "up", "--home", str(tmp_path / "other"), "--port", str(port), "--gateway-port", "0"
+    )
+    assert done.returncode == 7
+    said = done.stderr.decode().strip()
+    assert said.count("\n") == 0 and f"port {port}" in said and "--port N" in said
+    assert (tmp_path / "other").stat().st_mode & 0o777 == 0o700
+
+
+def test_another_host_needs_to_be_wanted(shell: Shell, tmp_path: Path) -> None:
+    done = shell.server.cli("up", "--home", str(tmp_path / "other"), "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == 2 and b"--remote" in done.stderr

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import trunkline
+from trunkline import errors
+from trunkline.api.errors import STATUS
+from trunkline.sdk.client import Client
+from trunkline.sdk.transport import CLASS_OF_STATUS
+
+PUBLIC = [
+    (name, member)
+    for name, member in inspect.getmembers(Client)
+    if not name.startswith("_") and (callable(member) or isinstance(member, property))
+]
+
+
+def test_the_public_names_are_frozen() -> None:
+    assert trunkline.__all__ == ["Client", "TrunklineError", "__version__", "training"]
+    assert all(hasattr(trunkline, name) for name in trunkline.__all__)
+    with pytest.raises(AttributeError):
+        _ = trunkline.nothing
+
+
+def test_importing_it_imports_nothing_else() -> None:
+    code = "import sys, trunkline; from trunkline import training; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"pydantic", "urllib3", "yaml", "sqlalchemy", "fastapi", "torch", "numpy"} & set(loaded)
+
+
+def test_the_client_imports_no_server() -> None:
+    code = "import sys, trunkline.sdk.client; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"sqlalchemy", "fastapi", "starlette", "torch", "numpy", "typer"} & set(loaded)
+
+
+@pytest.mark.parametrize(("name", "member"), PUBLIC, ids=[name for name, _ in PUBLIC])
+def test_every_public_method_is_documented(name: str, member: object) -> None:
+    text = inspect.getdoc(member) or ""
+    assert text, name
+    inherited = name in vars(Client.__mro__[-2])  # the transport's own plumbing needs no example
+    assert inherited or isinstance(member, property) or ">>>" in text, f"{name} has no example"
+
+
+def test_every_status_of_the_api_is_known_to_the_client() -> None:
+    assert set(STATUS.values()) - {500} <= set(CLASS_OF_STATUS)
+    assert issubclass(errors.InternalError, errors.TrunklineError)
