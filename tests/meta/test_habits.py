@@ -1,0 +1,69 @@
+"""Habits that nobody has to remember: sizes, where the environment is read, what the core installs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "src" / "trunkline").rglob("*.py"))
+FILE_LINES_MAX = 500
+FUNCTION_LINES_MAX = 70
+
+MAY_READ_THE_ENVIRONMENT = {
+    "settings.py": "the control server's settings",
+    "sdk/config.py": "how a client finds its server",
+    "sdk/job.py": "what a job knows of itself",
+    "training/context.py": "what a trial knows of itself",
+    "demo/run.py": "starts commands as a user would",
+}
+"""Files, or folders that end with ``/``, that read ``os.environ``; all others get what they need from their caller."""
+WHOLE_FOLDERS = ("workers/", "serving/replica/", "testing/", "demo/digits/")
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT / "src" / "trunkline").as_posix()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= FILE_LINES_MAX
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+            assert node.end_lineno - node.lineno < FUNCTION_LINES_MAX, f"{node.name} is too long"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_only_the_edges_read_the_environment(path: Path) -> None:
+    name = _name(path)
+    if name in MAY_READ_THE_ENVIRONMENT or name.startswith(WHOLE_FOLDERS):
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
+            assert node.attr not in ("environ", "getenv", "putenv"), f"{name} reads the environment"
+
+
+def test_every_module_says_what_it_owns() -> None:
+    silent = [
+        _name(p) for p in SOURCES if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("heavy", ["torch", "numpy", "sklearn", "ray", "kubernetes", "pandas"])
+def test_the_server_never_imports_what_is_heavy(heavy: str) -> None:
+    code = f"import sys, trunkline.services, trunkline.api.app; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_user_code_gets_a_light_training_module() -> None:
+    code = (
+        "import sys; from trunkline import training; training.init; "
+        "sys.exit(any(m in sys.modules for m in ('sqlalchemy', 'fastapi', 'pydantic', 'urllib3', 'typer')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
