@@ -55,11 +55,11 @@ def test_started_again_on_the_same_port_with_what_it_had(
         time.sleep(0.01)
     later = Gateway(settings=Settings(home=tmp_path / "home", gateway_port=0), table=table)
     route = envoy.Route(host="b.a.example.com", cluster="a/b-1", replicas=2, timeout_seconds=1.0)
-    later.sync([envoy.Cluster(name="a/b-1", ports=(1,))], [route])
+    later.sync(lambda: ([envoy.Cluster(name="a/b-1", ports=(1,))], [route]))
     assert later.url == url
     assert status_of(later) == 404
     assert urllib3.request("GET", url, headers={"Host": "b.a.example.com"}, retries=False).status == 503
-    later.sync([], [])
+    later.sync(lambda: ([], []))
     assert urllib3.request("GET", url, headers={"Host": "b.a.example.com"}, retries=False).status == 404
 
 

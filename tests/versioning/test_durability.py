@@ -31,7 +31,7 @@ from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.local import LocalStore
 from trunkline.testing.faulty import Fault, FaultyStore
 from trunkline.versioning.model import Change, DeletePath, PutFile
-from trunkline.versioning.packs import TRAILER_BYTES, index_bytes, object_key, read_index
+from trunkline.versioning.packs import object_key
 from trunkline.versioning.service import VersioningService
 
 
@@ -256,24 +256,32 @@ def test_what_is_lost_is_named(
 
 
 def test_the_index_can_be_rebuilt_from_the_packs(
-    versioning: VersioningService, db: Database, objects: LocalStore
+    versioning: VersioningService, db: Database, objects: LocalStore, clock: FakeClock
 ) -> None:
-    versioning.modify(
-        "default", "r@master", [put(f"/{i}", random.Random(i).randbytes(40_000 * i)) for i in range(30)]
+    files = {f"/{i}": random.Random(i).randbytes(40_000 * i) for i in range(30)}
+    made = versioning.modify("default", "r@master", [put(path, data) for path, data in files.items()])
+    columns = (
+        schema.packs.c.name,
+        schema.packs.c.size,
+        *schema.chunks.c["hash", "offset", "length", "raw_length", "codec"],
     )
+    query = sa.select(*columns).join_from(schema.chunks, schema.packs).order_by(schema.chunks.c.hash)
     with db.read() as connection:
-        rows = {
-            (row.name, row.hash, row.offset, row.length, row.raw_length, row.codec)
-            for row in connection.execute(
-                sa.select(schema.packs.c.name, schema.chunks).join_from(schema.chunks, schema.packs)
-            )
-        }
-    found = set()
-    for info in objects.list("packs/"):
-        length = index_bytes(objects.get(info.key, offset=info.size - TRAILER_BYTES)) + TRAILER_BYTES
-        for r in read_index(objects.get(info.key, offset=info.size - length)):
-            found.add((info.key.rpartition("/")[2], r.hash, r.offset, r.length, r.raw_length, r.codec))
-    assert found == rows
+        before = connection.execute(query).all()
+    assert versioning.reindex() == 0
+    with db.write() as connection:
+        connection.execute(sa.delete(schema.chunks))
+        connection.execute(sa.delete(schema.packs))
+    service = open_service(db, objects, clock)
+    assert "lost_chunk" in {problem.kind for problem in service.fsck()}
+    assert service.reindex() == len({row.name for row in before})
+    with db.read() as connection:
+        assert connection.execute(query).all() == before
+    assert contents(service, made.root) == files
+    assert service.fsck() == []
+    objects.put("packs/00/" + "0" * 64, [b"not a pack"])
+    with pytest.raises(CorruptionError, match="pack 000"):
+        service.reindex()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,9 @@ class Gateway:
                 self._write("lds.json", wanted)
                 self._wait_for(process, "listener_manager.lds.version_text", envoy.version(wanted))
 
-    def sync(self, clusters: Sequence[envoy.Cluster], routes: Sequence[envoy.Route]) -> None:
-        """Bring Envoy to exactly these, in an order in which no request meets a gap, and wait until it has taken them.
+    def sync(self, read: Callable[[], tuple[Sequence[envoy.Cluster], Sequence[envoy.Route]]]) -> None:
+        """Bring Envoy to exactly what ``read`` finds, in an order in which no request meets a gap, and wait until it has
+        taken it. ``read`` is called under the gateway's lock, so that of two steps at once neither brings back old news.
 
         :raises UnavailableError: as ``ensure``; then Envoy still has what it had, and the call should be repeated.
         """
@@ -93,6 +94,7 @@ class Gateway:
                 raise UnavailableError(
                     "the gateway ended just now; it will be started again", kind="gateway_failed"
                 )
+            clusters, routes = read()
             bounds = envoy.Bounds(body_bytes_max=self._settings.request_bytes_max)
             wanted = {c.name: c for c in clusters}
             old_clusters, old_routes = self._must_read("cds.json"), self._must_read("rds.json")

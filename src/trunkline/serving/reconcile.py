@@ -108,10 +108,19 @@ class Reconciler:
 
     def _route(self, revisions: Sequence[Revision]) -> str | None:
         """Give the gateway the traffic of all services as the rows have it; returns why that failed, or None."""
+        if all(r.phase in (Phase.STOPPED, Phase.FAILED) for r in revisions):
+            return None  # nothing of this service to route; the gateway need not run for it
+        try:
+            self._gateway.sync(self._wanted)
+        except UnavailableError as error:
+            log.warning("%s", error)
+            return str(error)
+        return None
+
+    def _wanted(self) -> tuple[list[envoy.Cluster], list[envoy.Route]]:
+        """The traffic of all services, as the rows have it."""
         with self._db.read() as connection:
             active = store.active_revisions(connection)
-        if not active and not any(r.phase is Phase.DRAINING for r in revisions):
-            return None
         ports = self._deployer.ready_ports()
         clusters = [
             envoy.Cluster(name=r.id, ports=tuple(sorted(ports.get(r.id, ()))))
@@ -128,12 +137,7 @@ class Reconciler:
             for r in active
             if r.phase is Phase.LIVE and r.traffic > 0
         ]
-        try:
-            self._gateway.sync(clusters, routes)
-        except UnavailableError as error:
-            log.warning("%s", error)
-            return str(error)
-        return None
+        return clusters, routes
 
     # --- actions ---
 

@@ -41,16 +41,7 @@ def locate(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, Locat
     found: dict[bytes, Location] = {}
     for start in range(0, len(hashes), HASHES_PER_QUERY):
         part = hashes[start : start + HASHES_PER_QUERY]
-        columns = (
-            chunks.c.hash,
-            packs.c.name,
-            chunks.c.offset,
-            chunks.c.length,
-            chunks.c.raw_length,
-            chunks.c.codec,
-        )
-        query = sa.select(*columns).join_from(chunks, packs).where(chunks.c.hash.in_(part))
-        for name, *place in connection.execute(query):
+        for name, *place in connection.execute(_LOCATE, {"hashes": part}):
             found[name] = Location(*place)
     return found
 
@@ -86,10 +77,3 @@ def list_packs(connection: Connection) -> list[tuple[str, int]]:
         (name, size)
         for name, size in connection.execute(sa.select(packs.c.name, packs.c.size).order_by(packs.c.id))
     ]
-
-
-def chunks_of(connection: Connection, pack: str) -> list[PackRecord]:
-    """What the index says about a pack, in the order of the pack."""
-    columns = (chunks.c.hash, chunks.c.offset, chunks.c.length, chunks.c.raw_length, chunks.c.codec)
-    query = sa.select(*columns).join_from(chunks, packs).where(packs.c.name == pack).order_by(chunks.c.offset)
-    return [PackRecord(*row) for row in connection.execute(query)]

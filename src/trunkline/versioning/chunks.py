@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -27,8 +27,6 @@ QUEUE_CHUNKS_MAX = 500
 QUEUE_BYTES_MAX = 4 * 2**20
 PACKS_IN_FLIGHT_MAX = 2
 LOCATIONS_CACHED_MAX = 20_000
-READ_GAP_BYTES_MAX = 64 * 1024
-READ_BYTES_MAX = 8 * 2**20
 
 
 class ChunkStore:
@@ -52,24 +50,6 @@ class ChunkStore:
         if place is None:
             raise _lost(name)
         return self._unpack(name, place, self._read(place.pack, place.offset, place.length, name))
-
-    def get_many(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Several chunks with few reads: neighbours in a pack are read together. Meant for at most a few MiB."""
-        wanted = [name for name in dict.fromkeys(names) if name != EMPTY_ROOT]
-        places = self._locate(wanted)
-        for name in wanted:
-            if name not in places:
-                raise _lost(name)
-        found: dict[bytes, bytes] = {EMPTY_ROOT: EMPTY_LEAF} if EMPTY_ROOT in names else {}
-        order = sorted(wanted, key=lambda name: places[name][:2])
-        for run in _runs(order, places):
-            start = places[run[0]].offset
-            end = places[run[-1]].offset + places[run[-1]].length
-            data = self._read(places[run[0]].pack, start, end - start, run[0])
-            for name in run:
-                place = places[name]
-                found[name] = self._unpack(name, place, data[place.offset - start :][: place.length])
-        return found
 
     def expect(self, name: bytes, neighbours: Iterable[bytes]) -> None:
         """``name`` will be read, and its neighbours probably after it: find their places with one query."""
@@ -128,23 +108,6 @@ def _lost(name: bytes) -> CorruptionError:
         kind="lost_chunk",
         details={"chunk": name.hex()},
     )
-
-
-def _runs(order: Iterable[bytes], places: dict[bytes, Location]) -> Iterator[list[bytes]]:
-    """Groups of chunks that are near each other in one pack."""
-    run: list[bytes] = []
-    for name in order:
-        if run:
-            first, last, place = places[run[0]], places[run[-1]], places[name]
-            near = (
-                place.pack == last.pack and place.offset - (last.offset + last.length) <= READ_GAP_BYTES_MAX
-            )
-            if not near or place.offset + place.length - first.offset > READ_BYTES_MAX:
-                yield run
-                run = []
-        run.append(name)
-    if run:
-        yield run
 
 
 class ChunkWriter:

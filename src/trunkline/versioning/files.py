@@ -160,16 +160,6 @@ def _chunks(ref: ListRef, start: int, get: Get, offset: int, end: int) -> Iterat
         start += child.size
 
 
-def list_nodes(content: Content, get: Get) -> Iterator[ListRef]:
-    """Every node and chunk that a file consists of, each before what is below it."""
-    stack = [ListRef(content.level, content.hash, content.size)]
-    while stack:
-        ref = stack.pop()
-        yield ref
-        if ref.level:
-            stack.extend(reversed(decode_list(get(ref.hash), ref.level)))
-
-
 def append_content(base: Content, added: Content, get: Get, put: Put) -> Content:
     """``base`` followed by ``added``, which is stored already. Costs what is added and the last chunk of ``base``: all
     chunks before it stay, because cutting starts afresh at every chunk."""

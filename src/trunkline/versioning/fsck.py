@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from trunkline.core.clock import Clock
 from trunkline.core.hashing import digest
 from trunkline.errors import CorruptionError, NotFoundError
 from trunkline.storage.db.engine import Database
@@ -12,7 +13,7 @@ from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import chunkindex, store
 from trunkline.versioning.chunks import ChunkStore
 from trunkline.versioning.nodes import Entry, ListRef, decode_list, decode_tree
-from trunkline.versioning.packs import object_key
+from trunkline.versioning.packs import TRAILER_BYTES, index_bytes, object_key, read_index
 
 REFERRERS_MAX = 10
 
@@ -46,6 +47,31 @@ def _check_packs(db: Database, objects: ObjectStore) -> Iterator[Problem]:
         if len(data) != size or digest(data).hex() != name:
             message = f"pack {name} is damaged: {len(data)} bytes where {size} belong, or other ones"
             yield Problem(kind="damaged_pack", what=name, message=message, referred_by=())
+
+
+def reindex(db: Database, objects: ObjectStore, clock: Clock) -> int:
+    """Add the chunks of packs that the database does not know, from the packs themselves; returns how many packs.
+
+    :raises CorruptionError: naming a pack whose index is damaged.
+    """
+    with db.read() as connection:
+        known = {object_key(name) for name, _ in chunkindex.list_packs(connection)}
+    added = 0
+    for info in objects.list("packs/"):
+        if info.key not in known:
+            name = info.key.rpartition("/")[2]
+            try:
+                length = (
+                    index_bytes(objects.get(info.key, offset=max(0, info.size - TRAILER_BYTES)))
+                    + TRAILER_BYTES
+                )
+                records = read_index(objects.get(info.key, offset=max(0, info.size - length)))
+            except CorruptionError as error:
+                raise CorruptionError(f"pack {name}: {error.message}", kind=error.kind) from error
+            with db.write() as connection:
+                chunkindex.add_pack(connection, name, info.size, records, clock.now())
+            added += 1
+    return added
 
 
 class _Walker:

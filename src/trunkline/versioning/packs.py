@@ -7,12 +7,16 @@ rebuilt from the packs alone.
 from __future__ import annotations
 
 import struct
+import sys
 from typing import NamedTuple
-
-import zstandard
 
 from trunkline.core.hashing import HASH_BYTES, digest, digest_of_parts
 from trunkline.errors import CorruptionError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 HEADER = b"TLPACK\x00\x01"
 """Magic, then the version in two bytes."""
@@ -50,7 +54,12 @@ class Compressor:
     """Decides and compresses. Not safe between threads."""
 
     def __init__(self) -> None:
-        self._zstd = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        self._zstd = zstd.ZstdCompressor(level=ZSTD_LEVEL)
+
+    def _compress(self, raw: bytes) -> bytes:
+        return self._zstd.compress(
+            raw, zstd.ZstdCompressor.FLUSH_FRAME
+        )  # one frame; the context is used again
 
     def __call__(self, raw: bytes) -> tuple[int, bytes]:
         """``(codec, stored bytes)``. Three samples of a larger chunk tell cheaply that it is a picture or an archive."""
@@ -60,9 +69,9 @@ class Compressor:
         if size >= _SAMPLE_FROM_BYTES:
             middle = size // 2
             sample = raw[:_SAMPLE_BYTES] + raw[middle : middle + _SAMPLE_BYTES] + raw[-_SAMPLE_BYTES:]
-            if len(self._zstd.compress(sample)) > WORTHWHILE * len(sample):
+            if len(self._compress(sample)) > WORTHWHILE * len(sample):
                 return STORED, raw
-        packed = self._zstd.compress(raw)
+        packed = self._compress(raw)
         return (ZSTD, packed) if len(packed) <= WORTHWHILE * size else (STORED, raw)
 
 
@@ -73,10 +82,13 @@ def decompress(codec: int, stored: bytes, raw_length: int) -> bytes:
     elif codec == ZSTD:
         if raw_length > CHUNK_BYTES_MAX:
             raise CorruptionError(f"a chunk claims to have {raw_length} bytes", kind="bad_chunk")
+        frame = zstd.ZstdDecompressor()
         try:
-            raw = zstandard.ZstdDecompressor().decompress(stored, max_output_size=raw_length)
-        except zstandard.ZstdError as error:
+            raw = frame.decompress(stored, max_length=raw_length + 1)  # one more: room to find the end
+        except zstd.ZstdError as error:
             raise CorruptionError(f"a chunk does not decompress: {error}", kind="bad_chunk") from error
+        if not frame.eof or frame.unused_data:
+            raise CorruptionError("a chunk does not decompress to what it claims", kind="bad_chunk")
     else:
         raise CorruptionError(
             f"a chunk has codec {codec}, which this trunkline does not know", kind="unknown_format"

@@ -384,6 +384,10 @@ class VersioningService(TreeService):
         """Walk everything that commits refer to and verify it; what is lost or damaged, and what needs it."""
         return fsck.check(self._db, self._objects, self._chunks)
 
+    def reindex(self) -> int:
+        """Learn from the packs what the database does not know of them; returns how many packs were new."""
+        return fsck.reindex(self._db, self._objects, self._clock)
+
     # --- for the domains above, inside their own transaction ---
 
     def create_owned_repo(

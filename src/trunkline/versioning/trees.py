@@ -303,17 +303,6 @@ def _keep_mtime(old: Entry, new: Entry) -> Entry:
     return new
 
 
-def nodes_below(load: Load, root: bytes) -> Iterator[tuple[bytes, TreeNode]]:
-    """Every node of a tree with its hash, each before what is below it."""
-    stack = [root]
-    while stack:
-        name = stack.pop()
-        node = load(name)
-        yield name, node
-        if node.level:
-            stack.extend(ref.hash for ref in reversed(cast("list[Ref]", node.items)))
-
-
 # --- comparing ----------------------------------------------------------------------------------------------------
 
 
