@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 import urllib.request
 from pathlib import Path
 
 import yaml
 
 from tests.cli.conftest import Shell
+from trunkline.testing.server import running_server
 
 
 def test_data_in_and_out(shell: Shell, tmp_path: Path) -> None:
@@ -212,3 +215,18 @@ def test_a_taken_port_is_one_line(shell: Shell, tmp_path: Path) -> None:
 def test_another_host_needs_to_be_wanted(shell: Shell, tmp_path: Path) -> None:
     done = shell.server.cli("up", "--home", str(tmp_path / "other"), "--host", "0.0.0.0", "--port", "0")
     assert done.returncode == 2 and b"--remote" in done.stderr
+
+
+def test_a_stalled_upload_does_not_keep_the_server(tmp_path: Path) -> None:
+    with running_server(tmp_path / "t") as server:
+        client = server.client()
+        client.create_repo("r")
+        host, port = client.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as stalled:
+            stalled.sendall(
+                f"PUT /v1/projects/default/files?at=r@master:/x HTTP/1.1\r\nhost: {host}\r\ncontent-length: 1000\r\n"
+                f"authorization: Bearer {client.token}\r\n\r\nabc".encode()
+            )
+            begun = time.monotonic()
+            server.stop()
+            assert time.monotonic() - begun < 15

@@ -14,10 +14,10 @@ from tests.cli.conftest import run_here
 from trunkline import errors
 from trunkline.cli.errors import EXIT, exit_code
 from trunkline.cli.grammar import NOUNS
-from trunkline.cli.main import build
+from trunkline.cli.main import root
 from trunkline.cli.output import bar, duration_text, one_line, short_age, size_text
 
-ROOT = typer.main.get_command(build())
+ROOT = root()
 ENV = {"TRUNKLINE_HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
 
 

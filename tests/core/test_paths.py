@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.core.paths import Address, Glob, clean_path, escape_glob, parse_address
+from trunkline.core.paths import Address, Glob, clean_path, parse_address
 from trunkline.errors import InvalidInputError
 
 ID = "0123456789abcdef" * 2
@@ -106,18 +106,6 @@ def test_globs_agree_with_fnmatch_within_a_component(pattern: str, name: str) ->
     pattern, name = pattern.replace("/", "").replace("**", "*"), name.replace("/", "")
     if pattern and name and "**" not in pattern:
         assert (Glob("/" + pattern).match("/" + name) is not None) == fnmatch.fnmatchcase(name, pattern)
-
-
-@given(st.text(min_size=1, max_size=20))
-def test_an_escaped_path_matches_itself(text: str) -> None:
-    try:
-        path = clean_path(text)
-    except InvalidInputError:
-        return
-    glob = Glob(escape_glob(path))
-    assert glob.match(path) is not None
-    assert glob.is_literal
-    assert glob.literal_prefix == path
 
 
 @given(st.text(max_size=20))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -44,13 +46,14 @@ def create_app(services: Services) -> FastAPI:
     )  # fmt: skip
     app.router.route_class = GuardedRoute
     app.state.services = services
+    app.state.stopping = threading.Event()
     app.add_exception_handler(TrunklineError, errors.on_trunkline_error)
     app.add_exception_handler(HTTPException, errors.on_http_exception)
     app.add_exception_handler(RequestValidationError, errors.on_validation_error)
     for noun in NOUNS:
         app.include_router(noun.router)
     app.add_middleware(
-        Guard, access=services.access, host=services.settings.host,
+        Guard, access=services.access, host=None if services.settings.remote else services.settings.host,
         body_bytes_max=services.settings.request_bytes_max,
     )  # fmt: skip
     return app

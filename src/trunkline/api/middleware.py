@@ -33,13 +33,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Guard:
     """Request ID, host and origin, token, size of the body; an unexpected exception becomes a plain 500."""
 
-    def __init__(self, app: ASGIApp, *, access: AccessService, host: str, body_bytes_max: int) -> None:
+    def __init__(self, app: ASGIApp, *, access: AccessService, host: str | None, body_bytes_max: int) -> None:
         self._app = app
         self._access = access
         self._body_bytes_max = body_bytes_max
         # Behind a name of its own, a server cannot know all the names it has; and there, too, a page that rebinds its
         # name to us has neither our cookie (it belongs to another host) nor a token.
-        self._hosts = LOOPBACK_NAMES if host in LOOPBACK_NAMES else None
+        self._hosts = LOOPBACK_NAMES | {host} if host is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

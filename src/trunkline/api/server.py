@@ -65,9 +65,11 @@ class _Server(uvicorn.Server):
     """Ends in the right order: the first signal ends the workers while the API still answers them, then the API."""
 
     def __init__(self, services: Services) -> None:
+        app = create_app(services)
+        self._stopping: threading.Event = app.state.stopping
         super().__init__(
             uvicorn.Config(
-                create_app(services), log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio",
+                app, log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio",
                 server_header=False, timeout_graceful_shutdown=GRACEFUL_SECONDS,
             )
         )  # fmt: skip
@@ -85,6 +87,7 @@ class _Server(uvicorn.Server):
         try:
             self._services.stop_work()
         finally:
+            self._stopping.set()
             self.should_exit = True
 
 

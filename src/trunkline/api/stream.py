@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -29,8 +30,11 @@ PART_BYTES = 256 * 1024
 DRAIN_BYTES_MAX = 64 * 2**20
 WAIT_SECONDS_MAX = 60.0
 LOOK_SECONDS = 0.05
+STOP_LOOK_SECONDS = 0.5
 LOOK_ANYWAY_SECONDS = 1.0
 FOLLOW_SECONDS = 0.25
+SILENCE_SECONDS_MAX = 15.0
+"""A followed log that is silent for longer sends an empty line, so that nobody on the way takes it for dead."""
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -43,13 +47,14 @@ class BodyReader(io.RawIOBase):
         self._loop = asyncio.get_running_loop()
         self._rest = memoryview(b"")
         self._ended = False
+        self._stopping: threading.Event = request.app.state.stopping
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         if not self._rest and not self._ended:
-            self._rest = memoryview(asyncio.run_coroutine_threadsafe(self._next(), self._loop).result())
+            self._rest = memoryview(self._wait_for_next())
         size = min(len(buffer), len(self._rest))
         buffer[:size] = self._rest[:size]
         self._rest = self._rest[size:]
@@ -66,6 +71,17 @@ class BodyReader(io.RawIOBase):
             parts.append(part)
             left = None if left is None else left - len(part)
         return b"".join(parts)
+
+    def _wait_for_next(self) -> bytes:
+        future = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
+        while True:
+            try:
+                return future.result(timeout=STOP_LOOK_SECONDS)
+            except TimeoutError:
+                if self._stopping.is_set():  # a client that stalls must not keep the server from ending
+                    future.cancel()
+                    self._ended = True
+                    raise UnavailableError("the server is stopping: repeat later", kind="stopping") from None
 
     def parts(self) -> Iterator[bytes]:
         """The body, part by part."""
@@ -181,8 +197,14 @@ def ndjson(tail: Tail, *, offset: int, follow: bool) -> StreamingResponse:
 
     async def lines() -> AsyncIterator[bytes]:
         found, at, done = first
+        loop = asyncio.get_running_loop()
+        spoke_at = loop.time()
         while True:
+            if not found and loop.time() - spoke_at > SILENCE_SECONDS_MAX:
+                spoke_at = loop.time()
+                yield b"\n"
             if found:
+                spoke_at = loop.time()
                 yield b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in found)
             if done or (not follow and not found):
                 return

@@ -3,7 +3,6 @@ and ``down``."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from trunkline import __version__
 from trunkline.cli.client import client
 from trunkline.cli.grammar import Output, command
 from trunkline.cli.output import duration_text, say, show, structured
-from trunkline.errors import InternalError, TrunklineError, UnavailableError
+from trunkline.errors import CorruptionError, InternalError, TrunklineError, UnavailableError
 from trunkline.sdk import config
 from trunkline.sdk.client import Client
 from trunkline.wire.status import Status
@@ -32,6 +31,7 @@ def register(app: typer.Typer) -> None:
     command(app, "down", "trunkline down")(down)
     command(app, "status", "trunkline status")(status)
     command(app, "version", "trunkline version")(version)
+    command(app, "fsck", "trunkline fsck")(fsck)
 
 
 def up(
@@ -77,9 +77,7 @@ def _greet(url: str, gateway_url: str, link: str, how_to_stop: str) -> None:
 
 def _detached(flags: dict[str, Any]) -> None:
     """Start ``up`` in a session of its own, and wait until it answers or ends."""
-    if flags["home"] is not None:
-        os.environ["TRUNKLINE_HOME"] = str(flags["home"])
-    os.environ.pop("TRUNKLINE_URL", None)
+    config.use_home(flags["home"] or config.home())
     argv = [sys.executable, "-m", "trunkline.cli.main", "up", "--background"]
     for name, value in flags.items():
         if value is not None and value is not False:
@@ -148,7 +146,7 @@ def down(home: Home = None) -> None:
 def status(home: Home = None, output: Output = None) -> None:
     """Show where the server is, what it has started, and a new console link."""
     if home is not None:
-        os.environ["TRUNKLINE_HOME"] = str(home.absolute())
+        config.use_home(home)
     api = client()
     found = api.status()
     if output is not None:
@@ -179,3 +177,17 @@ def version(output: Output = None) -> None:
         structured({"version": __version__}, output)
     else:
         show(__version__)
+
+
+def fsck(output: Output = None) -> None:
+    """Verify every stored byte that commits refer to, and name what is lost and what needs it."""
+    problems = client().fsck()
+    if output is not None:
+        structured(problems, output)
+    for problem in problems if output is None else ():
+        show(f"{problem.kind}: {problem.message}")
+        for name in problem.referred_by:
+            show(f"  needed by {name}")
+    if problems:
+        raise CorruptionError(f"{len(problems)} problems found", kind="damaged")
+    say("all is well")

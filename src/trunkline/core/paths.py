@@ -238,11 +238,6 @@ class _Translator:
         )
 
 
-def escape_glob(path: str) -> str:
-    """A glob that matches exactly ``path``."""
-    return re.sub(r"([*?\[\]{}(),\\])", r"\\\1", path)
-
-
 # --- addresses ----------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,18 @@ def home() -> Path:
     return Path(os.environ.get("TRUNKLINE_HOME") or Path.home() / ".trunkline").absolute()
 
 
+def use_home(folder: Path) -> None:
+    """Mean the server of this data directory from now on, in this process and its children, and no other."""
+    os.environ["TRUNKLINE_HOME"] = str(folder.absolute())
+    os.environ.pop("TRUNKLINE_URL", None)
+    os.environ.pop("TRUNKLINE_TOKEN", None)
+
+
+def home_is_named() -> bool:
+    """Whether the environment says which data directory is meant, as that of everything the server starts does."""
+    return bool(os.environ.get("TRUNKLINE_HOME"))
+
+
 def recorded_url() -> str | None:
     """The URL that the data directory's control server has written down; None if none ever ran there."""
     try:

@@ -47,11 +47,10 @@ class Transport:
 
     def __init__(self, url: str | None = None, token: str | None = None, retry_seconds: float = 0) -> None:
         self._url = url.rstrip("/") if url is not None else None
+        self._may_move = url is None or config.home_is_named()
         self._token = token
         self.retry_seconds = retry_seconds
-        self._pool = urllib3.PoolManager(
-            maxsize=8, retries=False, timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
-        )
+        self._pool = urllib3.PoolManager(maxsize=8, retries=False)
 
     @property
     def url(self) -> str:
@@ -112,10 +111,15 @@ class Transport:
             return _parsed(response)
 
     def download(
-        self, path: str, *, query: Query | None = None, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        *,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+        read_seconds: float = READ_SECONDS,
     ) -> Download:
-        """Open a body for reading: file-like, iterable by parts, closed by ``with``."""
-        return Download(self._send("GET", path, query, None, dict(headers or {})))
+        """Open a body for reading: file-like, closed by ``with``. ``read_seconds``: how long it may stay silent."""
+        return Download(self._send("GET", path, query, None, dict(headers or {}), read_seconds))
 
     def download_tar(self, path: str, *, query: Query | None = None) -> Download:
         """A readable stream for ``tarfile.open(fileobj=…, mode="r|")`` or ``sdk.tar.unpack``."""
@@ -149,33 +153,48 @@ class Transport:
         query: Query | None,
         body: Callable[[], Body] | None,
         headers: dict[str, str],
+        read_seconds: float = READ_SECONDS,
     ) -> urllib3.BaseHTTPResponse:
         deadline = time.monotonic() + self.retry_seconds
         pause = BACKOFF_SECONDS_MIN
         while True:
             try:
-                return self._send_once(method, path, query, body() if body is not None else None, headers)
+                made = body() if body is not None else None
+                return self._send_once(method, path, query, made, headers, read_seconds)
             except UnavailableError as error:
                 if time.monotonic() + pause >= deadline or error.kind == "not_replayable":
                     raise
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, BACKOFF_SECONDS_MAX)
-            self._url = config.recorded_url() or self._url
+            self._follow_the_server()
 
     def _send_once(
-        self, method: str, path: str, query: Query | None, body: Body | None, headers: dict[str, str]
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        body: Body | None,
+        headers: dict[str, str],
+        read_seconds: float,
     ) -> urllib3.BaseHTTPResponse:
         target = self.url + path + encode_query(query)
         headers = {"authorization": f"Bearer {self.token}", **headers}
         try:
             response = self._pool.request(
-                method, target, body=body, headers=headers, preload_content=False, redirect=False
-            )
+                method, target, body=body, headers=headers, preload_content=False, redirect=False,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+            )  # fmt: skip
         except HTTPError as error:
             raise self._unreachable(error) from error
         if response.status >= 300:
             raise _error_of(response)
         return response
+
+    def _follow_the_server(self) -> None:
+        """A server that was restarted may be at another port; its data directory says where. Not for an address that a
+        person gave: what is written there speaks of another server."""
+        if self._may_move and (found := config.recorded_url()) is not None:
+            self._url = found.rstrip("/")
 
     def _unreachable(self, error: HTTPError) -> UnavailableError:
         reason = "did not answer in time" if "timed out" in str(error) else "does not answer"

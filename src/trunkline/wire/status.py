@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import Field
-
 from trunkline.wire.base import Wire
 from trunkline.wire.commits import Commit
 from trunkline.wire.experiments import Experiment
@@ -50,10 +46,10 @@ class Everything(Wire):
     revisions: list[Revision]
 
 
-class LogLine(Wire):
-    """One line of a log."""
+class Problem(Wire):
+    """Something stored that is lost or damaged, and what refers to it."""
 
-    ts: float
-    text: str
-    stream: str
-    extra: dict[str, Any] = Field(default_factory=dict)
+    kind: str
+    what: str
+    message: str
+    referred_by: tuple[str, ...]

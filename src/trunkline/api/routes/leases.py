@@ -34,6 +34,11 @@ router = new_router("workers")
 @allow(Scope.WORKER)
 def claim(ask: Claim, use: Use) -> Response:
     def look() -> Claimed:
+        # A look that finds nothing must not write: every write wakes all who wait, and they would look again.
+        with use.db.read() as connection:
+            ready_at = use.jobs.queue.next_ready_at(connection, ask.queue)
+        if ready_at is None or ready_at > use.clock.now():
+            return Claimed(tasks=[])
         found = use.jobs.claim(ask.queue, ask.worker, ask.limit)
         return Claimed(
             tasks=[

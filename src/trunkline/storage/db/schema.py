@@ -104,7 +104,9 @@ commit_provenance = sa.Table(
     metadata,
     sa.Column("commit_pk", sa.Integer, sa.ForeignKey("commits.pk", ondelete="CASCADE"), primary_key=True),
     sa.Column("upstream_pk", sa.Integer, sa.ForeignKey("commits.pk"), primary_key=True),
-    sa.Column("upstream_branch", sa.Text, primary_key=True),  # whose head it was; it may have been made on another
+    sa.Column(
+        "upstream_branch", sa.Text, primary_key=True
+    ),  # whose head it was; it may have been made on another
     sa.Index("commit_provenance_upstream", "upstream_pk"),
 )
 packs = sa.Table(
@@ -293,7 +295,9 @@ experiments = sa.Table(
     sa.Column("code_root", sa.Text, nullable=True),
     sa.Column("source_checkpoint", sa.Text, nullable=True),
     sa.Column("status", sa.Text, nullable=False),
-    sa.Column("phase", sa.Text, nullable=False, default=""),  # stopping: cancelled, but a trial is still saving
+    sa.Column(
+        "phase", sa.Text, nullable=False, default=""
+    ),  # stopping: cancelled, but a trial is still saving
     sa.Column("reason", sa.Text, nullable=False, default=""),
     sa.Column("progress", sa.Float, nullable=False, default=0.0),
     sa.Column("searcher_state", sa.JSON, nullable=False, default=dict),
