@@ -34,7 +34,10 @@ needs_pictures = pytest.mark.skipif(
     reason=f"the pictures are not at {PICTURES}; TRUNKLINE_TEST_DATA may name the folder that holds first/ and second/",
 )
 # TorchScript is what .mar archives hold, deprecated or not.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,  # imports torch
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,8 @@ class VersionedFiles(RuleBasedStateMachine):
         if branch not in self.open:
             return None
         finished = self.service.finish_commit("default", f"r@{branch}")
-        self.history[finished.id] = self.heads[branch]
+        assert finished.root is not None
+        self.history[finished.id] = self.trees[finished.root] = self.heads[branch]
         return self.open.pop(branch)
 
     @rule(branch=branches, head=commits)

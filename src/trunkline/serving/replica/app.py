@@ -41,6 +41,8 @@ class App:
         self.model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._config = config
         self._pending = 0
+        commit = config.commit_id.encode("latin-1", "replace")
+        self._id_header = [(b"x-trunkline-id", commit)] if commit else []
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,7 +61,7 @@ class App:
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"x-request-id", request_id),
-            (b"x-trunkline-id", self._config.commit_id.encode("latin-1", "replace")),
+            *self._id_header,
             (b"x-trunkline-revision", self._config.revision.encode()),
         ]
         await send({"type": "http.response.start", "status": status, "headers": out})
