@@ -8,6 +8,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.cli.conftest import Shell
@@ -195,6 +196,7 @@ def test_status_and_its_link(shell: Shell) -> None:
     assert status["home"] == str(shell.server.home)
 
 
+@pytest.mark.slow
 def test_a_second_server_is_refused(shell: Shell) -> None:
     done = shell.server.cli("up", "--port", "0", "--gateway-port", "0")
     assert done.returncode == 5
@@ -212,11 +214,13 @@ def test_a_taken_port_is_one_line(shell: Shell, tmp_path: Path) -> None:
     assert (tmp_path / "other").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_another_host_needs_to_be_wanted(shell: Shell, tmp_path: Path) -> None:
     done = shell.server.cli("up", "--home", str(tmp_path / "other"), "--host", "0.0.0.0", "--port", "0")
     assert done.returncode == 2 and b"--remote" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_stalled_upload_does_not_keep_the_server(tmp_path: Path) -> None:
     with running_server(tmp_path / "t") as server:
         client = server.client()

@@ -141,6 +141,7 @@ def test_control_steps_run_again_until_settled_and_after_errors(jobs: JobsServic
     assert len(calls) == 3
 
 
+@pytest.mark.slow
 def test_a_long_control_step_keeps_its_lease(jobs: JobsService, db: Database) -> None:
     applied: list[str] = []
 

@@ -58,7 +58,9 @@ def test_every_module_says_what_it_owns() -> None:
 
 def test_the_server_never_imports_what_is_heavy() -> None:
     heavy = ("torch", "numpy", "sklearn", "ray", "kubernetes", "pandas")
-    code = f"import sys, trunkline.services, trunkline.api.app; print([m for m in {heavy} if m in sys.modules])"
+    code = (
+        f"import sys, trunkline.services, trunkline.api.app; print([m for m in {heavy} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
 

@@ -47,6 +47,7 @@ def test_an_error_reaches_whoever_still_sends(server: ServerHarness) -> None:
     assert client.list_commits("refused") == []
 
 
+@pytest.mark.slow
 def test_a_stream_of_unknown_length(server: ServerHarness) -> None:
     client = server.client()
     client.create_repo("streams")

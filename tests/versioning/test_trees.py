@@ -128,6 +128,7 @@ def test_looking_reads_a_handful_of_nodes(forest: tuple[Forest, Ref]) -> None:
     assert read <= 16
 
 
+@pytest.mark.slow
 def test_no_node_grows_without_bound() -> None:
     made = Forest()
     keys = [key for key in (b"f%06d" % i for i in range(30_000)) if not trees.closes(key, 0)]

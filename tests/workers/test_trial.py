@@ -120,6 +120,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.close()
 
 
+@pytest.mark.slow
 def test_a_trial_that_crashes_goes_on_from_its_checkpoint(server: Server) -> None:
     """Data, metrics, checkpoints, a crash, logs, secrets kept: all in one, because each start costs a second."""
     versioning = server.services.versioning
