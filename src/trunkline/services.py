@@ -111,6 +111,12 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     )  # fmt: skip
     pipelines.register()
     training.register()
+    outbox.subscribe(
+        "job.finished",
+        lambda connection, job: access.revoke_in(
+            connection, f"job:{job['project']}/{job['pipeline']}@{job['id']}"
+        ),
+    )
     return Services(
         settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning,
         secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,

@@ -6,7 +6,7 @@ import pytest
 
 from tests.training.conftest import World
 from trunkline.core.status import Status
-from trunkline.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError, StateError
+from trunkline.errors import ConflictError, InvalidInputError, NotFoundError, StateError
 from trunkline.jobs.model import Report
 from trunkline.training.model import CheckpointState
 from trunkline.versioning.model import PutFile
@@ -134,7 +134,7 @@ def test_what_was_reported_wrongly_is_refused(world: World) -> None:
         run.metrics(-1, loss=1)
     with pytest.raises(InvalidInputError, match="progress must be from 0 to 1, not 2"):
         world.training.report_progress(run.lease, run.trial_id, 2)
-    with pytest.raises((NotFoundError, CorruptionError)):
+    with pytest.raises(NotFoundError, match="no tree"):
         world.training.report_checkpoint(run.lease, run.trial_id, "u", 1, "0" * 64)
     assert world.training.list_checkpoints(experiment.id) == []
 
@@ -359,7 +359,7 @@ def test_data_is_pinned_to_the_commit_of_its_day(world: World) -> None:
 def test_what_is_not_there_is_named_at_once(world: World) -> None:
     with pytest.raises(NotFoundError):
         world.create(config={"data": {"repo": "nope"}})
-    with pytest.raises((NotFoundError, CorruptionError)):
+    with pytest.raises(NotFoundError, match="no tree"):
         world.create(code_root="0" * 64)
     with pytest.raises(InvalidInputError) as caught:
         world.create(config={"environment": {"image": "pytorch:2"}})

@@ -11,6 +11,8 @@ import os
 import threading
 from pathlib import Path
 
+from sqlalchemy.engine import Connection
+
 from trunkline.access import store
 from trunkline.access.model import Identity, Scope
 from trunkline.core.clock import Clock
@@ -22,16 +24,18 @@ ADMIN_SUBJECT = "owner"
 LINK_SECONDS = 600.0
 CONSOLE_SECONDS = 30 * 24 * 3600.0
 CACHE_ENTRIES_MAX = 4096
+CACHE_SECONDS = 5.0
+"""How long a check is remembered, and so how long a revoked token may at worst still be taken."""
 
 
 class AccessService:
-    """Tokens by scope. Checks are remembered in memory (this process is the only one that revokes)."""
+    """Tokens by scope. Checks are remembered in memory for a few seconds."""
 
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[Identity, float | None]] = {}
+        self._known: dict[str, tuple[Identity, float | None, float]] = {}
 
     def issue(self, scope: str, subject: str, ttl_seconds: float | None) -> str:
         """A new token; this is the only time it is seen. ``ttl_seconds`` None: it does not expire.
@@ -55,19 +59,14 @@ class AccessService:
         :raises UnauthenticatedError: if it is unknown, revoked or expired (which of them is not told).
         """
         digest = _digest(token)
-        with self._lock:
-            known = self._known.get(digest)
-        if known is None:
-            known = self._load(digest)
-        identity, expires_at = known
+        identity, expires_at = self._remembered(digest) or self._load(digest)
         if expires_at is not None and expires_at <= self._clock.now():
             raise _refused()
         return identity
 
     def is_remembered(self, token: str) -> bool:
         """Whether ``check`` needs no database for this token, so that it may be called on the event loop."""
-        with self._lock:
-            return _digest(token) in self._known
+        return self._remembered(_digest(token)) is not None
 
     def revoke(self, subject: str) -> int:
         """Make all tokens of a subject worthless; returns how many there were."""
@@ -76,6 +75,10 @@ class AccessService:
         with self._lock:
             self._known.clear()
         return count
+
+    def revoke_in(self, connection: Connection, subject: str) -> None:
+        """The same inside the caller's transaction; checks may remember such a token for a few seconds more."""
+        store.delete_subject(connection, subject)
 
     def subjects(self, scope: Scope) -> set[str]:
         """Whom tokens of a scope were given to."""
@@ -127,6 +130,11 @@ class AccessService:
             self._known.pop(digest, None)
         return self.issue(Scope.CONSOLE, "console", CONSOLE_SECONDS)
 
+    def _remembered(self, digest: str) -> tuple[Identity, float | None] | None:
+        with self._lock:
+            known = self._known.get(digest)
+        return known[:2] if known is not None and self._clock.now() < known[2] else None
+
     def _load(self, digest: str) -> tuple[Identity, float | None]:
         with self._db.read() as connection:
             row = store.find(connection, digest)
@@ -137,7 +145,7 @@ class AccessService:
         with self._lock:
             if len(self._known) >= CACHE_ENTRIES_MAX:
                 self._known.clear()
-            self._known[digest] = known
+            self._known[digest] = (*known, self._clock.now() + CACHE_SECONDS)
         return known
 
 

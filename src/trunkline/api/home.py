@@ -90,10 +90,10 @@ def last_run(settings: Settings) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def write_down(settings: Settings, *, started_at: float) -> None:
-    """Tell clients and children where the server is; whole or not at all."""
+def write_down(settings: Settings, *, started_at: float, is_up: bool = True) -> None:
+    """Tell clients and children where the server is; whole or not at all. ``is_up`` False: it ended as it should."""
     content = {
-        "url": settings.url, "gateway_url": settings.gateway_url, "pid": os.getpid(), "started": started_at,
+        "url": settings.url, "gateway_url": settings.gateway_url, "pid": os.getpid() if is_up else None, "started": started_at,
         "port": settings.port, "gateway_port": settings.gateway_port,
     }  # fmt: skip
     temporary = settings.server_file.with_suffix(f".{os.getpid()}")
@@ -102,16 +102,23 @@ def write_down(settings: Settings, *, started_at: float) -> None:
 
 
 def bind(settings: Settings) -> socket.socket:
-    """The API's listening socket; port 0 means the one of the last run, where that is free, so that children find it.
+    """The API's listening socket, at the port of the last run where ``_last_port`` says so and it is free.
 
     :raises UnavailableError: ``port_taken``.
     """
-    if settings.port == 0:
-        last = last_run(settings).get("port")
-        if isinstance(last, int):
-            with contextlib.suppress(UnavailableError):
-                return listen(settings.host, last, "--port")
+    if (last := _last_port(settings, "port")) is not None:
+        with contextlib.suppress(UnavailableError):
+            return listen(settings.host, last, "--port")
     return listen(settings.host, settings.port, "--port")
+
+
+def _last_port(settings: Settings, name: str) -> int | None:
+    """The port that children of the last run know, if it should be used again: it was to be any free one, or nobody names
+    one now and the last run ended in a crash, so that what it left behind waits there."""
+    last = last_run(settings)
+    port = last.get(name)
+    crashed = last.get("pid") is not None and name not in settings.model_fields_set
+    return port if isinstance(port, int) and (getattr(settings, name) == 0 or crashed) else None
 
 
 def choose_gateway_port(settings: Settings, *, is_ours: bool) -> int:
@@ -119,9 +126,11 @@ def choose_gateway_port(settings: Settings, *, is_ours: bool) -> int:
 
     :raises UnavailableError: ``port_taken``.
     """
-    last = last_run(settings).get("gateway_port")
     wanted = settings.gateway_port
-    if isinstance(last, int) and wanted in (0, last):
+    last = _last_port(settings, "gateway_port")
+    if is_ours and wanted == last_run(settings).get("gateway_port"):
+        return wanted
+    if last is not None:
         if is_ours:
             return last
         with contextlib.suppress(UnavailableError):

@@ -59,6 +59,7 @@ def serve(settings: Settings, *, to_stderr: bool, on_ready: Callable[[Services, 
             server.run(sockets=[listener])
         log.info("stopping")
         services.stop()
+        home.write_down(settings, started_at=services.started_at, is_up=False)
 
 
 class _Server(uvicorn.Server):

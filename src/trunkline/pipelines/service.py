@@ -224,7 +224,7 @@ class PipelineService:
         for wanted in spec.transform.secrets:
             self._check_secret(spec.pipeline.project, wanted.name, wanted.key)
         if code_root is not None:
-            self._versioning.stat(TreeHash(code_root), "/")
+            self._versioning.check_tree(TreeHash(code_root))
 
     def _check_secret(self, project: str, name: str, key: str) -> None:
         secret = self._secrets.find((project, DEFAULT_PROJECT), name)
@@ -386,6 +386,10 @@ class PipelineService:
             exists = row is not None or store.find_pipeline_id(connection, project, pipeline) is not None
         if not exists:
             raise _no_pipeline(project, pipeline)
+        if row is None:
+            self._jobs.outbox.drain()  # its commit may be so new that the event of it still waits
+            with self._db.read() as connection:
+                row = store.get_job(connection, project, pipeline, job_id)
         if row is None:
             raise _no_job(project, pipeline, job_id)
         return row

@@ -23,7 +23,7 @@ Publisher = Callable[[Connection, str, dict[str, Any]], None]
 class Trees(Protocol):
     """What the registry needs of versioning: to know that a tree exists."""
 
-    def stat(self, root: TreeHash, path: str = "/") -> object:
+    def check_tree(self, root: TreeHash) -> object:
         """:raises NotFoundError: if there is no such tree."""
 
 
@@ -97,7 +97,7 @@ class RegistryService:
         """
         check_registry_name("version", name)
         if checkpoint_root is not None:
-            self._versioning.stat(checkpoint_root)
+            self._versioning.check_tree(checkpoint_root)
         with self._db.write() as connection:
             row = self._model(connection, model)
             if (found := store.version_by_name(connection, row, name)) is not None:
@@ -128,7 +128,7 @@ class RegistryService:
 
     def set_package(self, model: str, ref: str, root: TreeHash) -> ModelVersion:
         """Say which tree a service loads for this version; replaces what was said before."""
-        self._versioning.stat(root)
+        self._versioning.check_tree(root)
         with self._db.write() as connection:
             version = self._version(connection, model, ref)
             store.set_package(connection, self._model(connection, model), version.number, root)

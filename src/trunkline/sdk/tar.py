@@ -120,3 +120,10 @@ def checked_name(name: str) -> str:
     if ".." in pure.parts or "\0" in name or not name:
         raise InvalidInputError(f"{name!r} leads out of the archive", kind="bad_archive")
     return str(pure)
+
+
+def code_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """A code folder without what Python and git leave in it: it would make equal code look different."""
+    for name, path in files_below(folder):
+        if not {"__pycache__", ".git"} & set(name.split("/")):
+            yield name, path

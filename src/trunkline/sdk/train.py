@@ -19,7 +19,7 @@ from trunkline.core.yamltext import load_yaml
 from trunkline.errors import InvalidInputError, NotFoundError, StateError
 from trunkline.sdk.client import Client
 from trunkline.sdk.job import JobContext
-from trunkline.sdk.tar import files_below
+from trunkline.sdk.tar import code_files
 from trunkline.sdk.transport import path_of
 
 POLL_SECONDS = 0.3
@@ -62,7 +62,7 @@ def train(
         **(settings.get("data") or {}), "project": data_project, "repo": data_repo, "commit": commit["id"],
         "previous_commit": before["metadata"].get("commit") if before else None,
     }  # fmt: skip
-    tree = client.upload_tar(path_of("filesets"), files_below(code))
+    tree = client.upload_tar(path_of("filesets"), code_files(code))
     experiment = client.call(
         "POST",
         path_of("experiments"),

@@ -11,7 +11,7 @@ import yaml
 from trunkline.core.paths import parse_address
 from trunkline.errors import InvalidInputError
 from trunkline.sdk.data import POLL_SECONDS, DataMethods
-from trunkline.sdk.tar import files_below
+from trunkline.sdk.tar import code_files
 from trunkline.sdk.transport import path_of
 from trunkline.wire.experiments import Checkpoint, Experiment, MetricsRow
 from trunkline.wire.jobs import Datum, Job
@@ -76,7 +76,7 @@ class WorkMethods(DataMethods):
                 kind="no_code",
                 details={"code": code},
             )
-        return self.create_fileset(_without_caches(path)).root
+        return self.create_fileset(code_files(path)).root
 
     def list_pipelines(self, project: str | None = None) -> list[Pipeline]:
         """The pipelines of a project, or all.
@@ -185,7 +185,7 @@ class WorkMethods(DataMethods):
 
         >>> client.create_experiment(Path("const.yaml").read_text(), Path("."))
         """
-        root = self.create_fileset(_without_caches(code)).root if code is not None else None
+        root = self.create_fileset(code_files(code)).root if code is not None else None
         body = {
             "config": settings, "code_root": root, "label": label, "idempotency_key": idempotency_key,
             "source_checkpoint": source_checkpoint,
@@ -374,10 +374,3 @@ def read_specs(path: Path) -> list[dict[str, Any]]:
     if not specs or not all(isinstance(spec, dict) for spec in specs):
         raise InvalidInputError(f"{path} holds no pipeline spec", kind="bad_file")
     return specs
-
-
-def _without_caches(folder: Path) -> Iterator[tuple[str, Path]]:
-    """A code folder without what Python and git leave in it: it would make equal code look different."""
-    for name, path in files_below(folder):
-        if not {"__pycache__", ".git"} & set(name.split("/")):
-            yield name, path

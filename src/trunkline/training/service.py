@@ -81,7 +81,7 @@ class TrainingService:
         parsed = parse_config(config)
         self._settings.environment_for(parsed.image() or "trunkline")
         if code_root is not None:
-            self._versioning.stat(TreeHash(code_root))
+            self._versioning.check_tree(TreeHash(code_root))
         stored = self._effective(parsed)
         with self._db.write() as connection:
             if idempotency_key is not None:
@@ -241,7 +241,7 @@ class TrainingService:
             the UUID stands for something else.
         """
         check_steps(steps)
-        tree = self._versioning.stat(TreeHash(root))
+        tree = self._versioning.check_tree(TreeHash(root))
         with self._db.write() as connection:
             trial = self._held(connection, lease, trial_id)
             found = store.find_checkpoint(connection, uuid)

@@ -8,10 +8,10 @@ from trunkline.core.clock import Clock
 from trunkline.core.hashing import from_hex
 from trunkline.core.ids import TreeHash
 from trunkline.core.paths import clean_path
-from trunkline.errors import CorruptionError, InvalidInputError
+from trunkline.errors import CorruptionError, InvalidInputError, NotFoundError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import staging, trees, views
+from trunkline.versioning import chunkindex, staging, trees, views
 from trunkline.versioning.chunks import ChunkStore
 from trunkline.versioning.files import Content, read_content
 from trunkline.versioning.model import Change, DiffEntry, FileInfo, TreeInfo
@@ -51,6 +51,18 @@ class TreeService:
             ref = staging.merge(roots, writer, self._nodes.loader(writer.get))
             writer.finish()
         return tree_info(ref)
+
+    def check_tree(self, root: TreeHash) -> FileInfo:
+        """The root of a tree that somebody outside named.
+
+        :raises NotFoundError: ``no_tree``, where nothing of that name was ever stored; what was, and is lost, is a
+            ``CorruptionError`` as everywhere.
+        """
+        name = from_hex(root, "tree hash")
+        with self._db.read() as connection:
+            if name != EMPTY_ROOT and not chunkindex.known(connection, [name]):
+                raise NotFoundError(f"there is no tree {root}: upload its files first", kind="no_tree")
+        return views.stat(self._load, name, "/")
 
     def stat(self, root: TreeHash, path: str = "/") -> FileInfo:
         """:raises NotFoundError: ``no_file``; the root always exists."""
