@@ -7,7 +7,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --upgrade pip
-"$work/venv/bin/pip" install --quiet "setuptools>=75" wheel torch==2.13.0
+"$work/venv/bin/pip" install --quiet "setuptools>=77" wheel torch==2.13.0
 "$work/venv/bin/pip" install --quiet ".[dev]"
 {
     echo "# Written by 'make lock': every package that 'make demo' and 'make test' install, pinned."
