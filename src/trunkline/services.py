@@ -65,6 +65,7 @@ class Services:
 
     def stop_work(self) -> None:
         """End the loops and the workers. The API must still answer meanwhile: workers give their tasks back through it."""
+        self.serving.rest()
         self.jobs.stop()
         self.jobs.pool.stop_all()
 

@@ -5,11 +5,14 @@ Nothing else in trunkline's control process reads ``os.environ``; a test sees to
 
 from __future__ import annotations
 
+import json
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -164,16 +167,23 @@ class Settings(BaseSettings):
     def environment_for(self, image: str) -> Environment:
         """The environment that stands for ``image``; tags and digests are ignored for the built-in ones.
 
-        :raises InvalidInputError: ``unmapped_image``, saying how to map it.
+        :raises InvalidInputError: ``unmapped_image``, saying how to map it; ``no_python``, if its Python is not there.
         """
         found = self.environments.get(image) or BUILTIN_ENVIRONMENTS.get(image.split("@")[0].split(":")[0])
         if found is None:
             raise InvalidInputError(
-                f"image {image!r} is not mapped to an environment on this machine: add\n"
-                f'  [environments."{image}"]\n  python = "/path/to/venv/bin/python"\n'
-                f"to {self.home / 'trunkline.toml'} and restart, or use the image 'trunkline'",
+                f"image {image!r} is not mapped to an environment on this machine: add "
+                f'`environments.{json.dumps(image)}.python = "/path/to/venv/bin/python"` at the top of '
+                f"{self.home / 'trunkline.toml'} and restart, or use the image 'trunkline'",
                 kind="unmapped_image",
                 details={"image": image},
+            )
+        if found.python is not None and not os.access(found.python, os.X_OK):
+            raise InvalidInputError(
+                f"image {image!r} is mapped to {found.python}, which is no program: correct it in "
+                f"{self.home / 'trunkline.toml'} and restart",
+                kind="no_python",
+                details={"image": image, "python": found.python},
             )
         return found
 
@@ -187,15 +197,24 @@ def _reachable(host: str) -> str:
 def load_settings(**flags: Any) -> Settings:
     """Settings from all sources; flags that are None count as not given.
 
-    :raises InvalidInputError: one line per bad value, naming the setting.
+    :raises InvalidInputError: ``bad_setting``, naming each setting that has a bad value; ``bad_settings_file``.
     """
     given = {k: v for k, v in flags.items() if v is not None}
     try:
         return Settings(**given)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            name = ".".join(str(part) for part in problem["loc"])
-            hint = did_you_mean(name, Settings.model_fields) if problem["type"] == "extra_forbidden" else ""
-            lines.append(f"setting {name!r}: {problem['msg']}{hint}")
-        raise InvalidInputError("\n".join(lines), kind="bad_setting") from error
+        problems = [_problem(one) for one in error.errors()]
+        raise InvalidInputError(" | ".join(problems), kind="bad_setting") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        file = Path(given.get("home") or default_home()) / "trunkline.toml"
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidInputError(f"{file} cannot be read: {reason}", kind="bad_settings_file") from error
+
+
+def _problem(problem: ErrorDetails) -> str:
+    *parents, last = (str(part) for part in problem["loc"])
+    name = ".".join([*parents, last])
+    if problem["type"] != "extra_forbidden":
+        return f"setting {name!r}: {problem['msg']}"
+    known = Environment.model_fields if parents else Settings.model_fields
+    return f"there is no setting {name!r}{did_you_mean(last, known)}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from urllib.parse import urlencode
 
 import pytest
 from starlette.testclient import TestClient
@@ -160,3 +161,60 @@ def test_the_reference_lists_every_route(owner: TestClient) -> None:
     paths = owner.get("/openapi.json").json()["paths"]
     assert page.status_code == 200 and all(path in page.text for path in paths)
     assert "http://" not in page.text.replace("http://127", "") and "https://" not in page.text
+
+
+def with_query(url: str, **query: object) -> str:
+    more = urlencode({name: value for name, value in query.items() if value is not None})
+    return f"{url}{'&' if '?' in url else '?'}{more}"
+
+
+def pages(owner: TestClient, url: str, limit: int) -> list[dict]:
+    """All items of a list, by way of its cursors."""
+    found, cursor = [], None
+    while True:
+        page = owner.get(with_query(url, limit=limit, cursor=cursor)).json()
+        assert 0 < len(page["items"]) <= limit
+        found += page["items"]
+        cursor = page["next"]
+        if cursor is None:
+            return found
+
+
+def test_long_lists_come_in_pages(owner: TestClient, repo: str) -> None:
+    for number in range(5):
+        body = tar_of(*((plain(f"{number}/{name}.txt"), b"x") for name in "abc"))
+        owner.put(f"{repo}/archive?at=images@master:/", content=body)
+    commits = pages(owner, f"{repo}/repos/images/commits", 2)
+    assert len(commits) == 5
+    assert pages(owner, f"{repo}/repos/images/commits?branch=master", 2) == commits
+    assert [one["id"] for one in pages(owner, "/v1/commits", 2)] == [one["id"] for one in commits]
+    assert [one["path"] for one in pages(owner, f"{repo}/tree?at=images@master", 2)] == [
+        f"/{number}/" for number in range(5)
+    ]
+    assert len(pages(owner, f"{repo}/tree?at=images@master&walk=true", 4)) == 15
+    assert len(pages(owner, f"{repo}/tree?at=images@master&glob=/**.txt", 4)) == 15
+    assert len(pages(owner, f"{repo}/diff?at=images@master&old=images@master.1", 4)) == 12
+    assert len(pages(owner, f"/v1/filesets/{commits[0]['root']}/tree", 4)) == 15
+
+
+def test_a_listing_goes_on_in_the_tree_it_began_with(owner: TestClient, repo: str) -> None:
+    owner.put(f"{repo}/archive?at=images@master:/", content=tar_of(*((plain(name), b"x") for name in "abcd")))
+    first = owner.get(f"{repo}/tree?at=images@master&limit=2").json()
+    owner.delete(f"{repo}/files?at=images@master:/c")
+    rest = owner.get(with_query(f"{repo}/tree?at=images@master", limit=2, cursor=first["next"])).json()
+    assert [one["path"] for one in first["items"] + rest["items"]] == ["/a", "/b", "/c", "/d"]
+    assert rest["next"] is None
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "0" * 64, "zz" * 32 + "/a", "/" * 64 + "/a"])
+def test_a_cursor_that_no_page_had_is_refused(owner: TestClient, repo: str, cursor: str) -> None:
+    owner.put(f"{repo}/files?at=images@master:/a", content=b"x")
+    answer = owner.get(with_query(f"{repo}/tree?at=images@master", cursor=cursor))
+    assert answer.status_code == 422
+    assert answer.json()["error"]["kind"] in ("bad_cursor", "bad_hash")
+
+
+def test_a_fileset_that_nobody_stored_is_not_found(owner: TestClient) -> None:
+    for view in ("tree", "archive"):
+        answer = owner.get(f"/v1/filesets/{'ab' * 32}/{view}")
+        assert (answer.status_code, answer.json()["error"]["kind"]) == (404, "no_tree")

@@ -89,3 +89,21 @@ def test_a_bug_is_logged_and_not_told(
     assert answer.status_code in (500, 503)
     assert "Traceback" not in answer.text and "SELECT" not in answer.text
     assert error["request_id"] == "bug-1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"name": "\\ud800"}', b'{"name": "x", "\\udfff": 1}', b'{"name": "x", "description": "\\ud83d"}'],
+)
+def test_text_that_no_utf8_can_hold_is_refused(owner: TestClient, body: bytes) -> None:
+    owner.headers["content-type"] = "application/json"
+    answer = owner.post("/v1/projects", content=body)
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (422, "bad_field")
+    assert "surrogate" in answer.json()["error"]["message"]
+    pair = owner.post("/v1/projects", content=b'{"name": "cats", "description": "\\ud83d\\ude3a"}')
+    assert pair.json()["description"] == "\N{SMILING CAT FACE WITH OPEN MOUTH}"
+
+
+def test_a_number_beyond_64_bits_is_refused(owner: TestClient) -> None:
+    answer = owner.get(f"/v1/experiments/{10**30}")
+    assert (answer.status_code, answer.json()["error"]["kind"]) == (422, "number_too_large")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cli.conftest import Shell
+from tests.cli.conftest import Shell, run_here
 from trunkline.testing.server import running_server
 
 
@@ -93,6 +95,7 @@ def test_a_pipeline_from_its_file(shell: Shell, tmp_path: Path) -> None:
     code.mkdir()
     (code / "count.py").write_text(
         "import os, pathlib\n"
+        "assert len(os.environ['GREETING']) == 5\n"
         "print('counting', os.environ['GREETING'])\n"
         "root = pathlib.Path(os.environ['numbers'])\n"
         "n = sum(1 for p in (root.rglob('*') if root.is_dir() else [root]) if p.is_file())\n"
@@ -121,7 +124,7 @@ def test_a_pipeline_from_its_file(shell: Shell, tmp_path: Path) -> None:
     shell(f"create pipeline -f {tmp_path / 'count.json'}")
     shell("wait commit count@master")
     assert shell("get file count@master:/n").out == "1"
-    assert "counting aloud" in shell("logs -p count").out
+    assert shell("logs -p count").out == "counting ***\n", "secrets stay out of logs"
     commit = json.loads(shell("list commits count -o json").out)[0]["id"]
     assert f"ID: {commit}" in shell(f"inspect job count@{commit}").out
     assert "default count" in shell("list jobs -p count").out
@@ -141,12 +144,96 @@ def test_bad_specs_are_one_line(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(spec))
     done = shell(f"create pipeline -f {tmp_path / 'x.json'}", code=2)
     assert "input.pfs.glub" in done.err and "did you mean 'glob'" in done.err
+    spec["input"] = {"pfs": {"repo": "r", "glob": "/"}}
+    spec["transform"] |= {"cmdd": ["x"], "imag": "y", "working_dir": 3}
+    (tmp_path / "x.json").write_text(json.dumps(spec))
+    several = shell(f"create pipeline -f {tmp_path / 'x.json'}", code=2).err
+    assert len(several.splitlines()) == 1 and several.count(" | ") == 2
+    shell("create repo r", code=0)
+    spec["transform"] = {"cmd": ["true"], "image": "nobody/knows:1"}
+    (tmp_path / "x.json").write_text(json.dumps(spec))
+    unmapped = shell(f"create pipeline -f {tmp_path / 'x.json'}", code=2).err
+    assert len(unmapped.splitlines()) == 1
+    assert '`environments."nobody/knows:1".python = "/path/to/venv/bin/python"`' in unmapped
     (tmp_path / "y.json").write_text("{nope: [")
     assert "neither JSON nor YAML" in shell(f"create pipeline -f {tmp_path / 'y.json'}", code=2).err
     spec["input"]["pfs"] = {"repo": "r", "glob": "/"}
     spec["transform"]["code"] = "missing"
     (tmp_path / "x.json").write_text(json.dumps(spec))
     assert "there is no folder" in shell(f"create pipeline -f {tmp_path / 'x.json'}", code=2).err
+
+
+def test_nothing_of_a_long_list_is_cut(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    for number in range(1005):
+        (tmp_path / "many" / f"{number:04}").write_text("")
+    shell("create repo long")
+    shell(f"put file long@master:/ -r -f {tmp_path / 'many'}")
+    assert len(json.loads(shell("list files long@master -o json").out)) == 1005
+    assert len(json.loads(shell("glob file 'long@master:/*' -o json").out)) == 1005
+    assert len(json.loads(shell("diff file long@master -o json").out)) == 1005
+    for _ in range(2):
+        shell("put file long@master:/0000 -f -", stdin=b"x")
+    assert len(json.loads(shell("list commits long -n 2 -o json").out)) == 2
+    assert len(json.loads(shell("list commits long -o json").out)) == 3
+    head = json.loads(shell("list commits long@master -o json").out)[1]["id"]
+    assert len(json.loads(shell(f"list commits long@{head} -o json").out)) == 2
+
+
+def test_what_changes_something_can_print_it(shell: Shell, tmp_path: Path) -> None:
+    shell("create repo printed")
+    put = json.loads(shell("put file printed@master:/a -f - -o json", stdin=b"x").out)
+    assert yaml.safe_load(shell(f"inspect commit printed@{put['id']} -o yaml").out) == put
+    assert json.loads(shell("copy file printed@master:/a printed@master:/b -o json").out)["repo"] == "printed"
+    assert yaml.safe_load(shell("delete file printed@master:/a -o yaml").out)["file_count"] == 1
+    spec = {"input": {"pfs": {"repo": "printed", "glob": "/"}}, "transform": {"cmd": ["true"]}}
+    both = [{**spec, "pipeline": {"name": name}} for name in ("one", "two")]
+    (tmp_path / "both.json").write_text(json.dumps(both))
+    made = json.loads(shell(f"create pipeline -f {tmp_path / 'both.json'} -o json").out)
+    assert [pipeline["name"] for pipeline in made] == ["one", "two"]
+    assert json.loads(shell("stop pipeline one -o json").out)["state"] == "paused"
+    for name in ("one", "two"):
+        shell(f"delete pipeline {name}")
+
+
+def test_a_full_disk_behind_stdout_is_one_line(shell: Shell) -> None:
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, "-m", "trunkline.cli.main", "list", "projects"]
+        done = subprocess.run(
+            argv, env=shell.server.env, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (6, "error: the disk is full: free some space, then try again\n")
+
+
+@pytest.mark.parametrize("token", [b"", b"\xff\xfe", "ключ".encode(), b"a\x00b"])
+def test_a_token_file_that_holds_none_is_one_line(shell: Shell, tmp_path: Path, token: bytes) -> None:
+    home = tmp_path / "home"
+    (home / "run").mkdir(parents=True)
+    (home / "run" / "server.json").write_text(json.dumps({"url": "http://127.0.0.1:1"}))
+    (home / "token").write_bytes(token)
+    done = run_here("list repos", {**shell.server.env, "TRUNKLINE_HOME": str(home)})
+    assert (done.code, done.err.splitlines()) == (
+        3, [f"error: {home / 'token'} holds no token: delete it and restart the server, which makes a new one"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"[[[bad", "trunkline.toml cannot be read: Invalid initial character"),
+        (b"port = '\xff'", "trunkline.toml cannot be read: 'utf-8' codec"),
+        (b"prot = 1\nlease_seconds = -1", "there is no setting 'prot'; did you mean 'port'?"),
+        (
+            b"[environments.x]\npyton = 'x'",
+            "there is no setting 'environments.x.pyton'; did you mean 'python'?",
+        ),
+    ],
+)
+def test_a_bad_settings_file_is_one_line(tmp_path: Path, text: bytes, said: str) -> None:
+    (tmp_path / "trunkline.toml").write_bytes(text)
+    for command in ("up", "down"):
+        done = run_here(f"{command} --home {tmp_path}", {"HOME": str(tmp_path)})
+        assert done.code == 2 and said in done.err and len(done.err.splitlines()) == 1, done
 
 
 def test_apply_looks_at_everything_first(shell: Shell) -> None:

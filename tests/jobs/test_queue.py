@@ -224,3 +224,30 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueMachine = QueueMachine.TestCase
+
+
+def test_many_tasks_are_asked_for_at_once_like_one_by_one(db: Database, clock: FakeClock) -> None:
+    queue = _queue(db, clock)
+    _enqueue(queue, db, "running")
+    [lease] = _claim(queue, db)
+    with db.write() as connection:
+        queue.enqueue_all(connection, kind="k", queue="q", payloads={})
+        queue.enqueue_all(
+            connection, kind="k", queue="q", payloads={key: {"of": key} for key in ("a", "b", "running")}
+        )
+    with db.write() as connection:
+        assert [task.payload for task in queue.claim(connection, "q", "me", 10)] == [{"of": "a"}, {"of": "b"}]
+    assert _finish(queue, db, lease)
+    assert _status(db, "running") == "queued", "asked for while it ran: once more"
+
+
+def test_the_leases_of_a_dead_worker_run_out_at_once(db: Database, clock: FakeClock) -> None:
+    queue = _queue(db, clock)
+    _enqueue(queue, db, "a")
+    with db.write() as connection:
+        [task] = queue.claim(connection, "q", "w1", 1)
+        assert queue.owners(connection) == {"w1"}
+        queue.expire_held_by(connection, ["w2"])
+        assert queue.expired(connection) == []
+        queue.expire_held_by(connection, ["w1"])
+        assert [one.id for one in queue.expired(connection)] == [task.id]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -207,3 +209,30 @@ def test_a_program_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     spec = LaunchSpec(id="x", argv=("/no/such",), env={}, cwd=str(tmp_path), log_path=str(tmp_path / "log"))
     with pytest.raises(UnavailableError, match="cannot start /no/such"):
         ProcessEngine().launch(spec)
+
+
+def test_the_task_of_a_killed_worker_is_taken_back_before_its_lease_ends(
+    db: Database, tmp_path: Path
+) -> None:
+    clock = SystemClock()
+    queue = TaskQueue(db, clock, lease_seconds=1000)
+    table = ProcessTable(db, clock, {"process": ProcessEngine()})
+    pool = Pool(db=db, queue=queue, table=table, command=_sleeper(tmp_path), limits={})
+    jobs = JobsService(db=db, clock=clock, queue=queue, outbox=Outbox(db, clock), pool=pool)
+    domain = Recorder()
+    jobs.on_worker("work", domain)
+    with db.write() as connection:
+        queue.declare(connection, "q", worker="any", workers_max=1, options={})
+    try:
+        for killed_while_down in (False, True):
+            _add(jobs, db, "a")
+            pool.step()
+            [worker] = table.running("worker")
+            assert len(jobs.claim("q", worker.id, 1)) == 1
+            os.kill((worker.handle or {})["pid"], signal.SIGKILL)
+            _until(lambda worker=worker: not ProcessEngine().is_alive(worker.handle))
+            pool.adopt() if killed_while_down else pool.step()
+            assert jobs.reap()
+        assert domain.lost_keys == ["a", "a"]
+    finally:
+        pool.stop_all()

@@ -291,6 +291,60 @@ def test_delete_can_be_forced_and_can_keep_the_repo(world: World) -> None:
     assert [pipeline.name for pipeline in world.pipelines.list_pipelines()] == ["montage"]
 
 
+def test_a_kept_repo_is_anybodys_until_its_pipeline_is_there_again(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.put("images@master", {"/a": "1"})
+    world.work("edges", upper)
+    world.pipelines.delete("default", "edges", keep_repo=True)
+    assert world.versioning.inspect_repo("default", "edges").owner is None
+    world.put("edges@master", {"/by-hand": "x"})
+    started = world.versioning.start_commit("default", "edges@master")
+    with pytest.raises(StateError, match="finish it first"):
+        world.pipelines.create("default", spec())
+    world.versioning.finish_commit("default", f"edges@{started.id}")
+    world.pipelines.create("default", spec())
+    world.settle()
+    assert latest(world).status == Status.SUCCEEDED
+    assert world.files("edges@master") == {"/a": "did /a"}
+    with pytest.raises(StateError, match="belongs to pipeline edges"):
+        world.put("edges@master", {"/by-hand": "x"})
+    world.pipelines.delete("default", "edges", keep_repo=True)
+    world.versioning.delete_repo("default", "edges")
+    world.versioning.create_repo("default", "edges")
+    with pytest.raises(AlreadyExistsError, match="there is a repo 'edges'"):
+        world.pipelines.create("default", spec())
+
+
+def test_a_pipeline_whose_input_was_deleted_says_so_until_it_follows_again(world: World) -> None:
+    world.pipelines.create("default", spec())
+    assert world.pipelines.inspect("default", "edges").notes == ()
+    world.versioning.delete_repo("default", "images", force=True)
+    world.versioning.create_repo("default", "images")
+    [alert] = world.pipelines.list_pipelines()[0].notes
+    assert alert.startswith("it no longer follows default/images@master, which was deleted")
+    world.pipelines.create("default", spec(), update=True)
+    assert world.pipelines.inspect("default", "edges").notes == ()
+
+
+def test_jobs_and_datums_in_pages(world: World) -> None:
+    world.pipelines.create("default", spec())
+    world.pipelines.create("default", spec("montage", repo="edges", glob="/"))
+    world.put("images@master", {f"/{n}": str(n) for n in range(5)})
+    whole = world.pipelines.list_jobs()
+    assert len(whole) == 4
+    first = world.pipelines.list_jobs(limit=3)
+    last = first[-1]
+    assert first + world.pipelines.list_jobs(after=(last.project, last.pipeline, last.id)) == whole
+    assert world.pipelines.list_jobs("default", "edges", after=("default", "edges", whole[-1].id)) == []
+    with pytest.raises(NotFoundError):
+        world.pipelines.list_jobs(after=("default", "edges", "0" * 32))
+    job = latest(world)
+    datums = world.pipelines.list_datums("default", "edges", job.id)
+    assert len(datums) == 5
+    some = world.pipelines.list_datums("default", "edges", job.id, limit=2)
+    assert some + world.pipelines.list_datums("default", "edges", job.id, after=some[-1].id) == datums
+
+
 @pytest.mark.parametrize("again_every", [1, 2, 3])
 def test_a_server_that_dies_between_any_two_steps_loses_nothing(world: World, again_every: int) -> None:
     """Restart after every few background steps: the same end, each datum done once."""

@@ -108,11 +108,20 @@ def test_refusals_name_the_field(path: str, value: Any, message: str) -> None:
 
 def test_what_is_missing_is_named() -> None:
     said = refusal({"pipeline": {"name": "p"}, "input": {"pfs": {"repo": "r"}}})
-    assert said.splitlines() == [
-        "pipeline spec: transform: missing", "pipeline spec: input.pfs.glob: missing",
-    ]  # fmt: skip
+    assert said == "pipeline spec: transform: missing | input.pfs.glob: missing"
     assert "input.pfs: missing" in refusal(
         {"pipeline": {"name": "p"}, "transform": {"cmd": ["x"]}, "input": {}}
+    )
+
+
+def test_a_mistyped_name_is_one_problem_and_not_two() -> None:
+    said = refusal({
+        "pipeline": {"name": "p"}, "transfrom": {"cmd": ["x"]}, "input": {"pfs": {"repo": "r", "golb": "/"}},
+        "parallelismSpec": {"constnt": 3},
+    })  # fmt: skip
+    assert said == (
+        "pipeline spec: unknown field 'input.pfs.golb'; did you mean 'glob'? | unknown field 'parallelismSpec.constnt'; "
+        "did you mean 'constant'? | unknown field 'transfrom'; did you mean 'transform'?"
     )
 
 

@@ -63,4 +63,4 @@ def test_properties_name_the_archive_in_a_snapshot(tmp_path: Path) -> None:
 )
 def test_a_function_that_is_not_there_is_named(name: str, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says):
-        _function(name)
+        _function(name, print)

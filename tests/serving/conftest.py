@@ -73,6 +73,7 @@ class Control:
 
     def stop(self) -> None:
         """Leave replicas and gateway running, as a crash of the server does."""
+        self.serving.rest()
         self.jobs.stop()
         self.db.close()
 

@@ -14,6 +14,7 @@ from trunkline.serving.rollout import (
     LOADS_MAX,
     LOOK_SECONDS,
     SETTLE_SECONDS,
+    WAITING_SECONDS,
     Crashes,
     End,
     Forget,
@@ -91,6 +92,7 @@ def test_the_old_one_is_asked_to_end_only_when_the_gateway_has_let_go_of_it() ->
     assert plan([before, new], [serving]).actions == (Move(revision=before, phase=Phase.STOPPED),)
     stopped = revision(1, Phase.STOPPED)
     assert plan([stopped, new], [serving]) == Plan(actions=(), again_seconds=LOOK_SECONDS)
+    assert plan([stopped, new], [serving], is_routed=False).again_seconds == WAITING_SECONDS
 
 
 def test_a_revision_that_cannot_load_fails_and_the_old_one_stays() -> None:
@@ -115,7 +117,7 @@ def test_a_dead_replica_is_started_again_later_and_later() -> None:
     assert plan([live], left).actions == (Launch(revision=live, count=1),)
     assert [backoff_seconds(n) for n in (1, 2, 3, 4, 99)] == [0.0, 1.0, 2.0, 4.0, 30.0]
     often = {live.id: Crashes(count=3, last_at=NOW - 1.0)}
-    assert plan([live], left, crashes=often).actions == ()
+    assert plan([live], left, crashes=often) == Plan(actions=(), again_seconds=WAITING_SECONDS)
     often = {live.id: Crashes(count=3, last_at=NOW - 2.5)}
     assert plan([live], left, crashes=often).actions == (Launch(revision=live, count=1),)
     failed = replica(live, ReplicaPhase.FAILED, name="f")

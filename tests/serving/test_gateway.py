@@ -54,11 +54,15 @@ def test_started_again_on_the_same_port_with_what_it_had(
     while table.is_alive(process):
         time.sleep(0.01)
     later = Gateway(settings=Settings(home=tmp_path / "home", gateway_port=0), table=table)
-    route = envoy.Route(host="b.a.example.com", cluster="a/b-1", replicas=2, timeout_seconds=1.0)
+    route = envoy.Route(
+        host="b.a.example.com", cluster="a/b-1", timeout_seconds=1.0, headers={"x-trunkline-id": "50%"}
+    )
     later.sync(lambda: ([envoy.Cluster(name="a/b-1", ports=(1,))], [route]))
     assert later.url == url
     assert status_of(later) == 404
-    assert urllib3.request("GET", url, headers={"Host": "b.a.example.com"}, retries=False).status == 503
+    answer = urllib3.request("GET", url, headers={"Host": "b.a.example.com"}, retries=False)
+    assert (answer.status, answer.headers["x-trunkline-id"]) == (504, "50%"), "held until its time is up"
+    assert answer.headers["x-request-id"]
     later.sync(lambda: ([], []))
     assert urllib3.request("GET", url, headers={"Host": "b.a.example.com"}, retries=False).status == 404
 

@@ -69,3 +69,33 @@ def test_addresses_that_are_wrong(tmp_path: Path) -> None:
         open_folder("file:///no/such")
     with pytest.raises(InvalidInputError, match="write file:///path/to/folder"):
         open_folder("file://relative/path")
+
+
+def test_links_out_of_the_folder_and_files_that_never_end(tmp_path: Path, folder: Path) -> None:
+    """Who may apply a service may not have the owner's token copied for a model, and must not hang the server."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "token").write_text("secret")
+    (folder / "link.txt").symlink_to(folder / "a.txt")
+    source = open_folder(folder.as_uri(), home)
+    for path in (home, home / "token", tmp_path):
+        with pytest.raises(InvalidInputError, match=r"token lies in trunkline's own data directory"):
+            open_folder(path.as_uri(), home)
+    (folder / "link.txt").unlink()
+    (folder / "link.txt").symlink_to(home / "token")
+    with pytest.raises(InvalidInputError, match=r"link.txt lies in trunkline's own data directory"):
+        open_folder(folder.as_uri(), home)
+    with pytest.raises(InvalidInputError, match=r"link.txt lies in trunkline's own data directory"):
+        ModelCache(tmp_path / "models").ensure(source.identity, lambda: source)
+    assert list((tmp_path / "models").iterdir()) == []
+    (folder / "link.txt").unlink()
+    (folder / "more").symlink_to(folder / "sub")
+    with pytest.raises(InvalidInputError, match="more is a link to a folder"):
+        open_folder(folder.as_uri(), home)
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="reading it never ends, on Linux")
+def test_a_file_of_no_size_is_not_read(tmp_path: Path) -> None:
+    source = open_folder("file:///proc/kmsg")
+    target = ModelCache(tmp_path / "models").ensure(source.identity, lambda: source)
+    assert (target / "kmsg").read_bytes() == b""

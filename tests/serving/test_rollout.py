@@ -14,6 +14,7 @@ from typing import Any
 
 import joblib
 import pytest
+import urllib3
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
@@ -138,6 +139,42 @@ def test_one_of_two_replicas_is_killed_under_load(control: Control, iris: Path) 
     assert load.failures == []
 
 
+def test_all_replicas_are_killed_under_load(control: Control, iris: Path) -> None:
+    """Requests are held until one is there again, as those of a service with a single replica are."""
+    control.apply("iris", predictor(iris, minReplicas=2))
+    control.wait_ready("iris")
+    with Load(control, HOST, PATH, FLOWERS) as load:
+        time.sleep(0.5)
+        for process in control.table.running("replica"):
+            assert process.handle is not None
+            os.kill(int(process.handle["pid"]), signal.SIGKILL)
+        control.wait("iris", lambda s: s.ready != "True")
+        control.wait_ready("iris")
+        time.sleep(0.5)
+    assert load.failures == []
+
+
+def test_a_death_is_noticed_at_once_although_looks_are_rare(control: Control, iris: Path) -> None:
+    control.apply("iris", predictor(iris))
+    control.wait_ready("iris")
+    time.sleep(1)
+    killed = time.monotonic()
+    os.kill(only_replica(control), signal.SIGKILL)
+    control.wait("iris", lambda s: s.ready == "False")
+    assert time.monotonic() - killed < 2
+    control.wait_ready("iris")
+    (gateway,) = control.table.running("gateway")
+    assert gateway.handle is not None
+    os.kill(int(gateway.handle["pid"]), signal.SIGKILL)
+    killed = time.monotonic()
+    while time.monotonic() - killed < 5:
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            if control.request("POST", PATH, HOST, FLOWERS).status == 200:
+                break
+        time.sleep(0.02)
+    assert time.monotonic() - killed < 3
+
+
 def test_a_new_control_server_goes_on_where_the_old_one_ended(
     tmp_path: Path, iris: Path, other_iris: Path
 ) -> None:
@@ -241,7 +278,14 @@ def test_secrets_reach_the_replica_and_nothing_of_the_server_does(
     env = [{"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "access", "key": "word"}}}]
     control.apply("iris", {"sklearn": {"storageUri": folder.as_uri(), "env": env}})
     control.wait_ready("iris")
-    environment = Path(f"/proc/{only_replica(control)}/environ").read_text()
+    process = Path(f"/proc/{only_replica(control)}")
+    environment = (process / "environ").read_text()
     assert "WORD=open sesame" in environment
     assert "TRUNKLINE" not in environment
+    (control.settings.token_file).write_text("the owner's")
+    if "the data directory is not hidden" not in control.serving.logs("models", "iris"):
+        seen = process / "root" / control.settings.home.relative_to("/")
+        assert [entry.name for entry in seen.iterdir()] == ["run"]
+        assert sorted(entry.name for entry in (seen / "run").iterdir()) == ["models", "replicas"]
+        assert len(list((seen / "run" / "replicas").iterdir())) == 1
     assert message(control.serving.get("models", "iris"), "PredictorReady").startswith("iris-00001 answered")

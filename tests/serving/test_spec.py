@@ -94,6 +94,7 @@ def test_the_guides_own_manifest_parses() -> None:
         ({"sklearn": {"storageUri": URI}, "minReplicas": "many"}, "spec.predictor.minReplicas"),
         ({"sklearn": {"storageUri": URI}, "canaryTrafficPercent": 10}, "canaryTrafficPercent is not supported yet"),
         ({"sklearn": {"storageUri": URI}, "batcher": {}}, "spec.predictor.batcher is not supported yet"),
+        ({"model": {"modelFormat": "sklearn", "storageUri": URI}}, "model.modelFormat must be a mapping of fields"),
         ({"containers": [{"image": "x"}]}, "spec.predictor.containers is not supported yet"),
         ({"sklearn": {"storageUri": URI, "env": [{"name": "1 x"}]}}, "env[0].name '1 x'"),
     ],
@@ -111,6 +112,10 @@ def test_mistakes_around_it() -> None:
         error_of(manifest("Iris", {"sklearn": {"storageUri": URI}}))
     )
     assert error_of({**good, "spec": {**good["spec"], "transformer": {}}}).kind == "unsupported"
+    assert "spec must be a mapping of fields" in str(error_of({**good, "spec": "x"}))
+    for wrong in ("two words", "a\r\nset-cookie: b", "ü", "x" * 129):
+        error = error_of({**good, "metadata": {"name": "iris", "annotations": {"trunkline.dev/id": wrong}}})
+        assert "must be 1 to 128 visible ASCII characters" in str(error)
 
 
 def test_the_model_name_can_be_given_as_kserve_takes_it() -> None:

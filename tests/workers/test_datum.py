@@ -152,6 +152,37 @@ def test_the_whole_way(server: Server) -> None:
     assert not Path("/pfs").exists() and not Path("/opt/login").exists()
 
 
+CANARY = "canary-in-the-coal-mine"
+
+
+def test_tokens_and_secrets_are_in_no_log_no_reason_and_no_arguments(server: Server) -> None:
+    server.services.secrets.apply("default", "mine", "Opaque", {}, {"bird": f"{CANARY}\nsecond-{CANARY}"})
+    secrets = [
+        {"name": "mine", "key": "bird", "env_var": "BIRD"}, {"name": "mine", "mount_path": "/opt/mine"},
+    ]  # fmt: skip
+    script = 'env; cat /opt/mine/bird; env >&2; echo "token $TRUNKLINE_TOKEN" >&2; sleep 2; exit 3'
+    server.pipeline(script, transform={"secrets": secrets})
+    commit = server.put({"/a": "1"})
+    server.wait(commit, lambda: "token ***" in server.log(commit))
+    told = [CANARY.encode()]
+    for worker in server.services.table.running("worker"):
+        environment = Path(f"/proc/{(worker.handle or {})['pid']}/environ").read_bytes().split(b"\0")
+        told += [one.partition(b"=")[2] for one in environment if one.startswith(b"TRUNKLINE_WORKER_TOKEN=")]
+    assert len(told) == 2
+    arguments = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists()]
+    assert not [line for line in arguments for secret in told if secret in line]
+    job = server.wait(commit)
+    assert job.reason.endswith("token ***")
+    log = server.log(commit)
+    assert "BIRD=***" in log and "TRUNKLINE_TOKEN=***" in log and f"PACH_JOB_ID={commit}" in log
+    home = server.services.settings.home
+    written = [
+        file for file in home.rglob("*") if file.is_file() and file.name not in ("trunkline.db", "token")
+    ]
+    assert any(file.suffix == ".jsonl" for file in written)
+    assert [file for file in written for secret in told if secret in file.read_bytes()] == []
+
+
 def test_many_datums_by_several_workers(server: Server) -> None:
     server.pipeline("cp $images /pfs/out/", parallelism_spec={"constant": 2})
     files = {f"/{n:02}": str(n) for n in range(20)}
@@ -173,6 +204,7 @@ def test_many_datums_by_several_workers(server: Server) -> None:
         ("ln -s $TRUNKLINE_HOME/token /pfs/out/x", {}, "a link that leads nowhere"),
         ("ln -s /proc/self/environ /pfs/out/x", {}, "which cannot be stored"),
         ("echo x > $images", {}, "Read-only file system"),
+        ("ln -s . /pfs/out/d", {}, "… is nested too deeply, or a link leads back to a folder above it"),
     ],
 )  # fmt: skip
 def test_failures_say_why(server: Server, script: str, more: dict[str, Any], reason: str) -> None:

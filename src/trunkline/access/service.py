@@ -91,12 +91,14 @@ class AccessService:
         A file that was replaced by hand counts: the token in it is the one that is valid from then on.
         """
         try:
-            token = file.read_text().strip()
+            token = file.read_text("ascii", errors="replace").strip()
         except FileNotFoundError:
             token = new_token()
             _write_private(file, token)
-        if not token:
-            raise InvalidInputError(f"{file} is empty: delete it, and start again", kind="bad_token_file")
+        if not token or not token.isascii() or not token.isprintable():
+            raise InvalidInputError(
+                f"{file} holds no token: delete it, and start again", kind="bad_token_file"
+            )
         file.chmod(0o600)
         with self._db.write() as connection:
             found = store.find(connection, _digest(token))

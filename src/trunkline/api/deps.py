@@ -11,9 +11,6 @@ from trunkline.api.auth import IDENTITY_KEY
 from trunkline.api.stream import BodyReader, body_of
 from trunkline.services import Services
 
-LIST_LIMIT_DEFAULT = 100
-LIST_LIMIT_MAX = 1000
-
 
 def _services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
@@ -27,6 +24,5 @@ Use = Annotated[Services, Depends(_services)]
 Caller = Annotated[Identity, Depends(_caller)]
 Body = Annotated[BodyReader, Depends(body_of)]
 At = Annotated[str, Query(description="[project/]repo@branch-or-ID[:path]")]
-Limit = Annotated[int, Query(ge=1, le=LIST_LIMIT_MAX)]
 Offset = Annotated[int, Query(ge=0, description="Lines to leave out: those that were read already.")]
 WaitSeconds = Annotated[float, Query(ge=0, le=60)]

@@ -149,7 +149,9 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise InvalidInputError(f"cannot listen on host {host!r}: {error}", kind="bad_host") from error
+        raise InvalidInputError(
+            f"cannot listen on host {host!r}: {error.strerror}", kind="bad_host"
+        ) from error
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
@@ -162,6 +164,10 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
                 "(0 picks a free one)",
                 kind="port_taken",
                 details={"port": port},
+            ) from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise InvalidInputError(
+                f"cannot listen on host {host!r}: this machine does not have that address", kind="bad_host"
             ) from error
         raise UnavailableError(
             f"cannot listen on {host} port {port}: {error.strerror}; choose another with {flag} N",

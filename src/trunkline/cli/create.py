@@ -9,9 +9,8 @@ import typer
 
 from trunkline.cli.client import client
 from trunkline.cli.grammar import Output, Project, command, new_verb
-from trunkline.cli.output import Format, say, show, structured
+from trunkline.cli.output import done, say, show, structured
 from trunkline.errors import InvalidInputError
-from trunkline.wire.base import Wire
 
 SpecFile = Annotated[Path, typer.Option("--file", "-f", help="Pipeline spec: JSON or YAML, one or many.")]
 Description = Annotated[str, typer.Option("--description", "-d", help="What it is for.")]
@@ -34,22 +33,14 @@ def register(app: typer.Typer) -> None:
     command(update, "repo", "trunkline update repo images --description 'scans'")(update_repo)
 
 
-def created(value: Wire, output: Format | None, text: str) -> None:
-    """Say what was made, or print it."""
-    if output is not None:
-        structured(value, output)
-    else:
-        say(text)
-
-
 def create_namespace(name: str, output: Output = None) -> None:
     """Create a namespace for secrets and inference services."""
-    created(client().create_namespace(name), output, f"namespace {name} created")
+    done(client().create_namespace(name), output, f"namespace {name} created")
 
 
 def create_project(name: str, description: Description = "", output: Output = None) -> None:
     """Create a project for repos and pipelines."""
-    created(client().create_project(name, description), output, f"project {name} created")
+    done(client().create_project(name, description), output, f"project {name} created")
 
 
 def create_repo(
@@ -57,7 +48,7 @@ def create_repo(
 ) -> None:
     """Create a repo for data."""
     made = client().create_repo(name, description, project=project)
-    created(made, output, f"repo {made.project}/{name} created")
+    done(made, output, f"repo {made.project}/{name} created")
 
 
 def update_repo(
@@ -65,7 +56,7 @@ def update_repo(
 ) -> None:
     """Change a repo's description."""
     made = client().create_repo(name, description, project=project, update=True)
-    created(made, output, f"repo {made.project}/{name} updated")
+    done(made, output, f"repo {made.project}/{name} updated")
 
 
 def create_branch(
@@ -76,7 +67,7 @@ def create_branch(
 ) -> None:
     """Create a branch, or move it to another head."""
     made = client().create_branch(address, head=head, project=project)
-    created(made, output, f"branch {made.project}/{made.repo}@{made.name} created")
+    done(made, output, f"branch {made.project}/{made.repo}@{made.name} created")
 
 
 def create_pipeline(
@@ -87,10 +78,14 @@ def create_pipeline(
     output: Output = None,
 ) -> None:
     """Create pipelines from a spec file; the folder that transform.code names is uploaded with it."""
-    for pipeline in client().create_pipelines(file, update=update, reprocess=reprocess, project=project):
+    made = client().create_pipelines(file, update=update, reprocess=reprocess, project=project)
+    if output is not None:
+        structured(made if len(made) > 1 else made[0], output)
+        return
+    for pipeline in made:
         what = "created" if pipeline.version == 1 else f"updated to version {pipeline.version}"
-        created(pipeline, output, f"pipeline {pipeline.project}/{pipeline.name} {what}")
-        for note in pipeline.notes if output is None else ():
+        say(f"pipeline {pipeline.project}/{pipeline.name} {what}")
+        for note in pipeline.notes:
             say(f"note: {note}")
 
 
@@ -120,7 +115,7 @@ def create_experiment(
         raise InvalidInputError(f"cannot read {config}: {error.strerror}", kind="bad_file") from error
     api = client()
     made = api.create_experiment(text, code, label=label)
-    created(made, output, f"experiment {made.id} created")
+    done(made, output, f"experiment {made.id} created")
     if output is None:
         show(str(made.id))
     if follow:
@@ -129,7 +124,7 @@ def create_experiment(
 
 def create_model(name: str, description: Description = "", output: Output = None) -> None:
     """Create a model in the registry."""
-    created(client().create_model(name, description), output, f"model {name} created")
+    done(client().create_model(name, description), output, f"model {name} created")
 
 
 def create_secret(
@@ -137,8 +132,9 @@ def create_secret(
         str, typer.Option("--file", "-f", help="Secret in Kubernetes' YAML or JSON; - is stdin.")
     ],
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="The namespace.")] = None,
+    output: Output = None,
 ) -> None:
     """Store a secret; the same as 'apply' of its file."""
     from trunkline.cli.apply import apply  # noqa: PLC0415 (registered in its own right, too)
 
-    apply(file, namespace, None)
+    apply(file, namespace, output)

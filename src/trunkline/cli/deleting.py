@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from trunkline.cli.client import client
-from trunkline.cli.grammar import Force, Namespace, Project, command, new_verb
-from trunkline.cli.output import say
+from trunkline.cli.grammar import Force, Namespace, Output, Project, command, new_verb
+from trunkline.cli.output import done, say
 
 
 def register(app: typer.Typer) -> None:
@@ -46,11 +46,13 @@ def delete_branch(
 
 
 def delete_file(
-    address: Annotated[str, typer.Argument(metavar="REPO@BRANCH:PATH")], project: Project = None
+    address: Annotated[str, typer.Argument(metavar="REPO@BRANCH:PATH")],
+    project: Project = None,
+    output: Output = None,
 ) -> None:
     """Delete a file, or a directory with all that is below it, as one commit."""
     commit = client().delete_file(address, project=project)
-    say(f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
+    done(commit, output, f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
 
 
 def delete_pipeline(

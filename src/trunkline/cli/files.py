@@ -14,7 +14,7 @@ import typer
 from trunkline.cli.client import client
 from trunkline.cli.grammar import Output, Project, command, new_verb
 from trunkline.cli.listing import shown
-from trunkline.cli.output import progress, say, size_text
+from trunkline.cli.output import done, progress, say, size_text
 from trunkline.core.paths import parse_address
 from trunkline.errors import InvalidInputError, LimitError, UnavailableError
 from trunkline.sdk.data import copied
@@ -44,6 +44,7 @@ def put_file(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Put whole folders.")] = False,
     append: Annotated[bool, typer.Option("--append", "-a", help="Add to what is there.")] = False,
     project: Project = None,
+    output: Output = None,
 ) -> None:
     """Put files, as one commit. Given PATH, a single file is stored under it, a folder's files below it."""
     api = client()
@@ -64,7 +65,7 @@ def put_file(
             commit = api.put_files(
                 address.partition(":")[0], found, append=append, project=project, progress=count
             )
-    say(f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
+    done(commit, output, f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
 
 
 def _targets(source: Path, into: str | None, sources: int, recursive: bool) -> Iterator[tuple[str, Path]]:
@@ -133,10 +134,11 @@ def copy_file(
     source: Annotated[str, typer.Argument(metavar="FROM")],
     target: Annotated[str, typer.Argument(metavar="TO")],
     project: Project = None,
+    output: Output = None,
 ) -> None:
     """Copy a file or directory between repos or branches; free of cost, whatever its size."""
     commit = client().copy_file(source, target, project=project)
-    say(f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
+    done(commit, output, f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
 
 
 def diff_file(
@@ -150,7 +152,7 @@ def diff_file(
     shown(
         client().diff_files(address, old, project=project), output, ("OP", "SIZE", "NAME"),
         lambda entry: (
-            signs[entry.op], size_text((entry.new or entry.old).size), (entry.new or entry.old).path,
+            signs[entry.op], size_text((entry.new or entry.old).size), entry.path,
         ),
     )  # fmt: skip
 

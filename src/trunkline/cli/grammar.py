@@ -95,4 +95,4 @@ Project = Annotated[str | None, typer.Option("--project", help="The project; def
 FullTimestamps = Annotated[bool, typer.Option("--full-timestamps", help="Times instead of ages.")]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The namespace.")]
 Force = Annotated[bool, typer.Option("--force", help="Even if others depend on it.")]
-Number = Annotated[int, typer.Option("--number", "-n", min=1, max=1000, help="At most so many.")]
+Number = Annotated[int | None, typer.Option("--number", "-n", min=1, help="At most so many; default: all.")]

@@ -98,7 +98,7 @@ def list_branches(
 
 
 def list_commits(
-    repo: RepoArgument = None, number: Number = 100, project: Project = None, output: Output = None,
+    repo: RepoArgument = None, number: Number = None, project: Project = None, output: Output = None,
     full_timestamps: FullTimestamps = False,
 ) -> None:  # fmt: skip
     """List the commits of a repo; without one, the commit sets: each is all that one change has caused."""
@@ -155,7 +155,7 @@ def list_pipelines(
 
 def list_jobs(
     pipeline: Annotated[str | None, typer.Option("--pipeline", "-p", help="Only of this pipeline.")] = None,
-    number: Number = 100,
+    number: Number = None,
     project: Project = None,
     output: Output = None,
     full_timestamps: FullTimestamps = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from trunkline.cli.grammar import SAME, Namespace, Project, command
 from trunkline.cli.output import say, show
 from trunkline.errors import InvalidInputError
 from trunkline.sdk.client import Client
+
+POLL_SECONDS = 0.3
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +60,7 @@ def experiment_log(api: Client, experiment: int, *, follow: bool, raw: bool = Fa
         trials = api.list_trials(experiment)
         if trials or not follow or api.inspect_experiment(experiment).finished_at is not None:
             break
+        time.sleep(POLL_SECONDS)
     for trial in trials:
         if len(trials) > 1:
             say(f"trial {trial.id}:")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import os
 import sys
 from functools import cache
@@ -23,7 +26,9 @@ from trunkline.cli import (
 from trunkline.cli.errors import INTERRUPTED, exit_code
 from trunkline.cli.grammar import Verbs
 from trunkline.cli.output import say
-from trunkline.errors import TrunklineError
+from trunkline.errors import InternalError, LimitError, TrunklineError, UnavailableError
+
+log = logging.getLogger(__name__)
 
 
 def build() -> typer.Typer:
@@ -64,16 +69,41 @@ def run(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except TrunklineError as error:
-        say(f"error: {error}")
+        say(f"error: {' | '.join(str(error).splitlines())}")
         return exit_code(error)
     except typer.TyperException as error:
         return _usage(error)
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has had enough; keep Python from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has had enough.
+        _let_go_of_stdout()
         return 0
+    except OSError as error:
+        return _machine_trouble(error)
+    except Exception:
+        log.exception("this should not have happened")  # with its trace, for whoever mends it
+        say("error: trunkline itself failed: the lines above say where")
+        return exit_code(InternalError(""))
+
+
+def _machine_trouble(error: OSError) -> int:
+    """What the machine refused: one line, too."""
+    if error.errno == errno.ENOSPC:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        _let_go_of_stdout()
+        where = f"{error.filename} could not be written; " if error.filename else ""
+        say(f"error: the disk is full: {where}free some space, then try again")
+        return exit_code(LimitError(""))
+    say(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    return exit_code(UnavailableError(""))
+
+
+def _let_go_of_stdout() -> None:
+    """Keep Python from trying again, and complaining, at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: Any) -> int:

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -24,8 +24,9 @@ class Format(StrEnum):
 
 
 def say(text: str) -> None:
-    """Talk: goes to stderr."""
-    print(text, file=sys.stderr)  # noqa: T201 (this is the place for it)
+    """Talk: goes to stderr; lost where that is a file on a full disk, or closed."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 (this is the place for it)
 
 
 def show(text: str) -> None:
@@ -40,6 +41,14 @@ def structured(value: Any, form: Format) -> None:
         show(json.dumps(plain, indent=2, ensure_ascii=False))
     else:
         show(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip("\n"))
+
+
+def done(value: BaseModel, form: Format | None, text: str) -> None:
+    """Say what was done, or print what came of it."""
+    if form is not None:
+        structured(value, form)
+    else:
+        say(text)
 
 
 def _plain(value: Any) -> Any:

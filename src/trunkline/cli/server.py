@@ -13,9 +13,10 @@ import typer
 
 from trunkline import __version__
 from trunkline.cli.client import client
+from trunkline.cli.errors import exit_code
 from trunkline.cli.grammar import Output, command
 from trunkline.cli.output import duration_text, say, show, structured
-from trunkline.errors import CorruptionError, InternalError, TrunklineError, UnavailableError
+from trunkline.errors import CorruptionError, InternalError, LimitError, TrunklineError, UnavailableError
 from trunkline.sdk import config
 from trunkline.sdk.client import Client
 from trunkline.wire.status import Status
@@ -120,6 +121,10 @@ def _make_folder(folder: Path) -> None:
 def _fail_like(log: Path, code: int) -> None:
     """End as the child did, with what it said."""
     said = log.read_text(errors="replace").strip()
+    if code == exit_code(LimitError("")) and not said:  # not even its last words found room
+        raise LimitError(
+            f"the disk is full: free some space for {log.parent.parent}, then try again", kind="disk_full"
+        )
     if code in range(2, 71) and said:
         say(said.splitlines()[-1])
         raise typer.Exit(code)

@@ -9,7 +9,7 @@ import typer
 from trunkline.cli.client import client
 from trunkline.cli.grammar import Namespace, Output, Project, command, new_verb
 from trunkline.cli.listing import job_state
-from trunkline.cli.output import say, show, structured
+from trunkline.cli.output import done, say, show, structured
 from trunkline.core.ids import is_commit_id
 from trunkline.errors import StateError
 
@@ -61,45 +61,49 @@ def finish_commit(
 ) -> None:
     """Finish an open commit; it never changes again, and pipelines take it up."""
     made = client().finish_commit(address, message, project=project)
-    if output is not None:
-        structured(made, output)
-    else:
-        say(f"commit {made.project}/{made.repo}@{made.id} {made.status}")
+    done(made, output, f"commit {made.project}/{made.repo}@{made.id} {made.status}")
 
 
-def start_pipeline(name: str, project: Project = None) -> None:
+def start_pipeline(name: str, project: Project = None, output: Output = None) -> None:
     """Let a stopped pipeline go on."""
-    say(f"pipeline {name} {client().start_pipeline(name, project=project).state}")
+    found = client().start_pipeline(name, project=project)
+    done(found, output, f"pipeline {name} {found.state}")
 
 
-def stop_pipeline(name: str, project: Project = None) -> None:
+def stop_pipeline(name: str, project: Project = None, output: Output = None) -> None:
     """Let a pipeline begin no more jobs; one that runs goes on."""
-    say(f"pipeline {name} {client().stop_pipeline(name, project=project).state}")
+    found = client().stop_pipeline(name, project=project)
+    done(found, output, f"pipeline {name} {found.state}")
 
 
-def stop_job(job: JobArgument, project: Project = None) -> None:
+def stop_job(job: JobArgument, project: Project = None, output: Output = None) -> None:
     """End a job now."""
-    say(f"job {job} {client().stop_job(job, project=project).status}")
+    found = client().stop_job(job, project=project)
+    done(found, output, f"job {job} {found.status}")
 
 
-def pause_experiment(experiment: int) -> None:
+def pause_experiment(experiment: int, output: Output = None) -> None:
     """Let trials save a checkpoint and stop, to go on after 'activate'."""
-    say(f"experiment {experiment} {client().pause_experiment(experiment).status}")
+    found = client().pause_experiment(experiment)
+    done(found, output, f"experiment {experiment} {found.status}")
 
 
-def activate_experiment(experiment: int) -> None:
+def activate_experiment(experiment: int, output: Output = None) -> None:
     """Let a paused experiment go on from its checkpoints."""
-    say(f"experiment {experiment} {client().activate_experiment(experiment).status}")
+    found = client().activate_experiment(experiment)
+    done(found, output, f"experiment {experiment} {found.status}")
 
 
-def cancel_experiment(experiment: int) -> None:
+def cancel_experiment(experiment: int, output: Output = None) -> None:
     """Let trials save a checkpoint and stop for good."""
-    say(f"experiment {experiment} {client().cancel_experiment(experiment).status}")
+    found = client().cancel_experiment(experiment)
+    done(found, output, f"experiment {experiment} {found.status}")
 
 
-def kill_experiment(experiment: int) -> None:
+def kill_experiment(experiment: int, output: Output = None) -> None:
     """End an experiment at once; what is not saved is lost."""
-    say(f"experiment {experiment} {client().kill_experiment(experiment).status}")
+    found = client().kill_experiment(experiment)
+    done(found, output, f"experiment {experiment} {found.status}")
 
 
 def wait_commit(

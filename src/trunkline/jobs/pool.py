@@ -135,9 +135,10 @@ class Pool:
         self._limits = limits
 
     def adopt(self) -> None:
-        """At the server's start: forget the workers that died while nobody looked."""
-        for process in self.table.running("worker"):
-            self.table.is_alive(process)
+        """At the server's start: forget the workers that died while nobody looked. Call it before any can ask for work."""
+        alive = {one.id for one in self.table.running("worker") if self.table.is_alive(one)}
+        with self._db.write() as connection:
+            self._queue.expire_held_by(connection, self._queue.owners(connection) - alive)
 
     def step(self) -> bool:
         """Bring the number of workers up to what the queues ask for. Returns whether anything was launched."""
@@ -147,10 +148,16 @@ class Pool:
             return False
         alive: Counter[str] = Counter()
         by_worker: Counter[str] = Counter()
+        dead = []
         for process in self.table.running("worker"):
             if self.table.is_alive(process):
                 alive[process.subject] += 1
                 by_worker[process.info.get("worker", "")] += 1
+            else:
+                dead.append(process.id)
+        if dead:  # nobody has to wait until it would have been missed
+            with self._db.write() as connection:
+                self._queue.expire_held_by(connection, dead)
         launched = False
         for row, count in demand:
             wanted = min(row.workers_max, count) - alive[row.name]

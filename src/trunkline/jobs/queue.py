@@ -53,11 +53,32 @@ class TaskQueue:
         after_seconds: float = 0.0,
     ) -> None:
         """Ask for ``(kind, key)`` to be worked on. If it runs just now, it will run once more when it ends."""
+        self.enqueue_all(
+            connection, kind=kind, queue=queue, payloads={key: payload or {}}, after_seconds=after_seconds
+        )
+
+    def enqueue_all(
+        self,
+        connection: Connection,
+        *,
+        kind: str,
+        queue: str,
+        payloads: Mapping[str, Mapping[str, Any]],
+        after_seconds: float = 0.0,
+    ) -> None:
+        """The same for many tasks of one kind, given by their keys, in one statement."""
+        if not payloads:
+            return
         now = self._clock.now()
-        statement = upsert(tasks).values(
-            kind=kind, key=key, queue=queue, payload=dict(payload or {}), status=Status.QUEUED, attempts=0,
-            run_after=now + after_seconds, again=False, cancel=False, created_at=now, updated_at=now,
-        )  # fmt: skip
+        rows = [
+            {
+                "kind": kind, "key": key, "queue": queue, "payload": dict(payload), "status": Status.QUEUED,
+                "attempts": 0, "run_after": now + after_seconds, "again": False, "cancel": False, "created_at": now,
+                "updated_at": now,
+            }
+            for key, payload in payloads.items()
+        ]  # fmt: skip
+        statement = upsert(tasks)
         is_running = tasks.c.status == Status.RUNNING
         connection.execute(
             statement.on_conflict_do_update(
@@ -71,7 +92,8 @@ class TaskQueue:
                     "cancel": sa.case((is_running, tasks.c.cancel), else_=False),
                     "updated_at": now,
                 },
-            )
+            ),
+            rows,
         )
 
     def cancel(self, connection: Connection, kind: str, keys: Iterable[str]) -> None:
@@ -199,6 +221,21 @@ class TaskQueue:
             )
         )
         return [_task(row) for row in rows]
+
+    def expire_held_by(self, connection: Connection, owners: Iterable[str]) -> None:
+        """Let the leases of workers that are known to be dead run out now."""
+        connection.execute(
+            sa.update(tasks)
+            .where(tasks.c.status == Status.RUNNING, tasks.c.lease_owner.in_(list(owners)))
+            .values(lease_expires_at=self._clock.now() - 1.0)
+        )
+
+    def owners(self, connection: Connection) -> set[str]:
+        """Who holds a lease."""
+        rows = connection.execute(
+            sa.select(tasks.c.lease_owner).where(tasks.c.status == Status.RUNNING).distinct()
+        )
+        return {owner for owner in rows.scalars() if owner is not None}
 
     def forgive(self) -> None:
         """At the server's start: nobody could renew while it was down, so every lease gets a fresh term; steps that the

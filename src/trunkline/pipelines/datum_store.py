@@ -79,9 +79,13 @@ def get_datum(connection: Connection, job_pk: int, datum_id: str) -> Datum | Non
     return _datum(row) if row is not None else None
 
 
-def list_datums(connection: Connection, job_pk: int, limit: int) -> list[Datum]:
+def list_datums(connection: Connection, job_pk: int, limit: int, after: str = "") -> list[Datum]:
+    """In order of their IDs, from behind ``after`` on."""
     rows = connection.execute(
-        sa.select(datums).where(datums.c.job_pk == job_pk).order_by(datums.c.id).limit(limit)
+        sa.select(datums)
+        .where(datums.c.job_pk == job_pk, datums.c.id > after)
+        .order_by(datums.c.id)
+        .limit(limit)
     )
     return [_datum(row) for row in rows]
 

@@ -210,10 +210,10 @@ class Steps:
             if now is None or now.job.status != Status.RUNNING or now.queueing_after != row.queueing_after:
                 return
             name = queue_name(row.job.project, row.job.pipeline)
-            for datum_id in ids:
-                payload = {"job_pk": row.pk, "datum_id": datum_id}
-                key = f"{job_key(row)}/{datum_id}"
-                self._queue.enqueue(connection, kind=DATUM, key=key, queue=name, payload=payload)
+            payloads = {
+                f"{job_key(row)}/{datum_id}": {"job_pk": row.pk, "datum_id": datum_id} for datum_id in ids
+            }
+            self._queue.enqueue_all(connection, kind=DATUM, queue=name, payloads=payloads)
             if ids:
                 store.note_queued_up_to(connection, row.pk, ids[-1])
             if is_last:

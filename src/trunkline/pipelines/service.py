@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets as random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -127,7 +128,8 @@ class PipelineService:
 
     def list_pipelines(self, project: str | None = None) -> list[Pipeline]:
         with self._db.read() as connection:
-            return store.list_pipelines(connection, project)
+            found = store.list_pipelines(connection, project)
+        return [self._with_alerts(pipeline) for pipeline in found]
 
     def inspect(self, project: str, name: str) -> Pipeline:
         """:raises NotFoundError: ``no_pipeline``."""
@@ -135,7 +137,23 @@ class PipelineService:
             found = store.get_pipeline(connection, project, name)
         if found is None:
             raise _no_pipeline(project, name)
-        return found
+        return self._with_alerts(found)
+
+    def _with_alerts(self, found: Pipeline) -> Pipeline:
+        """Say so where a pipeline waits in vain: what it read was deleted with force, and it follows nothing any more."""
+        pfs = found.spec["input"]["pfs"]
+        source = f"{pfs['project']}/{pfs['repo']}@{pfs['branch']}"
+        try:
+            output = f"{found.name}@{found.spec['output_branch']}"
+            if source in self._versioning.inspect_branch(found.project, output).provenance:
+                return found
+        except NotFoundError:
+            pass
+        alert = (
+            f"it no longer follows {source}, which was deleted: when that is there again, "
+            "'trunkline update pipeline -f FILE' makes it follow"
+        )
+        return replace(found, notes=(alert, *found.notes))
 
     def delete(self, project: str, name: str, *, force: bool = False, keep_repo: bool = False) -> None:
         """Delete a pipeline with its jobs and logs, and its output repo unless that is to stay.
@@ -155,6 +173,7 @@ class PipelineService:
             self._jobs.queue.drop_queue(connection, queue_name(project, name))
             if keep_repo:
                 self._stop_following(connection, pipeline)
+                self._versioning.release_owned_repo(connection, project, name, _owner(name))
             else:
                 self._versioning.delete_owned_repo(connection, project, name, _owner(name))
             store.delete_pipeline(connection, pipeline_id)
@@ -287,25 +306,30 @@ class PipelineService:
     # --- jobs ---
 
     def list_jobs(
-        self, project: str | None = None, pipeline: str | None = None, *, limit: int = 100
+        self,
+        project: str | None = None,
+        pipeline: str | None = None,
+        *,
+        limit: int = 100,
+        after: tuple[str, str, str] | None = None,
     ) -> list[Job]:
-        """Newest first.
+        """Newest first. ``after``: project, pipeline and ID of the job that was listed last.
 
-        :raises NotFoundError: if the pipeline does not exist.
+        :raises NotFoundError: if the pipeline does not exist, or the job ``after``.
         """
         if project is not None and pipeline is not None:
             self.inspect(project, pipeline)
         with self._db.read() as connection:
-            return store.list_jobs(
-                connection, project=project, pipeline=pipeline, commit_id=None, limit=limit
-            )
+            last = None if after is None else store.get_job(connection, *after)
+            if after is not None and last is None:
+                raise _no_job(*after)
+            before = None if last is None else last.pk
+            return store.list_jobs(connection, project=project, pipeline=pipeline, before=before, limit=limit)
 
     def jobs_of(self, commit_id: str) -> list[Job]:
         """All jobs of a commit set, in the order in which they were made."""
         with self._db.read() as connection:
-            found = store.list_jobs(
-                connection, project=None, pipeline=None, commit_id=commit_id, limit=LIST_MAX
-            )
+            found = store.list_jobs(connection, commit_id=commit_id, limit=LIST_MAX)
         return found[::-1]
 
     def inspect_job(self, project: str, pipeline: str, job_id: str) -> Job:
@@ -328,11 +352,13 @@ class PipelineService:
                 )
         return self.inspect_job(project, pipeline, job_id)
 
-    def list_datums(self, project: str, pipeline: str, job_id: str, *, limit: int = LIST_MAX) -> list[Datum]:
-        """The datums of a job in order of their IDs; none before it is planned."""
+    def list_datums(
+        self, project: str, pipeline: str, job_id: str, *, limit: int = LIST_MAX, after: str = ""
+    ) -> list[Datum]:
+        """The datums of a job in order of their IDs, from behind ``after`` on; none before it is planned."""
         row = self._job(project, pipeline, job_id)
         with self._db.read() as connection:
-            return datum_store.list_datums(connection, row.pk, limit)
+            return datum_store.list_datums(connection, row.pk, limit, after)
 
     # --- logs ---
 

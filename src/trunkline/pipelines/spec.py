@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from trunkline.core.suggest import did_you_mean
+from trunkline.core.suggest import did_you_mean, nearest
 from trunkline.errors import InvalidInputError
 
 DEFAULT_IMAGE = "trunkline"
@@ -233,7 +233,7 @@ class PipelineSpec(_Model):
 def parse_spec(document: Mapping[str, Any], project: str) -> PipelineSpec:
     """A checked spec; ``project`` is the pipeline's where the spec names none, and fills in for its inputs.
 
-    :raises InvalidInputError: ``bad_spec``: one line per problem, naming the field by its path.
+    :raises InvalidInputError: ``bad_spec``: all problems in one line, each naming its field by the path.
     """
     if not isinstance(document, Mapping):
         raise InvalidInputError("a pipeline spec must be a JSON or YAML object", kind="bad_spec")
@@ -241,8 +241,10 @@ def parse_spec(document: Mapping[str, Any], project: str) -> PipelineSpec:
     try:
         spec = PipelineSpec.model_validate(given)
     except ValidationError as error:
-        lines = list(dict.fromkeys(_line(problem) for problem in error.errors()))
-        raise InvalidInputError("\n".join(lines), kind="bad_spec", details={"problems": lines}) from error
+        problems = _problems(error.errors())
+        raise InvalidInputError(
+            f"pipeline spec: {' | '.join(problems)}", kind="bad_spec", details={"problems": problems}
+        ) from error
     if spec.input.pfs is None:
         raise InvalidInputError("pipeline spec: input.pfs: missing (its repo and glob)", kind="bad_spec")
     spec.pipeline.project = spec.pipeline.project or project
@@ -301,16 +303,24 @@ def _check_secrets(secrets: list[SecretRef]) -> None:
             )
 
 
-def _line(problem: ErrorDetails) -> str:
+def _problems(errors: list[ErrorDetails]) -> list[str]:
+    """Each problem once. A field that is missing because its name was mistyped is one problem, not two."""
+    unknown = [one["loc"] for one in errors if one["type"] == "extra_forbidden"]
+    mistyped = {(*loc[:-1], nearest(str(loc[-1]), _fields_at(loc[:-1]))) for loc in unknown}
+    shown = [one for one in errors if one["type"] != "missing" or one["loc"] not in mistyped]
+    return list(dict.fromkeys(map(_problem, shown)))
+
+
+def _problem(problem: ErrorDetails) -> str:
     location = problem["loc"]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if problem["type"] == "extra_forbidden":
-        return f"pipeline spec: unknown field {path!r}{did_you_mean(str(location[-1]), _fields_at(location[:-1]))}"
+        return f"unknown field {path!r}{did_you_mean(str(location[-1]), _fields_at(location[:-1]))}"
     if problem["type"] == "not_supported_yet":
-        return f"pipeline spec: not supported yet: {path}"
+        return f"not supported yet: {path}"
     if problem["type"] == "missing":
-        return f"pipeline spec: {path}: missing"
-    return f"pipeline spec: {path}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        return f"{path}: missing"
+    return f"{path}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

@@ -197,10 +197,18 @@ def get_job_by_pk(connection: Connection, pk: int) -> JobRow | None:
 
 
 def list_jobs(
-    connection: Connection, *, project: str | None, pipeline: str | None, commit_id: str | None, limit: int
+    connection: Connection,
+    *,
+    project: str | None = None,
+    pipeline: str | None = None,
+    commit_id: str | None = None,
+    before: int | None = None,
+    limit: int,
 ) -> list[Job]:
-    """Newest first."""
+    """Newest first; only those that are older than the job ``before``."""
     statement = _jobs().order_by(jobs.c.pk.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(jobs.c.pk < before)
     for column, value in (
         (pipelines.c.project, project),
         (pipelines.c.name, pipeline),

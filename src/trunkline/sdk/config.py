@@ -50,17 +50,24 @@ def find_url() -> str:
 
 
 def find_token() -> str:
-    """:raises UnauthenticatedError: ``no_token``."""
-    token = os.environ.get("TRUNKLINE_TOKEN")
-    if token:
-        return token
+    """:raises UnauthenticatedError: ``no_token`` or ``bad_token_file``."""
+    if token := os.environ.get("TRUNKLINE_TOKEN"):
+        return _checked(token, "TRUNKLINE_TOKEN holds no token: unset it, to use the data directory's")
+    file = home() / "token"
     try:
-        return (home() / "token").read_text().strip()
+        token = file.read_text("utf-8", errors="replace").strip()
     except OSError as error:
         raise UnauthenticatedError(
-            f"no token: set TRUNKLINE_TOKEN, or run this as the user who owns {home() / 'token'}",
-            kind="no_token",
+            f"no token: set TRUNKLINE_TOKEN, or run this as the user who owns {file}", kind="no_token"
         ) from error
+    return _checked(token, f"{file} holds no token: delete it and restart the server, which makes a new one")
+
+
+def _checked(token: str, otherwise: str) -> str:
+    """Only what can travel in a header."""
+    if not token or not token.isascii() or not token.isprintable():
+        raise UnauthenticatedError(otherwise, kind="bad_token_file")
+    return token
 
 
 def environment_project() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,9 @@ from trunkline.wire.repos import Repo
 
 POLL_SECONDS = 30.0
 """How long one request of a wait lasts."""
+
+PAGE_ITEMS_MAX = 1000
+"""How many items of a long list are asked for at a time."""
 
 Progress = Callable[[int], None]
 """Called with the number of bytes that were just sent or received."""
@@ -163,23 +167,22 @@ class DataMethods(Transport):
         return Commit.model_validate(self.call("GET", self._in(project, "commits"), query=query))
 
     def list_commits(
-        self, repo: str, *, branch: str | None = None, limit: int = 100, project: str | None = None
+        self, repo: str, *, branch: str | None = None, limit: int | None = None, project: str | None = None
     ) -> list[Commit]:
-        """The commits of a repo, newest first.
+        """The commits of a repo, newest first: all, or at most ``limit``. ``branch`` may also be a commit's ID: that commit
+        and its ancestors.
 
         >>> [commit.id for commit in client.list_commits("images", branch="master")]
         """
-        query = {"branch": branch, "limit": limit}
-        return [
-            Commit.model_validate(one) for one in self._items(self._repo(repo, project, "commits"), query)
-        ]
+        found = self._pages(self._repo(repo, project, "commits"), {"branch": branch}, limit)
+        return [Commit.model_validate(one) for one in found]
 
-    def list_commit_sets(self, *, limit: int = 100) -> list[CommitSet]:
-        """The commit sets, newest first: each is all that one change has caused.
+    def list_commit_sets(self, *, limit: int | None = None) -> list[CommitSet]:
+        """The commit sets, newest first: each is all that one change has caused. All, or at most ``limit``.
 
         >>> client.list_commit_sets(limit=1)[0].id
         """
-        return [CommitSet.model_validate(one) for one in self._items(path_of("commits"), {"limit": limit})]
+        return [CommitSet.model_validate(one) for one in self._pages(path_of("commits"), limit=limit)]
 
     def inspect_commit_set(self, commit_id: str) -> CommitSet:
         """All commits that bear an ID.
@@ -291,7 +294,7 @@ class DataMethods(Transport):
         >>> [file.path for file in client.list_files("images@master:/")]
         """
         query = {"at": address, "walk": walk, "glob": glob}
-        return [FileInfo.model_validate(one) for one in self._items(self._in(project, "tree"), query)]
+        return [FileInfo.model_validate(one) for one in self._pages(self._in(project, "tree"), query)]
 
     def diff_files(
         self, address: str, old: str | None = None, *, project: str | None = None
@@ -301,7 +304,7 @@ class DataMethods(Transport):
         >>> [(entry.op, entry.new) for entry in client.diff_files("images@master:/")]
         """
         query = {"at": address, "old": old}
-        return [DiffEntry.model_validate(one) for one in self._items(self._in(project, "diff"), query)]
+        return [DiffEntry.model_validate(one) for one in self._pages(self._in(project, "diff"), query)]
 
     def copy_file(self, source: str, target: str, *, project: str | None = None) -> Commit:
         """Copy a file or a directory inside the store; free of cost, whatever its size.
@@ -339,6 +342,13 @@ class DataMethods(Transport):
             cursor = page["next"]
             if cursor is None:
                 return
+
+    def _pages(
+        self, path: str, query: dict[str, Any] | None = None, limit: int | None = None
+    ) -> Iterator[Any]:
+        """The items of a list that may be long: all, or the first ``limit``."""
+        size = PAGE_ITEMS_MAX if limit is None else max(1, min(limit, PAGE_ITEMS_MAX))
+        return islice(self._items(path, {**(query or {}), "limit": size}), limit)
 
     def _in(self, project: str | None, *parts: str) -> str:
         return path_of("projects", project or self.project, *parts)

@@ -12,15 +12,17 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trunkline.errors import InvalidInputError, StateError
+from trunkline.errors import InvalidInputError, StateError, TrunklineError
 from trunkline.sdk.client import Client
 from trunkline.sdk.job import JobContext
 from trunkline.sdk.tar import files_below
@@ -53,19 +55,17 @@ class DeployOptions:
 def deploy(client: Client, job: JobContext, options: DeployOptions, *, talk: Talk) -> str:
     """Roll the service over to the model in this job's input; returns its URL once it is Ready.
 
-    :raises InvalidInputError: if the input holds no model, or the module, function or handler is not there.
+    :raises InvalidInputError: if the input holds no model, the module, function or handler is not there, or the user's
+        own code fails.
     :raises StateError: ``not_ready``, with the service's own reason.
     """
     source = job.only_input()
     info = _read_info(source)
-    if not options.handler.is_file():
-        raise InvalidInputError(
-            f"there is no handler {str(options.handler)!r} in the code folder", kind="no_handler"
-        )
+    _check_files(options)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "package"
         serialized = Path(scratch) / SERIALIZED_FILE
-        _serialize(options, source / CHECKPOINT_FOLDER, serialized)
+        _serialize(options, source / CHECKPOINT_FOLDER, serialized, talk)
         archive = package / "model-store" / f"{info['model']}.mar"
         write_archive(
             archive, info["model"], info["version"], serialized, options.handler, options.extra_files
@@ -84,25 +84,63 @@ def deploy(client: Client, job: JobContext, options: DeployOptions, *, talk: Tal
 
 def _read_info(source: Path) -> dict[str, Any]:
     try:
-        info: dict[str, Any] = yaml.safe_load((source / INFO_FILE).read_text())
+        info = yaml.safe_load((source / INFO_FILE).read_text())
     except OSError as error:
         raise InvalidInputError(
             f"{source} holds no {INFO_FILE}: the input must be the output of 'trunkline train'",
             kind="no_model",
         ) from error
+    except (yaml.YAMLError, UnicodeDecodeError):
+        info = None
+    if not isinstance(info, dict) or not all(isinstance(info.get(key), str) for key in ("model", "version")):
+        raise InvalidInputError(
+            f"{source / INFO_FILE} does not name a model and its version: the input must be the output of 'trunkline train'",
+            kind="no_model",
+        )
     return info
 
 
-def _function(name: str) -> Callable[..., Any]:
+def _check_files(options: DeployOptions) -> None:
+    if not options.handler.is_file():
+        raise InvalidInputError(
+            f"there is no handler {str(options.handler)!r} in the code folder", kind="no_handler"
+        )
+    names = {SERIALIZED_FILE, options.handler.name}
+    for file in options.extra_files:
+        if not file.is_file():
+            raise InvalidInputError(
+                f"there is no file {str(file)!r} in the code folder (--extra-file)", kind="no_extra_file"
+            )
+        if file.name in names:
+            raise InvalidInputError(
+                f"--extra-file {str(file)!r}: the archive holds a {file.name!r} already",
+                kind="bad_extra_file",
+            )
+        names.add(file.name)
+
+
+@contextmanager
+def _users_code(what: str, talk: Talk) -> Iterator[None]:
+    """What goes wrong inside is the user's own: where it did goes to the log, and one line is the error."""
+    try:
+        yield
+    except TrunklineError:
+        raise
+    except Exception as error:
+        talk("".join(traceback.format_exception(error)).rstrip())
+        text = " ".join(str(error).split())[:300]
+        raise InvalidInputError(
+            f"{what} failed: {type(error).__name__}: {text}", kind="user_code_failed"
+        ) from error
+
+
+def _function(name: str, talk: Talk) -> Callable[..., Any]:
     """``module:function`` from the working directory."""
     module_name, _, function_name = name.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module_name), function_name, None)
-    except ModuleNotFoundError as error:
-        raise InvalidInputError(
-            f"cannot import {module_name!r} for {name!r}: {error}", kind="bad_function"
-        ) from error
+        with _users_code(f"importing {module_name!r}", talk):
+            found = getattr(_imported(module_name, name), function_name, None)
     finally:
         sys.path.pop(0)
     if not callable(found):
@@ -110,14 +148,34 @@ def _function(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _serialize(options: DeployOptions, checkpoint: Path, target: Path) -> None:
+def _imported(module_name: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InvalidInputError(
+            f"cannot import {module_name!r} for {name!r}: {error}", kind="bad_function"
+        ) from error
+
+
+def _serialize(options: DeployOptions, checkpoint: Path, target: Path, talk: Talk) -> None:
     torch: Any = importlib.import_module("torch")
-    module = _function(options.load)(checkpoint).eval()
+    load = _function(options.load, talk)
+    with _users_code(f"{options.load}({str(checkpoint)!r})", talk):
+        module = load(checkpoint)
+    if not isinstance(module, torch.nn.Module):
+        raise InvalidInputError(
+            f"{options.load} returned a {type(module).__name__}; it must return a torch.nn.Module",
+            kind="bad_function",
+        )
+    module.eval()
     with torch.no_grad():
         if options.example is not None:
-            scripted = torch.jit.trace(module, _function(options.example)())
+            example = _function(options.example, talk)
+            with _users_code(f"tracing the model with {options.example}", talk):
+                scripted = torch.jit.trace(module, example())
         else:
-            scripted = torch.jit.script(module)
+            with _users_code("torch.jit.script of the model (--example traces it instead)", talk):
+                scripted = torch.jit.script(module)
     torch.jit.save(scripted, str(target))
 
 
@@ -197,20 +255,24 @@ def _roll_out(
             raise StateError(
                 f"{options.name} was changed by somebody else while it rolled out", kind="superseded"
             )
-        observed = status.get("observedGeneration") == generation
-        ready = next((c for c in status.get("conditions", []) if c["type"] == "Ready"), None)
-        if observed and ready is not None and ready["status"] == "True":
-            talk(f"{options.name} is Ready at {status['url']}")
-            return str(status["url"])
-        failed = status.get("modelStatus", {}).get("transitionStatus") in (
-            "BlockedByFailedLoad",
-            "InvalidSpec",
-        )
-        if (observed and failed) or time.monotonic() > deadline:
-            why = status.get("modelStatus", {}).get("lastFailureInfo", {}).get("message") or (
-                ready or {}
-            ).get("message")
-            raise StateError(
-                f"{options.name} did not become Ready: {why or 'no reason given'}", kind="not_ready"
-            )
+        if status.get("observedGeneration") == generation:
+            # Ready alone would not do: it stays True for the revision before, also when this one fails.
+            transition = status.get("modelStatus", {}).get("transitionStatus")
+            if transition in ("BlockedByFailedLoad", "InvalidSpec"):
+                raise _not_ready(options, status)
+            if transition == "UpToDate" and _ready(status).get("status") == "True":
+                talk(f"{options.name} is Ready at {status['url']}")
+                return str(status["url"])
+        if time.monotonic() > deadline:
+            raise _not_ready(options, status)
         time.sleep(POLL_SECONDS)
+
+
+def _ready(status: dict[str, Any]) -> dict[str, str]:
+    return next((dict(c) for c in status.get("conditions", []) if c["type"] == "Ready"), {})
+
+
+def _not_ready(options: DeployOptions, status: dict[str, Any]) -> StateError:
+    why = status.get("modelStatus", {}).get("lastFailureInfo", {}).get("message")
+    why = why or _ready(status).get("message") or f"it takes longer than {options.timeout_seconds:g} s"
+    return StateError(f"{options.name} did not become Ready: {why}", kind="not_ready")

@@ -49,7 +49,8 @@ def train(
     since the commit that version was trained on. ``talk`` gets a line per event.
 
     :raises InvalidInputError: for a config that is not YAML or that the server refuses, naming the field.
-    :raises StateError: ``experiment_failed``, if the experiment ends without a checkpoint.
+    :raises StateError: ``experiment_failed``, if the experiment ends without a checkpoint; ``no_metric``, if no checkpoint
+        has a number for the searcher's metric: a model that diverged must not replace one that works.
     """
     settings = _read_config(config)
     data_project, _, data_repo = repo.rpartition("/")
@@ -83,6 +84,7 @@ def train(
             f"see 'trunkline logs --experiment {experiment['id']}'",
             kind="experiment_failed",
         )
+    _check_metric(experiment, best)
     trained = Trained(
         model=model,
         version=job.job_id,
@@ -114,6 +116,25 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise InvalidInputError(f"{path} must be a mapping of fields", kind="bad_config")
     return settings
+
+
+def _check_metric(experiment: dict[str, Any], best: dict[str, Any]) -> None:
+    """The best checkpoint has a number to be the best by. (What is not finite comes as text.)"""
+    metric = experiment["config"]["searcher"]["metric"]
+    value = best["metrics"].get(metric)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return
+    has = (
+        f"{metric} is {value}"
+        if value is not None
+        else f"it has {', '.join(sorted(best['metrics'])) or 'none'}"
+    )
+    raise StateError(
+        f"experiment {experiment['id']}: no checkpoint has a number for searcher.metric {metric!r} ({has} at step "
+        f"{best['steps_completed']}), so none became a version of the model; report the metric before the checkpoint of the "
+        "same step",
+        kind="no_metric",
+    )
 
 
 def _newest_version(client: Client, model: str, *, other_than: str) -> dict[str, Any] | None:

@@ -120,16 +120,16 @@ class WorkMethods(DataMethods):
     # --- jobs ---
 
     def list_jobs(
-        self, pipeline: str | None = None, *, project: str | None = None, limit: int = 100
+        self, pipeline: str | None = None, *, project: str | None = None, limit: int | None = None
     ) -> list[Job]:
-        """Jobs, newest first: of one pipeline, or of all.
+        """Jobs, newest first: of one pipeline, or of all. All there are, or at most ``limit``.
 
         >>> [job.status for job in client.list_jobs("edges")]
         """
         if pipeline is not None:
-            found = self._items(self._pipeline(pipeline, project, "jobs"), {"limit": limit})
+            found = self._pages(self._pipeline(pipeline, project, "jobs"), limit=limit)
         else:
-            found = self._items(path_of("jobs"), {"project": project, "limit": limit})
+            found = self._pages(path_of("jobs"), {"project": project}, limit)
         return [Job.model_validate(one) for one in found]
 
     def inspect_job(self, address: str, *, project: str | None = None) -> Job:
@@ -162,7 +162,7 @@ class WorkMethods(DataMethods):
 
         >>> [datum.status for datum in client.list_datums("edges@1035715e796f45caae7a1d3ffd1f93ca")]
         """
-        return [Datum.model_validate(one) for one in self._items(self._job(address, project) + "/datums")]
+        return [Datum.model_validate(one) for one in self._pages(self._job(address, project) + "/datums")]
 
     def pipeline_logs(
         self, pipeline: str, *, job: str | None = None, datum: str | None = None, follow: bool = False,
@@ -366,7 +366,7 @@ def read_specs(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error.strerror}", kind="bad_file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).replace('"<unicode string>", ', "").split())
         raise InvalidInputError(f"{path} is neither JSON nor YAML: {text}", kind="bad_file") from error
     specs = [
         spec for one in documents if one is not None for spec in (one if isinstance(one, list) else [one])

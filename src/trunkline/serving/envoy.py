@@ -40,8 +40,9 @@ class Route:
 
     host: str
     cluster: str
-    replicas: int
     timeout_seconds: float
+    headers: Mapping[str, str]
+    """Of every answer that does not have them: what Envoy answers by itself should say of which revision it speaks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,10 @@ def _cluster(cluster: Cluster) -> dict[str, Any]:
 def _virtual_host(route: Route, bounds: Bounds) -> dict[str, Any]:
     retry: dict[str, Any] = {
         "retry_on": "connect-failure,refused-stream,reset",
-        "num_retries": 3,
+        # The first retry comes soon, for it goes to another replica, where there is one. If none is left, requests are held
+        # rather than failed, for the seconds (about eight in all) in which one is started again.
+        "num_retries": 13,
+        "retry_back_off": {"base_interval": "0.05s", "max_interval": "2s"},
         "host_selection_retry_max_attempts": 5,
         "retry_host_predicate": [
             {
@@ -184,14 +188,16 @@ def _virtual_host(route: Route, bounds: Bounds) -> dict[str, Any]:
             }
         ],
     }
-    if route.replicas == 1:
-        # Hold requests, rather than fail them, for the seconds in which the only replica is started again.
-        retry |= {"num_retries": 12, "retry_back_off": {"base_interval": "0.25s", "max_interval": "2s"}}
     timeout = f"{route.timeout_seconds:g}s"
     return {
         "name": route.host,
         "domains": [route.host, f"{route.host}:*"],
         "request_body_buffer_limit": bounds.body_bytes_max,
+        "response_headers_to_add": [
+            # A percent sign would begin one of Envoy's own variables.
+            {"header": {"key": name, "value": value.replace("%", "%%")}, "append_action": "ADD_IF_ABSENT"}
+            for name, value in sorted(route.headers.items())
+        ],
         "routes": [
             {
                 "match": {"prefix": "/"},

@@ -29,6 +29,8 @@ class FolderSource:
 
     path: Path
     identity: str
+    home: Path | None
+    """The data directory, of which no model may hold anything."""
     commit_id: str = ""
 
     @property
@@ -36,14 +38,19 @@ class FolderSource:
         return self.path.as_uri()
 
     def copy_to(self, folder: Path) -> None:
-        for file, name in _files(self.path):
+        for file, name in _files(self.path, self.home):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
+            if _is_empty(file):
+                target.touch()
+            else:
+                shutil.copyfile(file, target)
 
 
-def open_folder(uri: str) -> FolderSource:
+def open_folder(uri: str, home: Path | None = None) -> FolderSource:
     """The source behind a ``file://`` URI; reads all of it once, for its hash.
+
+    ``home`` is the data directory. Who may apply services, a pipeline's job among them, may not have it copied for a model.
 
     :raises NotFoundError: ``no_model``, if nothing is there; ``InvalidInputError`` if it is not a folder of files.
     """
@@ -59,16 +66,16 @@ def open_folder(uri: str) -> FolderSource:
             f"storageUri {uri}: there is no file or folder {path} on this machine", kind="no_model"
         )
     try:
-        return FolderSource(path=path, identity=_identity(path))
+        return FolderSource(path=path, identity=_identity(path, home), home=home)
     except OSError as error:
         raise UnavailableError(f"storageUri {uri}: cannot read {error.filename}: {error.strerror}") from error
 
 
-def opener(open_model: OpenModel) -> OpenModel:
-    """``open_model`` with ``file://`` added."""
+def opener(open_model: OpenModel, home: Path) -> OpenModel:
+    """``open_model`` with ``file://`` added; ``home`` is the data directory."""
 
     def open_any(uri: str) -> ModelSource:
-        return open_folder(uri) if uri.startswith("file:") else open_model(uri)
+        return open_folder(uri, home) if uri.startswith("file:") else open_model(uri)
 
     return open_any
 
@@ -102,7 +109,7 @@ class ModelCache:
                 )
             part.mkdir(parents=True)
             source.copy_to(part)
-            if isinstance(source, FolderSource) and _identity(_root_of(part, source)) != identity:
+            if isinstance(source, FolderSource) and _identity(_root_of(part, source), None) != identity:
                 raise ConflictError(
                     f"{source.path} changed while it was copied: apply again", kind="model_changed"
                 )
@@ -143,14 +150,32 @@ def _root_of(copy: Path, source: FolderSource) -> Path:
     return copy / source.path.name if source.path.is_file() else copy
 
 
-def _files(path: Path) -> Iterator[tuple[Path, str]]:
-    """Files below ``path`` with their names relative to it, in a fixed order; a file is its own only member."""
+def _files(path: Path, home: Path | None) -> Iterator[tuple[Path, str]]:
+    """Files below ``path`` with their names relative to it, in a fixed order; a file is its own only member.
+
+    :raises InvalidInputError: ``bad_model``, for what is no file, and for whatever is or leads into ``home``.
+    """
+    for file, name in _files_below(path):
+        if home is not None and file.resolve().is_relative_to(home.resolve()):
+            raise InvalidInputError(
+                f"{file} lies in trunkline's own data directory: a model may not hold it", kind="bad_model"
+            )
+        yield file, name
+
+
+def _files_below(path: Path) -> Iterator[tuple[Path, str]]:
     if path.is_file():
         yield path, path.name
         return
     count = 0
     for folder, subfolders, names in os.walk(path):
         subfolders.sort()
+        for name in subfolders:
+            if (Path(folder) / name).is_symlink():
+                raise InvalidInputError(
+                    f"{Path(folder) / name} is a link to a folder, which is not followed: put the folder itself there",
+                    kind="bad_model",
+                )
         for name in sorted(names):
             file = Path(folder) / name
             count += 1
@@ -164,9 +189,15 @@ def _files(path: Path) -> Iterator[tuple[Path, str]]:
             yield file, file.relative_to(path).as_posix()
 
 
-def _identity(path: Path) -> str:
+def _identity(path: Path, home: Path | None) -> str:
     whole = blake3.blake3()
-    for file, name in _files(path):
-        digest = blake3.blake3(max_threads=blake3.blake3.AUTO).update_mmap(file).digest()
+    for file, name in _files(path, home):
+        content = blake3.blake3(max_threads=blake3.blake3.AUTO)
+        digest = (content if _is_empty(file) else content.update_mmap(file)).digest()
         whole.update(len(name.encode()).to_bytes(4, "big") + name.encode() + digest)
     return whole.hexdigest()
+
+
+def _is_empty(file: Path) -> bool:
+    """Files of size 0 are never opened: those of /proc and /sys claim that size, and reading some of them never ends."""
+    return file.stat().st_size == 0

@@ -25,6 +25,7 @@ from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
 
 CLEAN_SECONDS = 60.0
+ID_HEADER, REVISION_HEADER = "x-trunkline-id", "x-trunkline-revision"
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +132,8 @@ class Reconciler:
             envoy.Route(
                 host=host(r.service, r.namespace, self._settings.domain),
                 cluster=r.id,
-                replicas=r.spec.replicas,
                 timeout_seconds=r.spec.timeout_seconds,
+                headers={REVISION_HEADER: r.name, **({ID_HEADER: r.commit_id} if r.commit_id else {})},
             )
             for r in active
             if r.phase is Phase.LIVE and r.traffic > 0

@@ -13,8 +13,10 @@ from enum import StrEnum
 
 from trunkline.serving.model import Phase, Revision
 
-LOOK_SECONDS = 1.0
-"""Between looks at a service where all is well."""
+LOOK_SECONDS = 10.0
+"""Between looks at a service where all is well. That something died is noticed by the watch, which does not wait for it."""
+WAITING_SECONDS = 1.0
+"""Between looks while a replica or the gateway is missing that could not be started (again) yet."""
 HURRY_SECONDS = 0.15
 """Between looks while something is under way."""
 SETTLE_SECONDS = 0.5
@@ -229,4 +231,11 @@ def _again(seen: Seen, actions: Sequence[Action]) -> float:
         return 0.0
     settled = all(r.phase.is_final or r.phase is Phase.LIVE for r in seen.revisions)
     quiet = all(r.phase is ReplicaPhase.READY for r in seen.replicas if r.is_running)
-    return LOOK_SECONDS if settled and quiet and not actions else HURRY_SECONDS
+    if actions or not (settled and quiet):
+        return HURRY_SECONDS
+    is_whole = all(
+        sum(replica.is_running for replica in seen.replicas_of(revision)) >= revision.spec.replicas
+        for revision in seen.revisions
+        if revision.phase is Phase.LIVE
+    )
+    return LOOK_SECONDS if is_whole and seen.is_routed else WAITING_SECONDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -22,6 +22,7 @@ from trunkline.serving.gateway import Gateway
 from trunkline.serving.model import InferenceService, ModelSource, Phase, Revision
 from trunkline.serving.models import ModelCache, OpenModel, opener
 from trunkline.serving.reconcile import Reconciler, SecretValues, host
+from trunkline.serving.watch import Watch
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
 
@@ -55,7 +56,7 @@ class ServingService:
         self._settings = settings
         self._table = table
         self._jobs = jobs
-        self._open_model = opener(open_model)
+        self._open_model = opener(open_model, settings.home)
         self._deployer = ProcessDeployer(settings=settings, table=table, clock=clock)
         self.gateway = Gateway(settings=settings, table=table)
         self._reconciler = Reconciler(
@@ -69,6 +70,7 @@ class ServingService:
             open_model=self._open_model,
         )
         jobs.on_control(TASK, self._reconciler)
+        self._watch = Watch(db=db, table=table, ask=self._ask_all)
 
     # --- what users do ---
 
@@ -145,9 +147,15 @@ class ServingService:
         with self._db.write() as connection:
             for service in store.list_services(connection, None):
                 self._ask(connection, service.key)
+        self._watch.start()
+
+    def rest(self) -> None:
+        """Look after nothing any more, and leave all that runs."""
+        self._watch.stop()
 
     def stop_all(self) -> None:
         """End the gateway and every replica, with what they are doing. For `trunkline down`; a restart does not call this."""
+        self.rest()
         self.gateway.stop()
         for process in self._table.running(REPLICA):
             self._table.stop(process)
@@ -209,6 +217,11 @@ class ServingService:
                 kind="no_inferenceservice",
             )
         return service
+
+    def _ask_all(self, keys: Sequence[str]) -> None:
+        with self._db.write() as connection:
+            for key in keys:
+                self._ask(connection, key)
 
     def _ask(self, connection: Connection, key: str) -> None:
         self._jobs.queue.enqueue(connection, kind=TASK, key=key, queue=CONTROL_QUEUE)

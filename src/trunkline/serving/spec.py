@@ -28,6 +28,7 @@ FORMATS = {"sklearn": ("v1", "v2"), "pytorch": ("v1",)}
 RUNTIMES = {"kserve-sklearnserver": "sklearn", "kserve-torchserve": "pytorch"}
 """KServe's names of the runtimes that ours stand for."""
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _STOP_KEY = "serving.kserve.io/stop"
 
 
@@ -238,10 +239,19 @@ def parse(manifest: Mapping[str, Any]) -> Parsed:
     return Parsed(
         name=metadata.name,
         namespace=metadata.namespace,
-        commit_id=annotations.get(ID_KEY) or labels.get(ID_KEY) or "",
+        commit_id=_checked_id(annotations.get(ID_KEY) or labels.get(ID_KEY) or ""),
         kept=kept,
         predictor=_predictor(metadata.name, parsed.spec),
     )
+
+
+def _checked_id(given: str) -> str:
+    """It becomes a header of every answer."""
+    if given and not _ID.fullmatch(given):
+        raise _bad(
+            f"metadata.annotations[{ID_KEY!r}] must be 1 to 128 visible ASCII characters: a commit's ID"
+        )
+    return given
 
 
 def _check_kind(manifest: Mapping[str, Any]) -> None:
@@ -371,6 +381,8 @@ def _translated(error: ValidationError) -> InvalidInputError:
         )
     if problem["type"] == "missing":
         return _bad(f"{path} is missing")
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return _bad(f"{path} must be a mapping of fields")
     return _bad(f"{path}: {problem['msg']}")
 
 

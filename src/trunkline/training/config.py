@@ -249,7 +249,11 @@ def _problem(item: Any) -> str:
         str(part) for part in item["loc"] if not str(part).startswith(("function-", "constrained-"))
     )
     where = f"experiment config: {path}" if path else "experiment config"
-    message = f"field {item['loc'][-1]!r} is required" if item["type"] == "missing" else item["msg"]
+    message = item["msg"]
+    if item["type"] == "missing":
+        message = f"field {item['loc'][-1]!r} is required"
+    elif item["type"] in ("dict_type", "model_type"):
+        message = "it must be a map of fields"
     return f"{where}: {message}"
 
 

@@ -203,7 +203,7 @@ class Lifecycle:
         rows = store.metrics_of(connection, experiment.id, VALIDATION_GROUP)
         if outcome is Status.SUCCEEDED and rows and all(score(row.values, metric) is None for row in rows):
             known = sorted({name for row in rows for name in row.values})
-            hint = did_you_mean(metric, known)
+            hint = did_you_mean(metric, known) if metric not in known else ""
             return f"searcher.metric {metric!r} was never reported as a number (reported: {', '.join(known)}){hint}"
         return ""
 

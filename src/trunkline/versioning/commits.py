@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from trunkline.core.hashing import from_hex
 from trunkline.core.ids import CommitId, new_commit_id
-from trunkline.errors import AlreadyExistsError, InvalidInputError, NotFoundError, StateError
+from trunkline.errors import AlreadyExistsError, InvalidInputError, StateError
 from trunkline.versioning import refs, store
 from trunkline.versioning.model import Commit, CommitStatus, Origin, TreeInfo
 from trunkline.versioning.nodes import EMPTY_ROOT
@@ -283,8 +283,4 @@ def _finished_already(commit: Commit) -> StateError:
 
 def output_commit(connection: Connection, project: str, repo: str, commit_id: str) -> StoredCommit:
     """:raises NotFoundError: ``no_commit``."""
-    row = refs.need_repo(connection, project, repo)
-    found = store.find_commit(connection, row.id, commit_id)
-    if found is None:
-        raise NotFoundError(f"there is no commit {row.address}@{commit_id}", kind="no_commit")
-    return found
+    return refs.need_commit(connection, refs.need_repo(connection, project, repo), commit_id)

@@ -47,6 +47,14 @@ def need_branch(connection: Connection, repo: RepoRow, name: str) -> BranchRow:
     return branch
 
 
+def need_commit(connection: Connection, repo: RepoRow, commit_id: str) -> StoredCommit:
+    """:raises NotFoundError: ``no_commit``."""
+    found = store.find_commit(connection, repo.id, commit_id)
+    if found is None:
+        raise NotFoundError(f"there is no commit {repo.address}@{commit_id}", kind="no_commit")
+    return found
+
+
 def parse_branch(project: str, text: str) -> tuple[Address, str]:
     """An address that must name a branch and nothing more (``repo`` alone means its ``master``).
 

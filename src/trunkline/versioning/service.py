@@ -16,6 +16,7 @@ from trunkline.core.ids import (
     RepoName,
     TreeHash,
     check_name,
+    is_commit_id,
 )
 from trunkline.core.paths import Address, parse_address
 from trunkline.errors import (
@@ -260,20 +261,43 @@ class VersioningService(TreeService):
             return refs.find(connection, parse_address(address, project)).commit
 
     def list_commits(
-        self, project: str, repo: str, *, branch: str | None = None, limit: int = 100
+        self,
+        project: str,
+        repo: str,
+        *,
+        branch: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
     ) -> list[Commit]:
-        """Newest first; of a branch: its head and the head's ancestors."""
+        """Newest first; of a branch (or a commit's ID): its head and the head's ancestors. ``after``: the ID of the commit
+        that was listed last.
+
+        :raises NotFoundError: ``no_commit``, if there is no commit ``after``.
+        """
         with self._db.read() as connection:
             row = refs.need_repo(connection, project, repo)
+            last = None if after is None else refs.need_commit(connection, row, after)
             if branch is None:
-                return [found.commit for found in store.list_commits(connection, row.id, limit)]
-            head = refs.need_branch(connection, row, branch).head
-            return [] if head is None else [found.commit for found in store.history(connection, head, limit)]
+                listed = store.list_commits(connection, row.id, limit, None if last is None else last.pk)
+                return [found.commit for found in listed]
+            if is_commit_id(branch):
+                head: int | None = refs.need_commit(connection, row, branch).pk
+            else:
+                head = refs.need_branch(connection, row, branch).head
+            start = head if last is None else last.parent_pk
+            return [] if start is None else [one.commit for one in store.history(connection, start, limit)]
 
-    def list_commit_sets(self, *, limit: int = 100) -> list[CommitSet]:
-        """Newest first."""
+    def list_commit_sets(self, *, limit: int = 100, after: str | None = None) -> list[CommitSet]:
+        """Newest first, by their beginning. ``after``: the ID that was listed last.
+
+        :raises NotFoundError: ``no_commit``, if there is no commit set ``after``.
+        """
         with self._db.read() as connection:
-            return [self._commit_set(connection, found) for found in store.recent_ids(connection, limit)]
+            before = None if after is None else store.first_with_id(connection, after)
+            if after is not None and before is None:
+                raise _no_commit_set(after)
+            ids = store.recent_ids(connection, limit, before)
+            return [self._commit_set(connection, found) for found in ids]
 
     def inspect_commit_set(self, commit_id: str) -> CommitSet:
         """:raises NotFoundError: ``no_commit``."""
@@ -283,9 +307,7 @@ class VersioningService(TreeService):
     def _commit_set(self, connection: Connection, commit_id: CommitId) -> CommitSet:
         found = tuple(each.commit for each in store.commits_with_id(connection, commit_id))
         if not found:
-            raise NotFoundError(
-                f"there is no commit set {commit_id!r}", kind="no_commit", details={"id": commit_id}
-            )
+            raise _no_commit_set(commit_id)
         return CommitSet(id=commit_id, commits=found, created_at=min(commit.created_at for commit in found))
 
     def _ensure_branch(self, connection: Connection, where: Address, name: str) -> BranchRow:
@@ -393,25 +415,44 @@ class VersioningService(TreeService):
     def create_owned_repo(
         self, connection: Connection, project: str, name: str, owner: str, description: str
     ) -> None:
-        """:raises AlreadyExistsError: ``repo_exists``, unless it has this owner already."""
+        """Of a repo that was kept when this owner went, it becomes the owner again.
+
+        :raises AlreadyExistsError: ``repo_exists``, if it is somebody else's. :raises StateError: ``parent_open``.
+        """
         check_name("repo", name)
         refs.need_project(connection, project)
         repo = store.find_repo(connection, project, name)
         if repo is None:
             store.insert_repo(connection, project, name, description, owner, self._clock.now())
-        elif repo.owner == owner:
+        elif owner in (repo.owner, repo.former_owner):
+            for branch in store.list_branches(connection, repo) if repo.owner is None else ():
+                commits.refuse_open(connection, branch)
+            store.set_owner(connection, repo.id, owner)
             store.describe_repo(connection, repo.id, description)
         else:
             raise AlreadyExistsError(
-                f"there is a repo {name!r} in project {project!r} already", kind="repo_exists"
+                f"there is a repo {name!r} in project {project!r} already, so {owner.replace(':', ' ')} cannot put its "
+                "output there: choose another name",
+                kind="repo_exists",
             )
 
     def delete_owned_repo(self, connection: Connection, project: str, name: str, owner: str) -> None:
         """:raises StateError: ``owned_repo`` if it is somebody else's; ``has_followers``."""
+        self._delete_repo(connection, self._owned(connection, project, name, owner), force=False)
+
+    def release_owned_repo(self, connection: Connection, project: str, name: str, owner: str) -> None:
+        """Its owner goes, the repo stays, and may be written to and deleted like any other.
+
+        :raises StateError: ``owned_repo`` if it is somebody else's.
+        """
+        repo = self._owned(connection, project, name, owner)
+        store.set_owner(connection, repo.id, owner, is_gone=True)
+
+    def _owned(self, connection: Connection, project: str, name: str, owner: str) -> RepoRow:
         repo = refs.need_repo(connection, project, name)
         if repo.owner != owner:
             raise StateError(f"repo {repo.address} does not belong to {owner}", kind="owned_repo")
-        self._delete_repo(connection, repo, force=False)
+        return repo
 
     def set_provenance(
         self,
@@ -453,3 +494,7 @@ class VersioningService(TreeService):
         """
         found = commits.output_commit(connection, project, repo, commit_id)
         commits.finish_output(connection, self._publish, found, tree, error, self._clock.now())
+
+
+def _no_commit_set(commit_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no commit set {commit_id!r}", kind="no_commit", details={"id": commit_id})

@@ -20,6 +20,9 @@ from trunkline.storage.db.schema import (
 )
 from trunkline.versioning.model import Commit, CommitStatus, Origin, Project
 
+_KEPT = "kept:"
+"""In front of the owner of a repo that outlived it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RepoRow:
@@ -28,6 +31,8 @@ class RepoRow:
     name: RepoName
     description: str
     owner: str | None
+    former_owner: str | None
+    """Who made it and is gone; the repo was kept, and is anybody's now."""
     created_at: float
 
     @property
@@ -110,16 +115,25 @@ def find_repo(connection: Connection, project: str, name: str) -> RepoRow | None
     return found[0] if found else None
 
 
-def _repo(row: Row[Any]) -> RepoRow:
+def _repo(row: Row[Any], prefix: str = "") -> RepoRow:
     values = row._mapping
+    owner: str | None = values[f"{prefix}owner"]
+    is_kept = owner is not None and owner.startswith(_KEPT)
     return RepoRow(
-        id=values["id"],
-        project=values["project"],
-        name=values["name"],
-        description=values["description"],
-        owner=values["owner"],
-        created_at=values["created_at"],
+        id=values[f"{prefix}id"],
+        project=values[f"{prefix}project"],
+        name=values[f"{prefix}name"],
+        description=values[f"{prefix}description"],
+        owner=None if is_kept else owner,
+        former_owner=owner.removeprefix(_KEPT) if owner is not None and is_kept else None,
+        created_at=values[f"{prefix}created_at"],
     )
+
+
+def set_owner(connection: Connection, repo_id: int, owner: str, *, is_gone: bool = False) -> None:
+    """Give a repo to an owner, or remember the one that it had."""
+    value = _KEPT + owner if is_gone else owner
+    connection.execute(sa.update(repos).where(repos.c.id == repo_id).values(owner=value))
 
 
 def describe_repo(connection: Connection, repo_id: int, description: str) -> None:
@@ -166,10 +180,7 @@ def branches_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, Bran
     query = sa.select(branches, *columns).join_from(branches, repos).where(branches.c.id.in_(list(ids)))
     found: dict[int, BranchRow] = {}
     for row in connection.execute(query):
-        repo = RepoRow(
-            id=row.r_id, project=row.r_project, name=row.r_name, description=row.r_description, owner=row.r_owner,
-            created_at=row.r_created_at,
-        )  # fmt: skip
+        repo = _repo(row, "r_")
         found[row.id] = BranchRow(
             id=row.id, repo=repo, name=row.name, head=row.head, created_at=row.created_at
         )
@@ -307,15 +318,25 @@ def commits_with_id(connection: Connection, commit_id: str) -> list[StoredCommit
     return _load(connection, _query().where(commits.c.id == commit_id).order_by(commits.c.pk))
 
 
-def list_commits(connection: Connection, repo_id: int, limit: int) -> list[StoredCommit]:
+def list_commits(
+    connection: Connection, repo_id: int, limit: int, before: int | None = None
+) -> list[StoredCommit]:
+    """Newest first; only those that are older than the commit ``before``."""
     query = _query().where(commits.c.repo_id == repo_id).order_by(commits.c.pk.desc()).limit(limit)
-    return _load(connection, query)
+    return _load(connection, query if before is None else query.where(commits.c.pk < before))
 
 
-def recent_ids(connection: Connection, limit: int) -> list[CommitId]:
-    latest = sa.func.max(commits.c.pk)
-    query = sa.select(commits.c.id).group_by(commits.c.id).order_by(latest.desc()).limit(limit)
-    return list(connection.execute(query).scalars())
+def first_with_id(connection: Connection, commit_id: str) -> int | None:
+    """The commit that a commit set began with."""
+    return connection.execute(sa.select(sa.func.min(commits.c.pk)).where(commits.c.id == commit_id)).scalar()
+
+
+def recent_ids(connection: Connection, limit: int, before: int | None = None) -> list[CommitId]:
+    """Commit sets, the newest first; only those that began before the commit ``before``."""
+    earlier = commits.alias("earlier")
+    began_there = ~sa.exists().where(earlier.c.id == commits.c.id, earlier.c.pk < commits.c.pk)
+    query = sa.select(commits.c.id).where(began_there).order_by(commits.c.pk.desc()).limit(limit)
+    return list(connection.execute(query if before is None else query.where(commits.c.pk < before)).scalars())
 
 
 def _chain(pk: int, steps_max: int | None = None) -> sa.CTE:

@@ -192,9 +192,10 @@ class Child(NamedTuple):
     entry: Entry | None
 
 
-def children(load: Load, root: bytes, low: bytes, high: bytes | None) -> Iterator[Child]:
-    """The direct children of the directory whose files are in that range; what is below a child is skipped by seeking."""
-    at = low
+def children(load: Load, root: bytes, low: bytes, high: bytes | None, start: bytes = b"") -> Iterator[Child]:
+    """The direct children of the directory whose files are in that range, from the key ``start`` on; what is below a child
+    is skipped by seeking."""
+    at = max(low, start)
     skip = len(low)
     while True:
         directory: bytes | None = None

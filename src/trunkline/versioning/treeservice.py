@@ -68,17 +68,21 @@ class TreeService:
         """:raises NotFoundError: ``no_file``; the root always exists."""
         return views.stat(self._load, from_hex(root, "tree hash"), path)
 
-    def list_dir(self, root: TreeHash, path: str = "/") -> Iterator[FileInfo]:
+    # A listing goes on where an earlier one ended: ``after`` is the path that it showed last, a directory's with its slash.
+
+    def list_dir(self, root: TreeHash, path: str = "/", *, after: str | None = None) -> Iterator[FileInfo]:
         """The direct children; of a file: the file itself. :raises NotFoundError: ``no_file``, at once."""
-        return views.list_dir(self._load, from_hex(root, "tree hash"), path)
+        return views.list_dir(self._load, from_hex(root, "tree hash"), path, after=after)
 
-    def walk(self, root: TreeHash, path: str = "/", *, dirs: bool = False) -> Iterator[FileInfo]:
+    def walk(
+        self, root: TreeHash, path: str = "/", *, dirs: bool = False, after: str | None = None
+    ) -> Iterator[FileInfo]:
         """All files at or below a path; with ``dirs`` the directories too. :raises NotFoundError: ``no_file``, at once."""
-        return views.walk(self._load, from_hex(root, "tree hash"), path, dirs=dirs)
+        return views.walk(self._load, from_hex(root, "tree hash"), path, dirs=dirs, after=after)
 
-    def glob(self, root: TreeHash, pattern: str) -> Iterator[FileInfo]:
+    def glob(self, root: TreeHash, pattern: str, *, after: str | None = None) -> Iterator[FileInfo]:
         """The files and directories that match. :raises InvalidInputError: ``bad_glob``, at once."""
-        return views.glob(self._load, from_hex(root, "tree hash"), pattern)
+        return views.glob(self._load, from_hex(root, "tree hash"), pattern, after=after)
 
     def read(
         self, root: TreeHash, path: str, *, offset: int = 0, length: int | None = None
@@ -108,9 +112,13 @@ class TreeService:
                 f"{path}: {error.message}", kind=error.kind, details={**error.details, "path": path}
             ) from error
 
-    def diff(self, old: TreeHash, new: TreeHash, path: str = "/") -> Iterator[DiffEntry]:
+    def diff(
+        self, old: TreeHash, new: TreeHash, path: str = "/", *, after: str | None = None
+    ) -> Iterator[DiffEntry]:
         """The files that were added, deleted or changed, in the order of their paths. Costs what differs."""
-        return views.diff(self._load, from_hex(old, "tree hash"), from_hex(new, "tree hash"), path)
+        return views.diff(
+            self._load, from_hex(old, "tree hash"), from_hex(new, "tree hash"), path, after=after
+        )
 
 
 def tree_info(ref: Ref) -> TreeInfo:

@@ -1,7 +1,11 @@
-"""Trees as people see them: files and directories with their sizes and hashes. Reads only."""
+"""Trees as people see them: files and directories with their sizes and hashes. Reads only.
+
+Every listing can go on ``after`` a path that it showed before (a directory's with its slash), and then costs what is left.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from trunkline.core.paths import Glob, clean_path
@@ -52,18 +56,28 @@ def no_such_path(path: str) -> NotFoundError:
     return NotFoundError(f"there is no file or directory {path}", kind="no_file", details={"path": path})
 
 
-def list_dir(load: Load, root: bytes, path: str) -> Iterator[FileInfo]:
+def _key_of(after: str | None) -> bytes:
+    """The key of a path that was shown; of a directory, what all keys below it begin with."""
+    return b"" if after is None else after[1:].encode()
+
+
+def _behind(key: bytes) -> bytes:
+    """The first key that may come behind a child: behind all of it, if it is a directory."""
+    return trees.prefix_end(key) if key.endswith(b"/") else key + b"\0"
+
+
+def list_dir(load: Load, root: bytes, path: str, *, after: str | None = None) -> Iterator[FileInfo]:
     """The direct children of a directory; of a file: the file itself. Looks before the first item is asked for."""
     path = clean_path(path)
     entry = find_file(load, root, path)
     if entry is not None:
-        return iter([file_info(entry)])
+        return iter([file_info(entry)] if after is None else [])
     _check_directory(load, root, path)
-    return _list_dir(load, root, path)
+    return _list_dir(load, root, path, _behind(_key_of(after)) if after is not None else b"")
 
 
-def _list_dir(load: Load, root: bytes, path: str) -> Iterator[FileInfo]:
-    for child in trees.children(load, root, *trees.directory_range(path)):
+def _list_dir(load: Load, root: bytes, path: str, start: bytes) -> Iterator[FileInfo]:
+    for child in trees.children(load, root, *trees.directory_range(path), start):
         if child.entry is not None:
             yield file_info(child.entry)
         else:
@@ -74,27 +88,33 @@ def _join(directory: str, name: str) -> str:
     return f"/{name}" if directory == "/" else f"{directory}/{name}"
 
 
-def walk(load: Load, root: bytes, path: str, *, dirs: bool) -> Iterator[FileInfo]:
+def walk(load: Load, root: bytes, path: str, *, dirs: bool, after: str | None = None) -> Iterator[FileInfo]:
     """All files at or below a path, in the order of their paths; with ``dirs`` the directories too, each before its files."""
     path = clean_path(path)
     entry = find_file(load, root, path)
     if entry is not None:
-        return iter([file_info(entry)])
+        return iter([file_info(entry)] if after is None else [])
     _check_directory(load, root, path)
-    return _walk(load, root, path, dirs=dirs)
+    return _walk(load, root, path, dirs=dirs, after=after)
 
 
-def _walk(load: Load, root: bytes, path: str, *, dirs: bool) -> Iterator[FileInfo]:
+def _walk(load: Load, root: bytes, path: str, *, dirs: bool, after: str | None) -> Iterator[FileInfo]:
     low, high = trees.directory_range(path)
-    if dirs:
+    if dirs and after is None:
         yield directory_info(load, root, path)
-    seen = low
-    for entry in trees.entries(load, root, low, high):
+    seen = max(low, _key_of(after))
+    for entry in trees.entries(load, root, _first_unseen(low, after), high):
         if dirs:
             for directory in _entered(seen, entry.key, len(low)):
                 yield directory_info(load, root, "/" + directory.decode())
             seen = entry.key
         yield file_info(entry)
+
+
+def _first_unseen(low: bytes, after: str | None) -> bytes:
+    """Where a walk goes on: behind a file, but inside a directory."""
+    key = _key_of(after)
+    return max(low, key if key.endswith(b"/") or not key else key + b"\0")
 
 
 def _entered(before: bytes, key: bytes, start: int) -> Iterator[bytes]:
@@ -106,32 +126,33 @@ def _entered(before: bytes, key: bytes, start: int) -> Iterator[bytes]:
         at = key.find(b"/", at + 1)
 
 
-def glob(load: Load, root: bytes, pattern: str) -> Iterator[FileInfo]:
+def glob(load: Load, root: bytes, pattern: str, *, after: str | None = None) -> Iterator[FileInfo]:
     """The files and directories that match, in the order of their paths."""
     compiled = Glob(pattern)
-    return _glob(load, root, compiled)
+    return _glob(load, root, compiled, after)
 
 
-def _glob(load: Load, root: bytes, pattern: Glob) -> Iterator[FileInfo]:
+def _glob(load: Load, root: bytes, pattern: Glob, after: str | None) -> Iterator[FileInfo]:
     if pattern.is_literal:
-        try:
-            yield stat(load, root, pattern.literal_prefix)
-        except NotFoundError:
-            return
+        if after is None:
+            with contextlib.suppress(NotFoundError):
+                yield stat(load, root, pattern.literal_prefix)
     elif pattern.depth is None:
         start = pattern.literal_prefix.rpartition("/")[0] or "/"
         if start == "/" or trees.has_any(load, root, *trees.directory_range(start)):
-            yield from _glob_everywhere(load, root, pattern, start)
+            yield from _glob_everywhere(load, root, pattern, start, after)
     else:
-        yield from _glob_level(load, root, pattern, "/", 1)
+        yield from _glob_level(load, root, pattern, "/", 1, _key_of(after))
 
 
-def _glob_everywhere(load: Load, root: bytes, pattern: Glob, start: str) -> Iterator[FileInfo]:
-    if pattern.match(start) is not None:
+def _glob_everywhere(
+    load: Load, root: bytes, pattern: Glob, start: str, after: str | None
+) -> Iterator[FileInfo]:
+    if after is None and pattern.match(start) is not None:
         yield directory_info(load, root, start)
     low, high = trees.directory_range(start)
-    seen = low
-    for entry in trees.entries(load, root, low, high):
+    seen = max(low, _key_of(after))
+    for entry in trees.entries(load, root, _first_unseen(low, after), high):
         for directory in _entered(seen, entry.key, len(low)):
             path = "/" + directory.decode()
             if pattern.match(path) is not None:
@@ -141,11 +162,17 @@ def _glob_everywhere(load: Load, root: bytes, pattern: Glob, start: str) -> Iter
             yield file_info(entry)
 
 
-def _glob_level(load: Load, root: bytes, pattern: Glob, directory: str, depth: int) -> Iterator[FileInfo]:
+def _glob_level(
+    load: Load, root: bytes, pattern: Glob, directory: str, depth: int, after: bytes
+) -> Iterator[FileInfo]:
     """Descend only where the pattern can still match, down to its own depth."""
     assert pattern.depth is not None
     low, high = trees.directory_range(directory)
-    for child in trees.children(load, root, low, high):
+    start = b""
+    if after > low:  # in or behind this directory
+        parts = after.split(b"/")
+        start = _behind(after) if depth == pattern.depth else b"/".join(parts[:depth]) + b"/"
+    for child in trees.children(load, root, low, high, start):
         path = _join(directory, child.name.decode())
         if depth == pattern.depth:
             if pattern.match(path) is not None:
@@ -153,16 +180,17 @@ def _glob_level(load: Load, root: bytes, pattern: Glob, directory: str, depth: i
         elif child.entry is None and (
             depth > len(pattern.levels) or pattern.levels[depth - 1].fullmatch(path)
         ):
-            yield from _glob_level(load, root, pattern, path, depth + 1)
+            yield from _glob_level(load, root, pattern, path, depth + 1, after)
 
 
-def diff(load: Load, old: bytes, new: bytes, path: str) -> Iterator[DiffEntry]:
+def diff(load: Load, old: bytes, new: bytes, path: str, *, after: str | None = None) -> Iterator[DiffEntry]:
     """The files that were added, deleted or changed (in content or executable bit) at or below a path."""
     path = clean_path(path)
     pair = (find_file(load, old, path), find_file(load, new, path))
-    pairs = [pair] if pair[0] != pair[1] else []
+    pairs = [pair] if pair[0] != pair[1] and after is None else []
     low, high = trees.directory_range(path)
-    return _diff(load, old, new, low, high, pairs)
+    # A path that was a file and became a directory: the file comes first, and its key lies before the directory's.
+    return _diff(load, old, new, _first_unseen(low, after), high, pairs)
 
 
 def _diff(

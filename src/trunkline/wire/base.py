@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +11,8 @@ from pydantic_core import PydanticCustomError
 from trunkline.core.suggest import did_you_mean
 
 T = TypeVar("T")
+
+_BROKEN = re.compile("[\ud800-\udfff]")
 
 
 class Wire(BaseModel):
@@ -25,7 +28,9 @@ class Ask(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_the_nearest(cls, data: Any) -> Any:
+    def _refuse_what_cannot_be_meant(cls, data: Any) -> Any:
+        if _has_broken_text(data):
+            raise PydanticCustomError("broken_text", "text holds half of a surrogate pair")
         unknown = [key for key in data if key not in cls.model_fields] if isinstance(data, dict) else []
         if unknown:
             hint = did_you_mean(str(unknown[0]), cls.model_fields)
@@ -33,6 +38,15 @@ class Ask(BaseModel):
                 "unknown_field", "unknown field '{name}'{hint}", {"name": unknown[0], "hint": hint}
             )
         return data
+
+
+def _has_broken_text(value: Any) -> bool:
+    """JSON can say ``"\\ud800"``, which no UTF-8 can: neither a database nor our own answer could hold it."""
+    if isinstance(value, str):
+        return _BROKEN.search(value) is not None
+    if isinstance(value, dict):
+        return any(_has_broken_text(key) or _has_broken_text(one) for key, one in value.items())
+    return isinstance(value, list) and any(map(_has_broken_text, value))
 
 
 class Page(Wire, Generic[T]):

@@ -29,6 +29,13 @@ class DiffEntry(Wire):
     old: FileInfo | None
     new: FileInfo | None
 
+    @property
+    def path(self) -> str:
+        """Where the file is, or was."""
+        found = self.new or self.old
+        assert found is not None, "one of them is there"
+        return found.path
+
 
 class CopyFile(Ask):
     source: str

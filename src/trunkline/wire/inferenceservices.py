@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from trunkline.wire.base import Wire
 
 
@@ -16,7 +18,15 @@ class InferenceService(Wire):
     spec: dict[str, Any]
     status: dict[str, Any]
     change: Literal["created", "configured", "unchanged"] | None = None
-    """What an apply did; None in answers to other requests."""
+    """What an apply did; not there in answers to other requests."""
+
+    @model_serializer(mode="wrap")
+    def _as_it_can_be_applied(self, made: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was got must be a manifest: to apply what was got earlier is how a rollback is done."""
+        fields: dict[str, Any] = made(self)
+        if self.change is None:
+            del fields["change"]
+        return fields
 
     @property
     def name(self) -> str:

@@ -18,6 +18,7 @@ from trunkline.core.status import Status
 from trunkline.errors import InvalidInputError, LimitError, UnavailableError
 from trunkline.sdk import Client
 from trunkline.workers.lease import Interrupted, Outcome, TaskContext, WorkerEnvironment, serve
+from trunkline.workers.logs import hiding
 from trunkline.workers.outputs import files_of
 from trunkline.workers.sandbox import Box, Ended, become_subreaper, choose_mode, run
 from trunkline.workers.scratch import make_scratch, remove_tree
@@ -182,7 +183,7 @@ class DatumRunner:
 
         ended = run(
             box, argv, stdin_lines=stdin_lines, env=env, cwd=cwd, on_line=context.log, interrupted=context.interrupted,
-            timeout_seconds=timeout_seconds, on_wait=follow_server,
+            timeout_seconds=timeout_seconds, on_wait=follow_server, shown=hiding(_secrets_of(context.task.payload)),
         )  # fmt: skip
         if ended.was_interrupted:
             raise Interrupted
@@ -212,6 +213,10 @@ class DatumRunner:
             ),
         }
         return Outcome(result=result)
+
+
+def _secrets_of(payload: Mapping[str, Any]) -> list[str]:
+    return [payload["job_token"], *payload["secrets_env"].values(), *payload["secret_files"].values()]
 
 
 def environment_of(payload: Mapping[str, Any], box: Box, url: str) -> dict[str, str]:

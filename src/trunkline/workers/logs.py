@@ -3,10 +3,11 @@ sent twice (its answer was lost) is stored once."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 GATHER_SECONDS = 0.1
@@ -14,8 +15,25 @@ LINES_PER_BATCH_MAX = 1000
 LINE_CHARACTERS_MAX = 64 * 1024
 WAITING_LINES_MAX = 50_000
 
+HIDDEN = "***"
+HIDDEN_CHARACTERS_MIN = 4
+"""Shorter secrets stay: hiding every "1" would leave nothing to read, and a secret that short hides nothing either."""
+
 Send = Callable[[int, list[dict[str, Any]]], None]
 """``(offset, lines)``; returns once the lines are stored or given up, and never raises."""
+
+
+def hiding(secrets: Iterable[str]) -> Callable[[str], str]:
+    """A function that takes secrets out of a text: logs and reasons are read by more people than may know them.
+
+    Line by line, as text comes; a secret that the code encodes or cuts up first is not recognised.
+    """
+    lines = {line.strip() for secret in secrets for line in secret.splitlines()}
+    wanted = sorted((line for line in lines if len(line) >= HIDDEN_CHARACTERS_MIN), key=len, reverse=True)
+    if not wanted:
+        return lambda text: text
+    pattern = re.compile("|".join(map(re.escape, wanted)))
+    return lambda text: pattern.sub(HIDDEN, text)
 
 
 class LogShipper:

@@ -17,6 +17,7 @@ from trunkline.workers.sandbox import Box
 
 LINKS_MAX = 40
 DEPTH_MAX = 200
+SHOWN_CHARACTERS_MAX = 120
 REFUSED_PLACES = ("/proc", "/sys", "/dev")
 
 
@@ -123,4 +124,5 @@ def _kind(mode: int) -> str:
 
 
 def _bad(name: str, why: str) -> InvalidInputError:
-    return InvalidInputError(f"/pfs/out/{name.rstrip('/')} {why}", kind="bad_output")
+    shown = name if len(name) <= SHOWN_CHARACTERS_MAX else name[:SHOWN_CHARACTERS_MAX] + "…"
+    return InvalidInputError(f"/pfs/out/{shown.rstrip('/')} {why}", kind="bad_output")

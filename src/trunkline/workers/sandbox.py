@@ -206,10 +206,12 @@ def run(
     interrupted: threading.Event,
     timeout_seconds: float | None,
     on_wait: Callable[[], None] = lambda: None,
+    shown: Callable[[str], str] = lambda line: line,
 ) -> Ended:
     """Run a command to its end, or until ``interrupted`` is set or the time is over; then nothing of it is left.
 
-    Call it from the main thread: the command dies with the thread that started it. ``on_wait`` is called now and then.
+    Call it from the main thread: the command dies with the thread that started it. ``on_wait`` is called now and then;
+    ``shown`` makes of a line what others may see of it.
 
     :raises UnavailableError: ``no_sandbox``, if its view could not be made.
     """
@@ -230,7 +232,7 @@ def run(
         raise
     finally:
         os.close(writer)
-    output = _Output(child, on_line)
+    output = _Output(child, on_line, shown)
     try:
         stopped = _wait(child, started, interrupted, timeout_seconds, on_wait)
     finally:
@@ -328,8 +330,9 @@ def _ended(
 class _Output:
     """Reads both streams of a command line by line, as they come."""
 
-    def __init__(self, child: subprocess.Popen[bytes], on_line: OnLine) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], on_line: OnLine, shown: Callable[[str], str]) -> None:
         self._on_line = on_line
+        self._shown = shown
         self._tails: dict[str, deque[str]] = {name: deque(maxlen=TAIL_LINES) for name in ("stdout", "stderr")}
         assert child.stdout is not None and child.stderr is not None, "both are pipes"
         self._threads = [
@@ -342,7 +345,7 @@ class _Output:
     def _read(self, pipe: IO[bytes], stream: str) -> None:
         with pipe:
             while raw := pipe.readline(LINE_BYTES_MAX):
-                text = raw.decode("utf-8", "replace").rstrip("\r\n")
+                text = self._shown(raw.decode("utf-8", "replace").rstrip("\r\n"))
                 if text.strip():
                     self._tails[stream].append(text)
                 self._on_line(text, stream)

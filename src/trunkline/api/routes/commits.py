@@ -6,7 +6,8 @@ from fastapi import Response
 
 from trunkline.access.model import Scope
 from trunkline.api.auth import allow
-from trunkline.api.deps import LIST_LIMIT_DEFAULT, At, Limit, Use, WaitSeconds
+from trunkline.api.deps import At, Use, WaitSeconds
+from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of
 from trunkline.api.routes import new_router
 from trunkline.api.stream import LongPoll
 from trunkline.wire.base import Page
@@ -18,10 +19,11 @@ router = new_router("commits")
 @router.get("/projects/{project}/repos/{repo}/commits")
 @allow(Scope.JOB)
 def list_commits(
-    project: str, repo: str, use: Use, branch: str | None = None, limit: Limit = LIST_LIMIT_DEFAULT
-) -> Page[Commit]:
-    found = use.versioning.list_commits(project, repo, branch=branch, limit=limit)
-    return Page(items=[Commit.model_validate(commit) for commit in found])
+    project: str, repo: str, use: Use, branch: str | None = None, limit: Limit = PAGE_ITEMS_DEFAULT,
+    cursor: Cursor = None,
+) -> Page[Commit]:  # fmt: skip
+    found = use.versioning.list_commits(project, repo, branch=branch, limit=limit + 1, after=cursor)
+    return page_of(Commit, found, limit, lambda commit: commit.id)
 
 
 @router.post("/projects/{project}/repos/{repo}/commits", status_code=201)
@@ -48,10 +50,9 @@ def finish_commit(project: str, ask: FinishCommit, use: Use) -> Commit:
 
 @router.get("/commits")
 @allow(Scope.JOB)
-def list_commit_sets(use: Use, limit: Limit = LIST_LIMIT_DEFAULT) -> Page[CommitSet]:
-    return Page(
-        items=[CommitSet.model_validate(found) for found in use.versioning.list_commit_sets(limit=limit)]
-    )
+def list_commit_sets(use: Use, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None) -> Page[CommitSet]:
+    found = use.versioning.list_commit_sets(limit=limit + 1, after=cursor)
+    return page_of(CommitSet, found, limit, lambda one: one.id)
 
 
 @router.get("/commits/{commit_id}", response_model=CommitSet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import chain
 from typing import Annotated
 
 from fastapi import Header, Response
@@ -12,6 +12,7 @@ from trunkline.access.model import Scope
 from trunkline.api.archives import archive_of, files_of
 from trunkline.api.auth import allow
 from trunkline.api.deps import At, Body, Use
+from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of, tree_cursor
 from trunkline.api.ranges import parse_range
 from trunkline.api.routes import new_router
 from trunkline.api.stream import streamed
@@ -24,9 +25,6 @@ from trunkline.wire.commits import Commit
 from trunkline.wire.files import CopyFile, DiffEntry, FileInfo
 
 router = new_router("files")
-
-LISTED_MAX = 100_000
-"""Entries of one listing; a larger tree is listed directory by directory."""
 
 
 @router.get("/projects/{project}/files", response_class=Response)
@@ -85,23 +83,17 @@ def copy_file(project: str, ask: CopyFile, use: Use) -> Commit:
 
 @router.get("/projects/{project}/tree")
 @allow(Scope.JOB)
-def list_files(project: str, at: At, use: Use, glob: str | None = None, walk: bool = False) -> Page[FileInfo]:
+def list_files(
+    project: str, at: At, use: Use, glob: str | None = None, walk: bool = False, limit: Limit = PAGE_ITEMS_DEFAULT,
+    cursor: Cursor = None,
+) -> Page[FileInfo]:  # fmt: skip
     _, root, path = use.versioning.resolve(project, at)
+    [root], after = tree_cursor(cursor, 1) or ([root], None)
     if glob is not None:
-        found: Iterable[StoredFile] = use.versioning.glob(root, glob)
+        found: Iterable[StoredFile] = use.versioning.glob(root, glob, after=after)
     else:
-        found = (use.versioning.walk if walk else use.versioning.list_dir)(root, path)
-    return listing(found)
-
-
-def listing(found: Iterable[StoredFile]) -> Page[FileInfo]:
-    """A bounded listing."""
-    items = [FileInfo.model_validate(info) for info in islice(found, LISTED_MAX + 1)]
-    if len(items) > LISTED_MAX:
-        raise InvalidInputError(
-            f"there are more than {LISTED_MAX} files: list a directory of it", kind="too_many_files"
-        )
-    return Page(items=items)
+        found = (use.versioning.walk if walk else use.versioning.list_dir)(root, path, after=after)
+    return page_of(FileInfo, found, limit, lambda file: root + file.path)
 
 
 @router.get("/projects/{project}/stat")
@@ -113,7 +105,9 @@ def inspect_file(project: str, at: At, use: Use) -> FileInfo:
 
 @router.get("/projects/{project}/diff")
 @allow(Scope.JOB)
-def diff_files(project: str, at: At, use: Use, old: str | None = None) -> Page[DiffEntry]:
+def diff_files(
+    project: str, at: At, use: Use, old: str | None = None, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None
+) -> Page[DiffEntry]:  # fmt: skip
     commit, new_root, path = use.versioning.resolve(project, at)
     if old is not None:
         _, old_root, _ = use.versioning.resolve(project, old)
@@ -121,8 +115,9 @@ def diff_files(project: str, at: At, use: Use, old: str | None = None) -> Page[D
         _, old_root, _ = use.versioning.resolve(commit.project, f"{commit.repo}@{commit.parent}")
     else:
         old_root = use.versioning.stage([]).root
-    found = islice(use.versioning.diff(old_root, new_root, path), LISTED_MAX)
-    return Page(items=[DiffEntry.model_validate(entry) for entry in found])
+    [old_root, new_root], after = tree_cursor(cursor, 2) or ([old_root, new_root], None)
+    found = use.versioning.diff(old_root, new_root, path, after=after)
+    return page_of(DiffEntry, found, limit, lambda entry: old_root + new_root + entry.path)
 
 
 @router.get("/projects/{project}/archive", response_class=Response)

@@ -11,8 +11,8 @@ from trunkline.access.model import Scope
 from trunkline.api.archives import archive_of, files_of
 from trunkline.api.auth import allow
 from trunkline.api.deps import Body, Use
+from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of, tree_cursor
 from trunkline.api.routes import new_router
-from trunkline.api.routes.files import listing
 from trunkline.api.stream import streamed
 from trunkline.core.ids import TreeHash
 from trunkline.wire.base import Page
@@ -32,12 +32,18 @@ def create_fileset(body: Body, use: Use, base: str | None = None) -> TreeInfo:
 @allow(Scope.WORKER, Scope.JOB)
 def get_fileset(root: str, use: Use, path: Annotated[list[str] | None, Query()] = None) -> Response:
     tree = TreeHash(root)
+    use.versioning.check_tree(tree)
     found = chain.from_iterable(use.versioning.walk(tree, one) for one in path or ["/"])
     return streamed(archive_of(use.versioning, tree, found), media_type="application/x-tar")
 
 
 @router.get("/filesets/{root}/tree")
 @allow(Scope.WORKER, Scope.JOB)
-def list_fileset(root: str, use: Use, path: str = "/", walk: bool = True) -> Page[FileInfo]:
+def list_fileset(
+    root: str, use: Use, path: str = "/", walk: bool = True, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None
+) -> Page[FileInfo]:  # fmt: skip
     tree = TreeHash(root)
-    return listing((use.versioning.walk if walk else use.versioning.list_dir)(tree, path))
+    use.versioning.check_tree(tree)
+    _, after = tree_cursor(cursor, 0) or ([], None)
+    found = (use.versioning.walk if walk else use.versioning.list_dir)(tree, path, after=after)
+    return page_of(FileInfo, found, limit, lambda file: file.path)

@@ -9,7 +9,8 @@ from fastapi import Response
 
 from trunkline.access.model import Scope
 from trunkline.api.auth import allow
-from trunkline.api.deps import LIST_LIMIT_DEFAULT, Limit, Offset, Use, WaitSeconds
+from trunkline.api.deps import Offset, Use, WaitSeconds
+from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, bad_cursor, page_of
 from trunkline.api.routes import new_router
 from trunkline.api.stream import LongPoll, ndjson
 from trunkline.core.status import Status
@@ -65,16 +66,33 @@ def stop_pipeline(project: str, name: str, use: Use) -> Pipeline:
 
 @router.get("/jobs")
 @allow(Scope.JOB)
-def list_all_jobs(use: Use, project: str | None = None, limit: Limit = LIST_LIMIT_DEFAULT) -> Page[Job]:
-    found = use.pipelines.list_jobs(project, None, limit=limit)
-    return Page(items=[Job.model_validate(job) for job in found])
+def list_all_jobs(
+    use: Use, project: str | None = None, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None
+) -> Page[Job]:
+    found = use.pipelines.list_jobs(project, None, limit=limit + 1, after=_job_in(cursor))
+    return page_of(Job, found, limit, _job_cursor)
 
 
 @router.get("/projects/{project}/pipelines/{name}/jobs")
 @allow(Scope.JOB)
-def list_jobs(project: str, name: str, use: Use, limit: Limit = LIST_LIMIT_DEFAULT) -> Page[Job]:
-    found = use.pipelines.list_jobs(project, name, limit=limit)
-    return Page(items=[Job.model_validate(job) for job in found])
+def list_jobs(
+    project: str, name: str, use: Use, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None
+) -> Page[Job]:
+    found = use.pipelines.list_jobs(project, name, limit=limit + 1, after=_job_in(cursor))
+    return page_of(Job, found, limit, _job_cursor)
+
+
+def _job_cursor(job: Job) -> str:
+    return f"{job.project}/{job.pipeline}/{job.id}"
+
+
+def _job_in(cursor: str | None) -> tuple[str, str, str] | None:
+    if cursor is None:
+        return None
+    match cursor.split("/"):
+        case [project, pipeline, job_id]:
+            return project, pipeline, job_id
+    raise bad_cursor(cursor)
 
 
 @router.get("/projects/{project}/pipelines/{name}/jobs/{job_id}", response_model=Job)
@@ -96,9 +114,11 @@ def stop_job(project: str, name: str, job_id: str, use: Use) -> Job:
 
 @router.get("/projects/{project}/pipelines/{name}/jobs/{job_id}/datums")
 @allow(Scope.JOB)
-def list_datums(project: str, name: str, job_id: str, use: Use) -> Page[Datum]:
-    found = use.pipelines.list_datums(project, name, job_id)
-    return Page(items=[Datum.model_validate(datum) for datum in found])
+def list_datums(
+    project: str, name: str, job_id: str, use: Use, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None
+) -> Page[Datum]:
+    found = use.pipelines.list_datums(project, name, job_id, limit=limit + 1, after=cursor or "")
+    return page_of(Datum, found, limit, lambda datum: datum.id)
 
 
 @router.get("/projects/{project}/pipelines/{name}/logs", response_class=Response)

@@ -1,7 +1,7 @@
 """Replicas as processes of this machine, which outlive the control server.
 
-A replica tells what it is doing in a file of its own (``<home>/run/replicas/<id>.json``), written whole each time. The file and
-the process's row are all that the next control server needs to go on.
+A replica tells what it is doing in a file of its own (``<home>/run/replicas/<id>/status.json``), written whole each time. The
+file and the process's row are all that the next control server needs to go on.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ QUIET_SECONDS = 120.0
 """A revision whose replicas ran for this long has a clean slate again."""
 LOGS_KEPT = 30
 """Log files of a service, one per replica, that are kept."""
+HIDE = Path(__file__).parents[1] / "replica" / "hide.py"
 _TAIL_LINES = 5
 _TAIL_BYTES = 4000
 
@@ -53,8 +54,11 @@ class ProcessDeployer:
         :raises UnavailableError: if no process can be started.
         """
         replica = uuid.uuid4().hex
-        work = self._folder / replica
+        home = self._settings.home.resolve()
+        work, model = self._folder.resolve() / replica, model.resolve()
+        view = self._settings.run_dir.resolve() / "view"
         work.mkdir(parents=True, mode=0o700)
+        view.mkdir(exist_ok=True)
         config = {
             "id": replica,
             "status_file": str(self._status_file(replica)),
@@ -67,6 +71,10 @@ class ProcessDeployer:
             "commit_id": revision.commit_id,
             "body_bytes_max": self._settings.request_bytes_max,
             "drain_seconds": self._settings.drain_seconds,
+            "sandbox": self._settings.sandbox,
+            "home": str(home),
+            "view": str(view),
+            "keep": _needed_of(home),
         }
         config_file = work / "config.json"
         config_file.write_text(json.dumps(config))
@@ -76,7 +84,7 @@ class ProcessDeployer:
             old.unlink(missing_ok=True)
         spec = LaunchSpec(
             id=replica,
-            argv=(sys.executable, "-P", "-m", "trunkline.serving.replica.main", str(config_file)),
+            argv=(sys.executable, "-I", "-S", str(HIDE), str(config_file)),
             env=_environment(work, env),
             cwd=str(work),
             log_path=str(log_folder / f"{revision.number:05d}-{replica}.log"),
@@ -138,7 +146,7 @@ class ProcessDeployer:
     # --- one replica ---
 
     def _status_file(self, replica: str) -> Path:
-        return self._folder / f"{replica}.json"
+        return self._folder.resolve() / replica / "status.json"
 
     def _said(self, replica: str) -> dict[str, Any]:
         """What a replica last said of itself; empty if nothing yet."""
@@ -185,13 +193,18 @@ class ProcessDeployer:
 
     def _clean(self, replica: str) -> None:
         self._asked.pop(replica, None)
-        self._status_file(replica).unlink(missing_ok=True)
         shutil.rmtree(self._folder / replica, ignore_errors=True)
 
 
 def _last_words(process: Process) -> str:
     lines = tail(Path(process.log or os.devnull), _TAIL_BYTES).strip().splitlines()[-_TAIL_LINES:]
     return f"last lines of its log: {' | '.join(line.strip() for line in lines)}" if lines else ""
+
+
+def _needed_of(home: Path) -> list[str]:
+    """What a replica's Python needs, if some of it lies in the data directory."""
+    places = (Path(one).resolve() for one in (sys.prefix, *sys.path) if one)
+    return list(dict.fromkeys(str(place) for place in places if home in place.parents and place.is_dir()))
 
 
 def _environment(work: Path, given: dict[str, str]) -> dict[str, str]:

@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import unquote
 
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, TrunklineError, UnavailableError
 from trunkline.serving.replica import codec, v2
@@ -68,7 +67,7 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Message, headers: dict[bytes, bytes], receive: Receive) -> Any:
-        method, path = scope["method"], unquote(scope["path"])
+        method, path = scope["method"], scope["path"]
         if path.startswith("/v2"):
             return await self._answer_v2(method, path, headers, receive)
         if method in ("GET", "HEAD"):
@@ -80,7 +79,7 @@ class App:
         if verb != "predict":
             raise NotFoundError(f"model {name!r} has no {verb!r}; it has: predict")
         body = await self._body(headers, receive)
-        return await self._run(lambda: predict_v1(runtime, body))
+        return await self._run(lambda: predict_v1(runtime, body), receive)
 
     def _describe(self, path: str) -> Any:
         name = self.runtime.model_name if self.runtime else self._config.model_name
@@ -117,13 +116,16 @@ class App:
             if not message.get("more_body", False):
                 return bytes(body)
 
-    async def _run(self, work: Callable[[], Any]) -> bytes:
+    async def _run(self, work: Callable[[], Any], receive: Receive) -> bytes:
         """``work`` in the model's thread; its answer as JSON."""
         if self._pending >= PENDING_MAX:
             raise UnavailableError(f"{PENDING_MAX} requests are waiting for the model: try again later")
         self._pending += 1
+        answer = asyncio.get_running_loop().run_in_executor(self.model_thread, _guarded, work)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.model_thread, _guarded, work)
+            if self._pending > 1:
+                await _while_wanted(answer, receive)
+            return await answer
         finally:
             self._pending -= 1
 
@@ -145,7 +147,29 @@ class App:
         if asked.verb == "metadata":
             return v2.metadata(runtime)
         body = await self._body(headers, receive)
-        return await self._run(lambda: v2.infer(runtime, codec.loads(body)))
+        return await self._run(lambda: v2.infer(runtime, codec.loads(body)), receive)
+
+
+async def _while_wanted(answer: asyncio.Future[bytes], receive: Receive) -> None:
+    """Wait for an answer that others come before. If its client gives up (the gateway does, when time is up), the model is
+    not asked at all: else it would work off what nobody waits for, and whoever comes next would wait for that.
+
+    :raises UnavailableError: if the client went away.
+    """
+
+    async def disconnected() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    gone = asyncio.ensure_future(disconnected())
+    either: set[asyncio.Future[Any]] = {answer, gone}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+    if not answer.done():
+        answer.cancel()
+        raise UnavailableError("the client went away")
 
 
 def predict_v1(runtime: Runtime, body: bytes) -> dict[str, Any]:
@@ -180,7 +204,7 @@ def _guarded(work: Callable[[], Any]) -> bytes:
         return codec.dumps(work())
     except (TrunklineError, ModelError):
         raise
-    except Exception as error:
+    except BaseException as error:  # a handler that calls sys.exit() must not take others' answers with it
         # Where, but not what: the message of a foreign exception may quote the payload. The client, whose payload it is, gets it.
         places = [
             f"{f.filename}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)[-4:]

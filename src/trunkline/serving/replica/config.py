@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 
@@ -28,7 +28,8 @@ class ReplicaConfig:
 
     @staticmethod
     def read(path: Path) -> ReplicaConfig:
-        data = json.loads(path.read_text())
+        known = {field.name for field in fields(ReplicaConfig)}  # hide.py reads the others
+        data = {name: value for name, value in json.loads(path.read_text()).items() if name in known}
         places = {k: Path(data[k]) for k in ("status_file", "model_dir", "work_dir")}
         return ReplicaConfig(**{**data, **places})
 

@@ -21,6 +21,7 @@ from trunkline.serving.replica.app import App
 from trunkline.serving.replica.config import ReplicaConfig, StatusFile
 from trunkline.serving.replica.probe import probe
 from trunkline.serving.replica.runtimes import open_runtime
+from trunkline.serving.replica.whole import http_protocol
 
 LISTEN_BACKLOG = 1024
 FAILED_EXIT = 3
@@ -46,6 +47,7 @@ def main(config_file: str) -> int:
     server = uvicorn.Server(
         uvicorn.Config(
             app,
+            http=http_protocol(),
             log_level="warning",
             access_log=False,
             lifespan="off",

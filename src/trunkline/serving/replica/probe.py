@@ -2,13 +2,15 @@
 
 Golden requests that came with the model (``golden.json`` anywhere in its folder or archive: a list of ``{"request": V1 body,
 "expected": V1 answer or just its predictions}``, ``expected`` optional), else a request made up from the model's signature, else
-that it loaded.
+that it loaded. What was asked is then asked a few times more: TorchScript compiles at the second call and others fill their
+caches, which no client should have to wait for.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from trunkline.serving.replica.runtimes.base import Runtime
 GOLDEN = "golden.json"
 GOLDEN_REQUESTS_MAX = 1000
 TOLERANCE = 1e-3
+WARM_REQUESTS = 4
+WARM_SECONDS = 1.0
 
 
 def probe(config: ReplicaConfig, runtime: Runtime) -> str:
@@ -33,7 +37,9 @@ def probe(config: ReplicaConfig, runtime: Runtime) -> str:
             return _golden(file, runtime)
     made_up = runtime.example()
     if made_up is not None:
-        predict_v1(runtime, codec.dumps({"instances": made_up}))
+        body = codec.dumps({"instances": made_up})
+        predict_v1(runtime, body)
+        _warm_up(runtime, body)
         return "a request made up from the model's signature"
     return "its handler initialised; it came with no golden.json"
 
@@ -59,7 +65,15 @@ def _golden(file: Path, runtime: Runtime) -> str:
                 f"{GOLDEN}: case {index} expects {_short(expected)}, but the model answers {_short(answer)}",
                 kind="probe_failed",
             )
+    _warm_up(runtime, codec.dumps(cases[0]["request"]))
     return f"{len(cases)} golden request{'s' if len(cases) > 1 else ''}"
+
+
+def _warm_up(runtime: Runtime, body: bytes) -> None:
+    end = time.monotonic() + WARM_SECONDS
+    for _ in range(WARM_REQUESTS):
+        if time.monotonic() < end:
+            predict_v1(runtime, body)
 
 
 def same(answer: Any, expected: Any) -> bool:

@@ -18,11 +18,13 @@ from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool
 
-from trunkline.errors import CorruptionError, LimitError, UnavailableError
+from trunkline.errors import CorruptionError, InvalidInputError, LimitError, UnavailableError
 from trunkline.storage.db import schema
 
 BUSY_TIMEOUT_MS = 30_000
 POOL_CONNECTIONS_MAX = 64
+NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
+"""SQLite's names for a full disk; the second, where not even the index of its write-ahead log has room."""
 
 
 class Changes:
@@ -133,9 +135,13 @@ def _translated() -> Iterator[None]:
     """The driver's errors in our own tree."""
     try:
         yield
+    except OverflowError as error:  # sqlite3's own, not wrapped by SQLAlchemy
+        raise InvalidInputError(
+            "a number is larger than can be stored: 64 bits", kind="number_too_large"
+        ) from error
     except OperationalError as error:
         text = str(error.orig)
-        if "full" in text:
+        if "full" in text or getattr(error.orig, "sqlite_errorname", "") in NO_ROOM:
             raise LimitError(
                 "the disk is full: nothing was written; free some space in the data directory and repeat",
                 kind="disk_full",

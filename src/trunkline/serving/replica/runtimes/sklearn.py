@@ -54,7 +54,16 @@ class SklearnRuntime(Runtime):
     def predict(self, instances: list[Any]) -> Sequence[Any]:
         if self._features is None:
             return self._as_list(self._method(instances))
-        return self._as_list(self.predict_array(self._array(instances)))
+        rows = self._array(instances)
+        try:
+            return self._as_list(self.predict_array(rows))
+        except ValueError as error:
+            # Some models take missing values; of those that do not, each says so in words of its own.
+            if (place := _first_missing(rows)) is not None:
+                raise InvalidInputError(
+                    f"{place} is null, and model {self.model_name!r} does not take missing values"
+                ) from error
+            raise
 
     def predict_array(self, rows: Any) -> Any:
         """As the estimator's own method; named columns are put in place for models that were trained with names."""
@@ -102,9 +111,14 @@ class SklearnRuntime(Runtime):
                     f"instances[{index}] has {len(row)} features; model {self.model_name!r} takes {self._features}"
                 )
         try:
-            return np.asarray(instances, dtype=np.float64)
-        except (ValueError, TypeError) as error:
-            raise InvalidInputError(f"{_not_a_number(instances)} is not a number") from error
+            found = np.asarray(instances)
+            if found.ndim == 2 and found.dtype.kind in "iufb":
+                return found.astype(np.float64)
+            if (place := _not_a_number(instances)) is None:
+                return np.asarray(instances, dtype=np.float64)
+        except (ValueError, TypeError, OverflowError):
+            place = _not_a_number(instances)
+        raise InvalidInputError(f"{place or 'one of the values'} is not a number")
 
     def _ordered(self, index: int, row: dict[str, Any]) -> list[Any]:
         if self._names is None:
@@ -132,9 +146,15 @@ def _named(rows: Any, names: list[str]) -> Any:
     return importlib.import_module("pandas").DataFrame(rows, columns=names)
 
 
-def _not_a_number(instances: list[Any]) -> str:
+def _not_a_number(instances: list[Any]) -> str | None:
+    """Where the first value is that is neither a number nor null."""
     for row, values in enumerate(instances):
         for column, value in enumerate(values):
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if value is not None and not isinstance(value, int | float):
                 return f"instances[{row}][{column}]"
-    return "one of the values"
+    return None
+
+
+def _first_missing(rows: Any) -> str | None:
+    missing = np.argwhere(np.isnan(rows))
+    return f"instances[{missing[0][0]}][{missing[0][1]}]" if len(missing) else None

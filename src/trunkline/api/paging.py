@@ -1,0 +1,57 @@
+"""Lists in pages: a service is asked for one item more than a page holds, and the last one shown becomes the cursor.
+
+Cursors say where to go on in words of the domain (an ID, a path), so a page costs what it shows, and what changes between
+two pages neither repeats an item nor leaves one out. Callers must not look into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Query
+
+from trunkline.core.ids import TreeHash
+from trunkline.errors import InvalidInputError
+from trunkline.wire.base import Page, Wire
+
+PAGE_ITEMS_DEFAULT = 100
+PAGE_ITEMS_MAX = 1000
+HASH_CHARACTERS = 64
+
+Limit = Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX, description="At most so many items.")]
+Cursor = Annotated[str | None, Query(description="The 'next' of the page before.", max_length=10_000)]
+
+Item = TypeVar("Item", bound=Wire)
+
+
+def page_of(
+    kind: type[Item], found: Iterable[Any], limit: int, cursor_of: Callable[[Item], str]
+) -> Page[Item]:
+    """One page of what was found, which is ``limit + 1`` items if there are more."""
+    items = [kind.model_validate(one) for one in islice(found, limit + 1)]
+    shown = items[:limit]
+    return Page(items=shown, next=cursor_of(shown[-1]) if len(items) > limit else None)
+
+
+def tree_cursor(cursor: str | None, trees: int) -> tuple[list[TreeHash], str] | None:
+    """The trees that a listing began with, and the path that it showed last: its next page reads the same trees, whatever
+    was committed meanwhile.
+
+    :raises InvalidInputError: ``bad_cursor``.
+    """
+    if cursor is None:
+        return None
+    start = trees * HASH_CHARACTERS
+    roots = [TreeHash(cursor[at : at + HASH_CHARACTERS]) for at in range(0, start, HASH_CHARACTERS)]
+    if cursor[start : start + 1] != "/":
+        raise bad_cursor(cursor)
+    return roots, cursor[start:]
+
+
+def bad_cursor(cursor: str) -> InvalidInputError:
+    """The error for a cursor that no page had."""
+    return InvalidInputError(
+        f"{cursor[:80]!r} is no cursor: send the 'next' of a page, or nothing", kind="bad_cursor"
+    )
