@@ -60,8 +60,8 @@ class Services:
     def start(self) -> None:
         """Adopt what still runs, and start the background loops."""
         self._forget_old_workers()
-        self.jobs.start()
         self.serving.start()
+        self.jobs.start()
 
     def stop_work(self) -> None:
         """End the loops and the workers. The API must still answer meanwhile: workers give their tasks back through it."""

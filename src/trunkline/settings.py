@@ -51,6 +51,9 @@ def default_home() -> Path:
     return Path(os.environ.get("TRUNKLINE_HOME") or Path.home() / ".trunkline").absolute()
 
 
+GATEWAY_HOST = "127.0.0.1"
+"""Predictions are asked for without authentication, so the gateway never listens anywhere else."""
+
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 """All that worker processes get of the server's own environment."""
 
@@ -67,7 +70,8 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=default_home, description="The data directory.")
     host: str = Field(
-        default="127.0.0.1", description="Address of the API, the console and the gateway; see `remote`."
+        default="127.0.0.1",
+        description="Address of the API and the console; see `remote`. The gateway stays on the loopback interface.",
     )
     remote: bool = Field(
         default=False,
@@ -158,7 +162,7 @@ class Settings(BaseSettings):
 
     @property
     def gateway_url(self) -> str:
-        return f"http://{_reachable(self.host)}:{self.gateway_port}"
+        return f"http://{GATEWAY_HOST}:{self.gateway_port}"
 
     @property
     def url_of_database(self) -> str:

@@ -55,6 +55,10 @@ def test_two_flowers_are_predicted(control: Control, iris: Path) -> None:
     changed, verdict = control.serving.apply("models", again)
     assert (verdict, changed.generation, changed.ready) == ("configured", 1, "True")
 
+    control.jobs.stop()
+    control.serving.stop_all()
+    assert list((control.settings.run_dir / "replicas").iterdir()) == []
+
 
 @pytest.mark.slow
 def test_the_second_protocol(control: Control, iris: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trunkline.errors import InvalidInputError, StateError, UnavailableError
-from trunkline.settings import Settings
+from trunkline.settings import GATEWAY_HOST, Settings
 
 BACKLOG = 1024
 
@@ -134,8 +134,8 @@ def choose_gateway_port(settings: Settings, *, is_ours: bool) -> int:
         if is_ours:
             return last
         with contextlib.suppress(UnavailableError):
-            return _try(settings.host, last)
-    return _try(settings.host, wanted)
+            return _try(GATEWAY_HOST, last)
+    return _try(GATEWAY_HOST, wanted)
 
 
 def _try(host: str, port: int) -> int:

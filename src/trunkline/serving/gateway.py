@@ -25,7 +25,7 @@ from trunkline.jobs.engines.process import started_at, tail
 from trunkline.jobs.model import LaunchSpec, Process
 from trunkline.jobs.pool import ProcessTable
 from trunkline.serving import envoy
-from trunkline.settings import Settings
+from trunkline.settings import GATEWAY_HOST, Settings
 
 KIND = "gateway"
 START_SECONDS = 20.0
@@ -59,14 +59,14 @@ class Gateway:
             kept = _read(self._folder / "ports.json")
             if kept is None:
                 with socket.socket() as probe:
-                    probe.bind((self._settings.host, 0))
+                    probe.bind((GATEWAY_HOST, 0))
                     kept = {"port": probe.getsockname()[1]}
                 self._write("ports.json", kept)
             return int(kept["port"])
 
     @property
     def url(self) -> str:
-        return f"http://{self._settings.host}:{self.port}"
+        return f"http://{GATEWAY_HOST}:{self.port}"
 
     def ensure(self) -> None:
         """Make sure that Envoy runs and listens.
@@ -75,7 +75,7 @@ class Gateway:
         """
         with self._lock:
             process = self._find() or self._launch()
-            wanted = envoy.listeners(str(self._folder), self._settings.host, self.port)
+            wanted = envoy.listeners(str(self._folder), GATEWAY_HOST, self.port)
             if _read(self._folder / "lds.json") != wanted:  # another port than last time
                 self._check_port()
                 self._write("lds.json", wanted)
@@ -151,7 +151,7 @@ class Gateway:
         for name, empty in (("cds.json", envoy.clusters([])), ("rds.json", envoy.routes([], bounds))):
             if _read(self._folder / name) is None:
                 self._write(name, empty)
-        self._write("lds.json", envoy.listeners(str(self._folder), self._settings.host, self.port))
+        self._write("lds.json", envoy.listeners(str(self._folder), GATEWAY_HOST, self.port))
         self._write("bootstrap.json", envoy.bootstrap(str(self._folder), _ADMIN))
         for stale in [self._folder / _ADMIN, *self._folder.glob("*.pid")]:
             stale.unlink(missing_ok=True)
@@ -179,7 +179,7 @@ class Gateway:
         return process
 
     def _check_port(self) -> None:
-        address = (self._settings.host, self.port)
+        address = (GATEWAY_HOST, self.port)
         with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

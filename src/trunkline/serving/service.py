@@ -142,8 +142,9 @@ class ServingService:
     # --- the life of the control server ---
 
     def start(self) -> None:
-        """At the server's start, after ``jobs.start()`` or before: have every service looked at. Nothing is touched that runs."""
+        """At the server's start, before ``jobs.start()``: have every service looked at. Nothing is touched that runs."""
         self._reconciler.clean()
+        self._deployer.clean()
         with self._db.write() as connection:
             for service in store.list_services(connection, None):
                 self._ask(connection, service.key)
@@ -159,6 +160,7 @@ class ServingService:
         self.gateway.stop()
         for process in self._table.running(REPLICA):
             self._table.stop(process)
+        self._deployer.clean()
 
     # --- inside a transaction ---
 

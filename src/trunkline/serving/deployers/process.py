@@ -131,6 +131,13 @@ class ProcessDeployer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(process.handle["pid"]), signal.SIGTERM)
 
+    def clean(self) -> None:
+        """Remove the folders of replicas that are gone without having been seen to. Not while any are launched."""
+        running = {process.id for process in self._table.running(KIND)}
+        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
+            if folder.name not in running:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def log_folder(self, revision: Revision) -> Path:
         return self._settings.logs_dir / "services" / revision.namespace / revision.service
 

@@ -75,8 +75,12 @@ def main() -> None:
             schedule.step()
             total += loss.item() * len(batch)
         context.report({"loss": total / len(train_labels)}, steps=epoch, group="training")
-        if epoch % 5 == 0 or epoch == epochs:
+        if (
+            epoch == epochs
+        ):  # what is measured earlier, before the learning rate has come down, misleads the choice
             context.report({"accuracy": accuracy(network, held_pictures, held_labels)}, steps=epoch)
+        if epoch % 5 == 0 or epoch == epochs:  # an interrupted training goes on from here
+            network.eval()
             right = network(held_pictures).argmax(1) == held_labels
             example = next(
                 (path for path, is_right in zip(held_out, right, strict=True) if is_right), held_out[0]
