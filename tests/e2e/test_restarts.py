@@ -155,17 +155,18 @@ def _check_nothing_twice(client: Client, ids: list[str]) -> None:
     )
 
 
-def _children(home: Path) -> list[int]:
-    """Processes of this data directory, whoever started them."""
+def _children(home: Path) -> list[str]:
+    """Processes of this data directory, whoever started them: `PID command line`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 environment = (entry / "environ").read_bytes()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
             if str(home).encode() in environment and started_at(int(entry.name)) is not None:
-                found.append(int(entry.name))
+                found.append(f"{entry.name} {command}")
     return found
 
 

@@ -19,7 +19,7 @@ from trunkline.api.app import create_app
 from trunkline.api.logs import JsonFormatter, TextFormatter
 from trunkline.core.clock import SystemClock
 from trunkline.errors import StateError
-from trunkline.jobs.engines.process import ProcessEngine
+from trunkline.jobs.engines.process import ProcessEngine, started_at
 from trunkline.jobs.pool import ProcessTable
 from trunkline.services import Services, build, stop_children
 from trunkline.settings import Settings
@@ -155,6 +155,8 @@ def _end_server(settings: Settings) -> bool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
+    while started_at(pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.02)  # it gives the lock back a moment before it is gone
     return True
 
 
