@@ -1,0 +1,102 @@
+"""Repos that belong to a pipeline: for the domains above, inside their own transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy.engine import Connection
+
+from trunkline.core.ids import CommitId, ProjectName, RepoName, check_name
+from trunkline.core.paths import Address
+from trunkline.errors import AlreadyExistsError, StateError
+from trunkline.versioning import commits, refs, store
+from trunkline.versioning.model import Commit, TreeInfo
+from trunkline.versioning.service.base import UseCases
+from trunkline.versioning.store import RepoRow
+
+
+class OwnedRepos(UseCases):
+    """Output repos, their provenance and their commits."""
+
+    def create_owned_repo(
+        self, connection: Connection, project: str, name: str, owner: str, description: str
+    ) -> None:
+        """Of a repo that was kept when this owner went, it becomes the owner again.
+
+        :raises AlreadyExistsError: ``repo_exists``, if it is somebody else's. :raises StateError: ``parent_open``.
+        """
+        check_name("repo", name)
+        refs.need_project(connection, project)
+        repo = store.find_repo(connection, project, name)
+        if repo is None:
+            store.insert_repo(connection, project, name, description, owner, self._clock.now())
+        elif owner in (repo.owner, repo.former_owner):
+            for branch in store.list_branches(connection, repo) if repo.owner is None else ():
+                commits.refuse_open(connection, branch)
+            store.set_owner(connection, repo.id, owner)
+            store.describe_repo(connection, repo.id, description)
+        else:
+            raise AlreadyExistsError(
+                f"there is a repo {name!r} in project {project!r} already, so {owner.replace(':', ' ')} cannot put its "
+                "output there: choose another name",
+                kind="repo_exists",
+            )
+
+    def delete_owned_repo(self, connection: Connection, project: str, name: str, owner: str) -> None:
+        """:raises StateError: ``owned_repo`` if it is somebody else's; ``has_followers``."""
+        self._delete_repo(connection, self._owned(connection, project, name, owner), force=False)
+
+    def release_owned_repo(self, connection: Connection, project: str, name: str, owner: str) -> None:
+        """Its owner goes, the repo stays, and may be written to and deleted like any other.
+
+        :raises StateError: ``owned_repo`` if it is somebody else's.
+        """
+        repo = self._owned(connection, project, name, owner)
+        store.set_owner(connection, repo.id, owner, is_gone=True)
+
+    def _owned(self, connection: Connection, project: str, name: str, owner: str) -> RepoRow:
+        repo = refs.need_repo(connection, project, name)
+        if repo.owner != owner:
+            raise StateError(f"repo {repo.address} does not belong to {owner}", kind="owned_repo")
+        return repo
+
+    def set_provenance(
+        self,
+        connection: Connection,
+        project: str,
+        repo: str,
+        branch: str,
+        upstream: Iterable[str],
+        *,
+        commit_id: CommitId,
+    ) -> None:
+        """Make ``repo@branch`` follow the upstream branches, and open an AUTO commit of the given ID on it and on all that
+        follows from it in turn. An upstream branch that does not exist yet is created, empty. Following nothing opens nothing.
+
+        :raises InvalidInputError: ``provenance_cycle`` or ``two_branches``.
+        """
+        check_name("branch", branch)
+        where = Address(project=ProjectName(project), repo=RepoName(repo))
+        row = self._ensure_branch(connection, where, branch)
+        commits.set_provenance(connection, self._publish, row, upstream, commit_id, self._clock.now())
+
+    def inputs_of(self, connection: Connection, project: str, repo: str, commit_id: str) -> dict[str, Commit]:
+        """The direct upstream commits of a commit, by ``project/repo@branch``; a branch that was empty then is left out."""
+        return commits.inputs_of(connection, commits.output_commit(connection, project, repo, commit_id))
+
+    def finish_output(
+        self,
+        connection: Connection,
+        project: str,
+        repo: str,
+        commit_id: str,
+        *,
+        tree: TreeInfo | None,
+        error: str | None,
+    ) -> None:
+        """Finish an AUTO commit with a job's result; with ``error``, its tree stays its parent's and readers skip it.
+
+        :raises StateError: ``commit_finished`` if it is finished already.
+        """
+        found = commits.output_commit(connection, project, repo, commit_id)
+        commits.finish_output(connection, self._publish, found, tree, error, self._clock.now())
