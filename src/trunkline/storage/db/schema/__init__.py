@@ -1,0 +1,84 @@
+"""All tables, and the numbered migrations that lead to them.
+
+Times are seconds since the Unix epoch (REAL). JSON columns hold what is read whole and never searched by content.
+A row that something else points to by name across domains (a commit ID in a job, say) is referred to by that ID, not by a
+foreign key: domains meet through ids.
+"""
+
+from __future__ import annotations
+
+from trunkline.storage.db.schema.base import meta, metadata
+from trunkline.storage.db.schema.data import (
+    branch_provenance,
+    branches,
+    chunks,
+    commit_provenance,
+    commits,
+    packs,
+    projects,
+    repos,
+    tokens,
+)
+from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
+from trunkline.storage.db.schema.models import (
+    checkpoints,
+    experiments,
+    metrics,
+    model_aliases,
+    model_versions,
+    models,
+    revisions,
+    services,
+    trials,
+)
+from trunkline.storage.db.schema.work import (
+    datum_results,
+    datums,
+    events,
+    jobs,
+    namespaces,
+    outbox,
+    pipeline_versions,
+    pipelines,
+    processes,
+    queues,
+    secrets,
+    tasks,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "branch_provenance",
+    "branches",
+    "checkpoints",
+    "chunks",
+    "commit_provenance",
+    "commits",
+    "datum_results",
+    "datums",
+    "events",
+    "experiments",
+    "jobs",
+    "meta",
+    "metadata",
+    "metrics",
+    "migrate",
+    "model_aliases",
+    "model_versions",
+    "models",
+    "namespaces",
+    "outbox",
+    "packs",
+    "pipeline_versions",
+    "pipelines",
+    "processes",
+    "projects",
+    "queues",
+    "repos",
+    "revisions",
+    "secrets",
+    "services",
+    "tasks",
+    "tokens",
+    "trials",
+]

@@ -1,0 +1,52 @@
+"""The numbered steps that lead an older database to the present tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from trunkline.errors import UnavailableError
+from trunkline.storage.db.schema.base import meta, metadata
+
+SCHEMA_VERSION = 2
+
+
+def _v2(connection: Connection) -> None:
+    """Tables that version 1 did not have are made by ``create_all``; columns that older tables lack are added here."""
+
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2}
+"""Version -> the step that leads to it from the one before. Steps are never edited once released."""
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the database to ``SCHEMA_VERSION`` inside the caller's transaction.
+
+    :raises UnavailableError: if a newer trunkline has already migrated it.
+    """
+    found = _found(connection)
+    if found is not None and found > SCHEMA_VERSION:
+        raise UnavailableError(
+            f"this data directory is of schema version {found}, this trunkline knows up to {SCHEMA_VERSION}: "
+            "upgrade trunkline",
+            kind="schema_too_new",
+        )
+    if found == SCHEMA_VERSION:
+        return
+    metadata.create_all(connection)
+    for version in range((found or SCHEMA_VERSION) + 1, SCHEMA_VERSION + 1):
+        MIGRATIONS[version](connection)
+    connection.execute(sa.delete(meta).where(meta.c.key == "schema_version"))
+    connection.execute(sa.insert(meta).values(key="schema_version", value=str(SCHEMA_VERSION)))
+
+
+def _found(connection: Connection) -> int | None:
+    """The version of the tables that are there; None for an empty database."""
+    if not sa.inspect(connection).has_table("meta"):
+        return None
+    version = connection.execute(
+        sa.select(meta.c.value).where(meta.c.key == "schema_version")
+    ).scalar_one_or_none()
+    return None if version is None else int(version)
