@@ -200,6 +200,14 @@ def head_ids(connection: Connection, rows: Iterable[BranchRow]) -> dict[int, Com
     return {pk: CommitId(commit_id) for pk, commit_id in connection.execute(query)}
 
 
+def heads_named(connection: Connection, repo_ids: Sequence[int], name: str) -> dict[int, int]:
+    """The keys of the head commits of the branches of one name, by repo."""
+    query = sa.select(branches.c.repo_id, branches.c.head).where(
+        branches.c.repo_id.in_(repo_ids), branches.c.name == name, branches.c.head.is_not(None)
+    )
+    return {repo_id: head for repo_id, head in connection.execute(query)}
+
+
 def insert_branch(connection: Connection, repo: RepoRow, name: str, now: float) -> BranchRow:
     statement = sa.insert(branches).values(repo_id=repo.id, name=name, head=None, created_at=now)
     key = connection.execute(statement.returning(branches.c.id)).scalar_one()

@@ -114,7 +114,10 @@ class Commits(UseCases):
         return found[:limit]
 
     def follow_commits(self, project: str, address: str, **choice: Any) -> Following:
-        """A branch's commits as they come; ``choice`` as in ``Following``. :raises NotFoundError: ``no_branch``, ``no_commit``."""
+        """A branch's commits as they come; ``choice`` as in ``Following``.
+
+        :raises NotFoundError: ``no_branch`` or ``no_commit``.
+        """
         where, name = refs.parse_branch(project, address)
         return Following(self._db, where, name, **choice)
 

@@ -49,7 +49,7 @@ class TransactionService:
             transaction_store.insert(connection, made, self._clock.now())
             return self._need(connection, made)
 
-    def list(self) -> list[Transaction]:
+    def list_all(self) -> list[Transaction]:
         """Those that are not finished, the oldest first."""
         with self._db.read() as connection:
             return transaction_store.list_all(connection)
