@@ -205,7 +205,7 @@ def heads_named(connection: Connection, repo_ids: Sequence[int], name: str) -> d
     query = sa.select(branches.c.repo_id, branches.c.head).where(
         branches.c.repo_id.in_(repo_ids), branches.c.name == name, branches.c.head.is_not(None)
     )
-    return {repo_id: head for repo_id, head in connection.execute(query)}
+    return {row.repo_id: row.head for row in connection.execute(query)}
 
 
 def insert_branch(connection: Connection, repo: RepoRow, name: str, now: float) -> BranchRow:
