@@ -332,8 +332,8 @@ def find_commit(connection: Connection, repo_id: int, commit_id: str) -> StoredC
     return found[0] if found else None
 
 
-def commits_with_id(connection: Connection, commit_id: str) -> list[StoredCommit]:
-    return _load(connection, _query().where(commits.c.id == commit_id).order_by(commits.c.pk))
+def commits_with_id(connection: Connection, *commit_ids: str) -> list[StoredCommit]:
+    return _load(connection, _query().where(commits.c.id.in_(commit_ids)).order_by(commits.c.pk))
 
 
 def list_commits(

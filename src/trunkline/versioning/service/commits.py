@@ -131,18 +131,23 @@ class Commits(UseCases):
             if after is not None and before is None:
                 raise _no_commit_set(after)
             ids = store.recent_ids(connection, limit, before)
-            return [self._commit_set(connection, found) for found in ids]
+            found: dict[str, list[Commit]] = {commit_id: [] for commit_id in ids}
+            for one in store.commits_with_id(connection, *ids):
+                found[one.commit.id].append(one.commit)
+        return [_set_of(CommitId(commit_id), commits_of) for commit_id, commits_of in found.items()]
 
     def inspect_commit_set(self, commit_id: str) -> CommitSet:
         """:raises NotFoundError: ``no_commit``."""
         with self._db.read() as connection:
-            return self._commit_set(connection, CommitId(commit_id))
-
-    def _commit_set(self, connection: Connection, commit_id: CommitId) -> CommitSet:
-        found = tuple(each.commit for each in store.commits_with_id(connection, commit_id))
+            found = [each.commit for each in store.commits_with_id(connection, commit_id)]
         if not found:
             raise _no_commit_set(commit_id)
-        return CommitSet(id=commit_id, commits=found, created_at=min(commit.created_at for commit in found))
+        return _set_of(CommitId(commit_id), found)
+
+
+def _set_of(commit_id: CommitId, found: list[Commit]) -> CommitSet:
+    created_at = min(commit.created_at for commit in found)
+    return CommitSet(id=commit_id, commits=tuple(found), created_at=created_at)
 
 
 def _no_commit_set(commit_id: str) -> NotFoundError:
