@@ -291,6 +291,14 @@ class TestTriggers:
         end_jobs(versioning, db, "edges")
         assert head(versioning, "edges@good") == good.id
 
+    def test_a_branch_that_is_written_to_stays(self, versioning: Service) -> None:
+        watch(versioning, "data@master", branch="staging")
+        opened = versioning.start_commit("default", "data@master")
+        commit(versioning, "data@staging")
+        assert head(versioning, "data@master") == opened.id
+        versioning.finish_commit("default", "data@master")
+        assert commit(versioning, "data@staging").id == head(versioning, "data@master")
+
     def test_what_is_no_trigger(self, versioning: Service) -> None:
         watch(versioning, "data@a", branch="b")
         versioning.create_branch("default", "labels@f", provenance=["data@master"])
