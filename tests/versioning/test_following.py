@@ -109,6 +109,10 @@ class TestListing:
         assert listed(branch="master^2") == everything[:-2]
         assert listed(branch="master.3") == everything[:3]
         assert listed(branch=followed[0]) == everything[:3]
+        for one in everything:  # IDs begin with digits and with letters
+            assert listed(branch=one, limit=1) == [one]
+        versioning.create_branch("default", "views@2026-empty")
+        assert listed(branch="2026-empty") == []
         with pytest.raises(InvalidInputError):
             listed(since="data@master")
         with pytest.raises(NotFoundError):

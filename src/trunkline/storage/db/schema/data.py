@@ -80,6 +80,7 @@ commits = sa.Table(
     sa.Index("commits_id", "id"),
     sa.Index("commits_parent", "parent"),
     sa.Index("commits_repo", "repo_id", "pk"),
+    sqlite_autoincrement=True,  # a key is never used again: they say which of two commits is the newer
 )
 commit_provenance = sa.Table(
     "commit_provenance",
