@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from tests.versioning.conftest import put
 from trunkline.errors import InvalidInputError, NotFoundError
+from trunkline.storage.db.engine import Database
+from trunkline.storage.db.schema import branches, commits
 from trunkline.versioning.model import Commit, Origin
 from trunkline.versioning.service import VersioningService
 from trunkline.versioning.service import following as module
@@ -63,6 +66,21 @@ class TestFollowing:
         assert following.next() == []
         versioning.create_branch("default", "data@master", head=made[2])
         assert ids(following.next()) == made[2:]
+
+    def test_what_comes_after_a_removed_commit_is_not_taken_for_it(
+        self, versioning: VersioningService, db: Database
+    ) -> None:
+        made = [commit(versioning) for _ in range(2)]
+        following = versioning.follow_commits("default", "data@master")
+        assert ids(following.next()) == made
+        with db.write() as connection:
+            last = sa.select(commits.c.pk).where(commits.c.id == made[1]).scalar_subquery()
+            before = sa.select(commits.c.pk).where(commits.c.id == made[0]).scalar_subquery()
+            connection.execute(sa.update(branches).where(branches.c.head == last).values(head=before))
+            connection.execute(sa.delete(commits).where(commits.c.id == made[1]))
+        assert ids(following.next()) == []
+        new = commit(versioning)
+        assert ids(following.next()) == [new]
 
     def test_by_origin(self, versioning: VersioningService) -> None:
         versioning.create_repo("default", "views")
