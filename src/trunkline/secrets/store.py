@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.secrets.model import DEFAULT_NAMESPACE, Namespace, Secret
 from trunkline.storage.db.schema import namespaces, secrets, services
+from trunkline.storage.db.upsert import upsert
 
 
 def insert_namespace(connection: Connection, name: str, now: float) -> bool:

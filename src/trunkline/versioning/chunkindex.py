@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from trunkline.storage.db.schema import chunks, packs
+from trunkline.storage.db.upsert import upsert
 from trunkline.versioning.packs import PackRecord
 
 HASHES_PER_QUERY = 500
@@ -57,8 +57,7 @@ def known(connection: Connection, hashes: Sequence[bytes]) -> set[bytes]:
 
 def add_pack(connection: Connection, name: str, size: int, records: Iterable[PackRecord], now: float) -> None:
     """Record a pack that is durable. A chunk that is known already keeps its place."""
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    connection.execute(insert(packs).values(name=name, size=size, created_at=now).on_conflict_do_nothing())
+    connection.execute(upsert(packs).values(name=name, size=size, created_at=now).on_conflict_do_nothing())
     pack_id = connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).scalar_one()
     rows = [
         {
@@ -68,7 +67,7 @@ def add_pack(connection: Connection, name: str, size: int, records: Iterable[Pac
         for r in records
     ]  # fmt: skip
     if rows:
-        connection.execute(insert(chunks).on_conflict_do_nothing(), rows)
+        connection.execute(upsert(chunks).on_conflict_do_nothing(), rows)
 
 
 def list_packs(connection: Connection) -> list[tuple[str, int]]:

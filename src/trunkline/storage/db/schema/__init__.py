@@ -7,7 +7,7 @@ foreign key: domains meet through ids.
 
 from __future__ import annotations
 
-from trunkline.storage.db.schema.base import meta, metadata
+from trunkline.storage.db.schema.base import fit_postgresql, meta, metadata
 from trunkline.storage.db.schema.data import (
     branch_provenance,
     branches,
@@ -82,3 +82,5 @@ __all__ = [
     "tokens",
     "trials",
 ]
+
+fit_postgresql(metadata)
