@@ -15,7 +15,7 @@ from trunkline.storage.db.upsert import upsert
 def insert_namespace(connection: Connection, name: str, now: float) -> bool:
     """False if it is there already."""
     statement = upsert(namespaces).values(name=name, created_at=now).on_conflict_do_nothing()
-    return connection.execute(statement).rowcount == 1
+    return connection.execute(statement.returning(namespaces.c.name)).one_or_none() is not None
 
 
 def has_namespace(connection: Connection, name: str) -> bool:
