@@ -87,9 +87,9 @@ def bucket_server() -> Iterator[BucketServer]:
 @pytest.fixture
 def cloud_stores(postgres: Postgres, bucket_server: BucketServer) -> Iterator[CloudStores]:
     """An empty database and an empty part of the bucket, whatever --stores says."""
-    url = postgres.new_database()
+    url = postgres.take_database()
     yield CloudStores(url, bucket_server.new_url(), bucket_server.options)
-    postgres.drop_database(url)
+    postgres.give_back(url)
 
 
 @pytest.fixture

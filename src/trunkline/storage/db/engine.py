@@ -68,8 +68,12 @@ class Database:
         self._readers = (
             self._engine if self.is_sqlite else self._engine.execution_options(**postgres.READER_OPTIONS)
         )
-        with _translated():
-            self._migrate()
+        try:
+            with _translated():
+                self._migrate()
+        except BaseException:
+            self.close()
+            raise
 
     def _migrate(self) -> None:
         with self._engine.connect() as connection:

@@ -8,6 +8,7 @@ the bucket remove them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -32,6 +33,8 @@ REQUEST_SECONDS = 120
 CONNECT_SECONDS = 5
 
 _FULL = ("507", "InsufficientStorage", "QuotaExceeded", "StorageFull", "EntityTooLarge")
+_STATUS = re.compile(r"status code: (\d{3})([A-Za-z -]*)")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
 _OUT_OF_RANGE = ("416", "InvalidRange", "Requested Range", "range started at")
 
 
@@ -135,7 +138,7 @@ class RemoteStore(ObjectStore):
                     obstore.put(self._store, key, data, mode="create")
                     return True
                 present = obstore.get(self._store, key)
-                version = {"e_tag": present.meta["e_tag"], "version": present.meta["version"]}
+                version = {name: present.meta[name] for name in ("e_tag", "version") if present.meta[name]}
                 if bytes(present.bytes()) != expected:
                     return False
                 obstore.put(self._store, key, data, mode=version)  # type: ignore[arg-type]
@@ -167,26 +170,33 @@ class RemoteStore(ObjectStore):
             yield
         except TrunklineError:
             raise
-        except FileNotFoundError as error:
-            if writes or not key:
-                raise self._unavailable("the bucket does not exist", "no_bucket") from error
-            raise NotFoundError(
-                f"there is no object {key!r}", kind="no_object", details={"key": key}
-            ) from error
-        except (raised.UnauthenticatedError, raised.PermissionDeniedError, PermissionError) as error:
-            raise self._unavailable(
-                "access is refused: check the credentials in the server's environment", "objects_refused"
-            ) from error
-        except raised.BaseError as error:
-            if _is_about(error, _FULL):
-                raise LimitError(
-                    f"{self.url} has no room for {key!r}: raise its quota or free some space, then try again",
-                    kind="disk_full",
+        except (raised.BaseError, FileNotFoundError, PermissionError) as error:
+            is_missing = isinstance(error, FileNotFoundError)
+            if is_missing and key and not writes:
+                raise NotFoundError(
+                    f"there is no object {key!r}", kind="no_object", details={"key": key}
                 ) from error
-            raise self._unavailable(_summary(error), "objects_unavailable") from error
+            raise self._meaning(error, key, is_missing) from error
 
-    def _unavailable(self, why: str, kind: str) -> UnavailableError:
-        return UnavailableError(f"{self.url}: {why}", kind=kind)
+    def _meaning(self, error: BaseException, key: str, is_missing: bool) -> TrunklineError:
+        status = _STATUS.search(str(error))
+        if is_missing or (status and status[1] == "404"):
+            return UnavailableError(
+                f"{self.url}: the bucket does not exist: create it first", kind="no_bucket"
+            )
+        if isinstance(
+            error, PermissionError | raised.PermissionDeniedError | raised.UnauthenticatedError
+        ) or (status and status[1] in ("401", "403")):
+            return UnavailableError(
+                f"{self.url}: access is refused: check the credentials in the server's environment",
+                kind="objects_refused",
+            )
+        if _is_about(error, _FULL):
+            return LimitError(
+                f"{self.url} has no room for {key!r}: raise its quota or free some space, then try again",
+                kind="disk_full",
+            )
+        return UnavailableError(f"{self.url}: {_summary(error)}", kind="objects_unavailable")
 
 
 def _info(meta: Any) -> ObjectInfo:
@@ -199,6 +209,9 @@ def _is_about(error: BaseException | None, words: tuple[str, ...]) -> bool:
 
 
 def _summary(error: BaseException) -> str:
-    """The first line of what the library says: the rest is its insides."""
-    first = str(error).partition("\n")[0]
-    return first[:300] or type(error).__name__
+    """What the service answered, or the first line of what the library says: the rest is its insides."""
+    text = str(error)
+    status, code = _STATUS.search(text), _CODE.search(text)
+    if status:
+        return f"it answers {status[1]} {status[2].strip()}" + (f" ({code[1]})" if code else "")
+    return text.partition("\n")[0][:300] or type(error).__name__
