@@ -122,8 +122,10 @@ def test_many_open_an_empty_database_at_once(postgres: Postgres) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    with Database(url).read() as connection:
+    db = Database(url)
+    with db.read() as connection:
         assert set(sa.inspect(connection).get_table_names()) == set(schema.metadata.tables)
+    db.close()
     postgres.drop_database(url)
 
 
