@@ -11,7 +11,7 @@ from trunkline.core.ids import new_commit_id
 from trunkline.errors import AlreadyExistsError, InvalidInputError, StateError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import outbox
-from trunkline.storage.objects.local import LocalStore
+from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning.model import Commit, CommitStatus, Origin, TreeInfo, Trigger
 from trunkline.versioning.service import VersioningService
 
@@ -293,7 +293,7 @@ class TestTriggers:
         assert head(versioning, "edges@good") == good.id
 
     def test_the_move_and_its_cause_are_one(
-        self, versioning: Service, db: Database, clock: FakeClock, objects: LocalStore
+        self, versioning: Service, db: Database, clock: FakeClock, objects: ObjectStore
     ) -> None:
         watch(versioning, "data@master", branch="staging")
         output_repo(versioning, db, "edges", "data@master")

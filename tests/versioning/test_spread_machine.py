@@ -179,6 +179,8 @@ class Spreading(RuleBasedStateMachine):
 
 
 Spreading.TestCase.settings = settings(
-    max_examples=max(5, settings.default.max_examples // 5), stateful_step_count=15, deadline=None
+    max_examples=max(5, settings.default.max_examples // 5),
+    stateful_step_count=15 if settings.default.max_examples <= 25 else 50,
+    deadline=None,
 )
 TestSpreading = Spreading.TestCase
