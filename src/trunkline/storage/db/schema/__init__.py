@@ -18,6 +18,8 @@ from trunkline.storage.db.schema.data import (
     projects,
     repos,
     tokens,
+    upload_parts,
+    uploads,
 )
 from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
 from trunkline.storage.db.schema.models import (
@@ -81,4 +83,6 @@ __all__ = [
     "tasks",
     "tokens",
     "trials",
+    "upload_parts",
+    "uploads",
 ]
