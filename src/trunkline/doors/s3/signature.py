@@ -118,16 +118,16 @@ def decode_uri(raw: bytes) -> str:
 
 
 def canonical_request(
-    method: str, raw_path: bytes, query: Pairs, headers: RawHeaders, signed: Sequence[str], payload: str
+    method: str, path: bytes, query: Pairs, headers: RawHeaders, signed: Sequence[str], payload: str
 ) -> bytes:
-    """The text that is signed; ``query`` without the signature itself."""
+    """The text that is signed; ``path`` from ``canonical_paths``, ``query`` without the signature itself."""
     values: dict[str, list[bytes]] = {}
     for name, value in headers:
         values.setdefault(name.decode("latin-1").lower(), []).append(b" ".join(value.split()))
     pairs = sorted((quote(name, safe=UNRESERVED), quote(value, safe=UNRESERVED)) for name, value in query)
     lines = [
         method.encode(),
-        quote(unquote_to_bytes(raw_path), safe="/" + UNRESERVED).encode() or b"/",
+        path,
         "&".join(f"{name}={value}" for name, value in pairs).encode(),
         *(name.encode() + b":" + b",".join(values.get(name, [])) for name in signed),
         b"",
@@ -135,6 +135,12 @@ def canonical_request(
         payload.encode(),
     ]
     return b"\n".join(lines)
+
+
+def canonical_paths(raw: bytes) -> list[bytes]:
+    """How the path may have been written when it was signed: encoded as AWS says, or as it was sent (clients differ about
+    ``%2F``). Both mean the same key."""
+    return list(dict.fromkeys((quote(unquote_to_bytes(raw), safe="/" + UNRESERVED).encode() or b"/", raw)))
 
 
 def signing_key(secret: str, claim: Claim) -> bytes:
