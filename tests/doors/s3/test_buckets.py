@@ -73,6 +73,21 @@ def test_buckets_come_and_go(s3: S3, services: Services) -> None:
     assert s3("HEAD", "/nothing").content == b""
 
 
+def test_a_new_repo_is_a_bucket_already(s3: S3, services: Services) -> None:
+    services.versioning.create_repo("default", "new")
+    assert "master.new" in texts(s3("GET", "/"), "Buckets/Bucket/Name")
+    assert texts(s3("GET", "/new"), "IsTruncated") == ["false"]
+    assert error_of(s3("GET", "/other.new")) == (404, "NoSuchBucket")
+    assert s3("PUT", "/new/a", data=b"1").status_code == 200
+    assert s3("DELETE", "/new/a").status_code == 204
+    assert s3("DELETE", "/new").status_code == 204
+    assert s3("HEAD", "/new").status_code == 404, "it has commits, and no branch"
+    for _ in range(2):
+        assert s3("PUT", "/brief").status_code == 200
+        assert s3("DELETE", "/brief").status_code == 204
+        assert s3("HEAD", "/brief").status_code == 404
+
+
 def test_small_things_that_clients_ask(s3: S3) -> None:
     assert b"<LocationConstraint" in s3("GET", "/images", query={"location": ""}).content
     assert texts(s3("GET", "/images", query={"versioning": ""}), "Status") == ["Enabled"]
@@ -156,7 +171,8 @@ def _expected(prefix: str, delimiter: str, after: str = "") -> list[str]:
 
 
 SHAPES = [
-    ("", ""), ("", "/"), ("b", ""), ("b", "/"), ("b/", "/"), ("b/c", "/"), ("c/d/e/f", "/"), ("nothing", "/"), ("ü", "/"), ("", "+"),
+    ("", ""), ("", "/"), ("b", ""), ("b", "/"), ("b/", "/"), ("b/c", "/"), ("c/d/e/f", "/"), ("nothing", "/"), ("ü", "/"),
+    ("", "+"),
     ("", "c/"), ("a", "."), ("", "/1"),
 ]  # fmt: skip
 """Prefixes and delimiters."""

@@ -172,7 +172,8 @@ def test_an_upload_into_an_open_commit(s3: S3, services: Services) -> None:
     bucket = f"/{opened.id}.master.images"
     upload = texts(s3("POST", f"{bucket}/k", query={"uploads": ""}), "UploadId")[0]
     put = s3("PUT", f"{bucket}/k", query={"partNumber": "1", "uploadId": upload}, data=b"1")
-    body = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{put.headers['etag']}</ETag></Part></CompleteMultipartUpload>"
+    part = f"<Part><PartNumber>1</PartNumber><ETag>{put.headers['etag']}</ETag></Part>"
+    body = f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>"
     assert s3("POST", f"{bucket}/k", query={"uploadId": upload}, data=body.encode()).status_code == 200
     services.versioning.finish_commit("default", "images@master")
     assert s3("GET", "/images/k").content == b"1"

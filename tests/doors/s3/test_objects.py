@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from urllib.parse import quote
 
 import pytest
 
@@ -204,42 +205,30 @@ def test_deleting_many_is_one_commit(s3: S3, services: Services) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "key", ["../x", "a/../b", "a//b", "/a", ".", "a/./b", "a\x01b", "x" * 300, "a/" * 3000 + "b"]
-)
-def test_keys_that_no_file_can_have(s3: S3, services: Services, key: str) -> None:
-    path = "/images/" + key.replace("/", "%2F").replace(".", "%2E").replace("\x01", "%01")
-    assert error_of(s3("PUT", path, data=b"x")) == (400, "InvalidArgument")
-    assert error_of(s3("GET", path)) == (404, "NoSuchKey")
-    assert s3("DELETE", path).status_code == 204
+IMPOSSIBLE = ["../x", "a/../b", "a//b", "/a", ".", "a/./b", "a\x01b", "x" * 300, "a/" * 3000 + "b"]
+
+
+def test_keys_that_no_file_can_have(s3: S3, services: Services) -> None:
+    for key in IMPOSSIBLE:
+        path = "/images/" + key.replace("/", "%2F").replace(".", "%2E").replace("\x01", "%01")
+        assert error_of(s3("PUT", path, data=b"x")) == (400, "InvalidArgument")
+        assert error_of(s3("GET", path)) == (404, "NoSuchKey")
+        assert s3("DELETE", path).status_code == 204
     assert _commits(services) == 0
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "ünï/códe",
-        "日本語.txt",
-        "a b",
-        "a+b",
-        "a%b",
-        "a=b&c?d#e",
-        "🎈",
-        "e\u0301",
-        "~-_.!*'()",
-        "a\\b",
-        "<&>\"'",
-    ],
-)
-def test_odd_keys_come_back(s3: S3, key: str) -> None:
-    from urllib.parse import quote
+ODD = [
+    "ünï/códe", "日本語.txt", "a b", "a+b", "a%b", "a=b&c?d#e", "🎈", "e\u0301", "~-_.!*'()", "a\\b", "<&>\"'",
+]  # fmt: skip
 
-    assert s3("PUT", "/images/" + quote(key), data=key.encode()).status_code == 200
-    assert s3("GET", "/images/" + quote(key)).content == key.encode()
-    assert texts(s3("GET", "/images"), "Contents/Key") == [key]
-    assert texts(s3("GET", "/images", query={"encoding-type": "url"}), "Contents/Key") == [
-        quote(key, safe="/-_.~")
-    ]
+
+def test_odd_keys_come_back(s3: S3) -> None:
+    for key in ODD:
+        assert s3("PUT", "/images/" + quote(key), data=key.encode()).status_code == 200
+        assert s3("GET", "/images/" + quote(key)).content == key.encode()
+    assert texts(s3("GET", "/images"), "Contents/Key") == sorted(ODD, key=str.encode)
+    encoded = texts(s3("GET", "/images", query={"encoding-type": "url"}), "Contents/Key")
+    assert encoded == [quote(key, safe="/-_.~") for key in sorted(ODD, key=str.encode)]
 
 
 # --- bodies -------------------------------------------------------------------------------------------------------

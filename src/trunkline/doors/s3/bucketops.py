@@ -6,12 +6,13 @@ import contextlib
 
 from starlette.responses import Response
 
+from trunkline.core.ids import DEFAULT_BRANCH
 from trunkline.doors.s3.answers import empty, xml
 from trunkline.doors.s3.buckets import bucket_name
 from trunkline.doors.s3.call import Call
 from trunkline.doors.s3.errors import S3Error
 from trunkline.doors.s3.listing import OWNER
-from trunkline.doors.s3.look import see, xml_time
+from trunkline.doors.s3.look import is_fresh, see, xml_time
 from trunkline.doors.s3.xmltext import parse, tag
 from trunkline.errors import AlreadyExistsError
 
@@ -19,11 +20,11 @@ REGION = "us-east-1"
 
 
 def list_buckets(call: Call) -> Response:
-    """Every branch of every repo."""
+    """Every branch of every repo; of one without branches the ``master`` that it will have."""
     found = [
         (bucket_name(repo.project, repo.name, branch), repo.created_at)
         for repo in call.services.versioning.list_repos()
-        for branch in repo.branches
+        for branch in repo.branches or (DEFAULT_BRANCH,)
     ]
     prefix = call.query.get("prefix", "")
     buckets = [
@@ -52,7 +53,7 @@ def head_bucket(call: Call) -> Response:
 
 
 def delete_bucket(call: Call) -> Response:
-    """Only if nothing is in it; its commits stay, and the repo."""
+    """Only if nothing is in it. Its commits stay, and the repo, unless that was never used."""
     bucket = call.bucket
     address, versioning = bucket.branch_address, call.services.versioning
     seen = see(call.services, bucket)
@@ -60,7 +61,10 @@ def delete_bucket(call: Call) -> Response:
         raise S3Error(
             "BucketNotEmpty", f"bucket {call.bucket_name!r} is not empty: delete its objects first", 409
         )
-    versioning.delete_branch(bucket.project, address)
+    if bucket.branch != DEFAULT_BRANCH or not is_fresh(call.services, bucket):
+        versioning.delete_branch(bucket.project, address)
+    if is_fresh(call.services, bucket):
+        versioning.delete_repo(bucket.project, bucket.repo)
     return empty(204)
 
 

@@ -10,7 +10,7 @@ from email.utils import format_datetime, parsedate_to_datetime
 
 from starlette.datastructures import Headers
 
-from trunkline.core.ids import TreeHash, is_commit_id
+from trunkline.core.ids import DEFAULT_BRANCH, TreeHash, is_commit_id
 from trunkline.doors.s3.buckets import Bucket
 from trunkline.doors.s3.call import Call
 from trunkline.doors.s3.errors import S3Error, no_such_key
@@ -62,11 +62,22 @@ def see(services: Services, bucket: Bucket, version: str | None = None) -> Seen:
     try:
         commit, root, _ = versioning.resolve(bucket.project, address)
     except NotFoundError as error:
-        if error.kind != "no_commit" or bucket.commit is not None or version:
+        if error.kind not in ("no_commit", "no_branch") or bucket.commit is not None or version:
             raise
-        versioning.inspect_branch(bucket.project, bucket.address)  # there is a branch, and nothing on it
+        if error.kind == "no_commit":
+            versioning.inspect_branch(bucket.project, bucket.address)  # there is a branch, and nothing on it
+        elif bucket.branch != DEFAULT_BRANCH or not is_fresh(services, bucket):
+            raise
         return Seen(bucket=bucket, commit=None, root=None)
     return Seen(bucket=bucket, commit=commit, root=root)
+
+
+def is_fresh(services: Services, bucket: Bucket) -> bool:
+    """Whether the repo was made and never used: then its ``master`` may be written to, although it does not exist yet."""
+    versioning = services.versioning
+    if versioning.inspect_repo(bucket.project, bucket.repo).branches:
+        return False
+    return not versioning.list_commits(bucket.project, bucket.repo, limit=1)
 
 
 def path_of(key: str) -> str:
