@@ -297,6 +297,7 @@ def get_s3_credentials(output: Output = None) -> None:
     show(f"export AWS_ACCESS_KEY_ID={found.access_key_id}")
     show(f"export AWS_SECRET_ACCESS_KEY={found.secret_access_key}")
     show(f"export AWS_ENDPOINT_URL={found.endpoint_url}")
+    show("export AWS_DEFAULT_REGION=local")  # any will do; for AWS's first one, botocore presigns as of 2006
 
 
 def list_namespaces(output: Output = None) -> None:

@@ -82,6 +82,7 @@ def test_a_new_repo_is_a_bucket_already(s3: S3, services: Services) -> None:
     assert s3("DELETE", "/new/a").status_code == 204
     assert s3("DELETE", "/new").status_code == 204
     assert s3("HEAD", "/new").status_code == 404, "it has commits, and no branch"
+    assert "master.new" not in texts(s3("GET", "/"), "Buckets/Bucket/Name")
     for _ in range(2):
         assert s3("PUT", "/brief").status_code == 200
         assert s3("DELETE", "/brief").status_code == 204

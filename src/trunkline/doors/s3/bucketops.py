@@ -20,12 +20,12 @@ REGION = "us-east-1"
 
 
 def list_buckets(call: Call) -> Response:
-    """Every branch of every repo; of one without branches the ``master`` that it will have."""
-    found = [
-        (bucket_name(repo.project, repo.name, branch), repo.created_at)
-        for repo in call.services.versioning.list_repos()
-        for branch in repo.branches or (DEFAULT_BRANCH,)
-    ]
+    """Every branch of every repo; of one that is new the ``master`` that it will have."""
+    found = []
+    for repo in call.services.versioning.list_repos():
+        is_new = not repo.branches and is_fresh(call.services, repo.project, repo.name)
+        for branch in (DEFAULT_BRANCH,) if is_new else repo.branches:
+            found.append((bucket_name(repo.project, repo.name, branch), repo.created_at))
     prefix = call.query.get("prefix", "")
     buckets = [
         tag("Bucket", tag("Name", name), tag("CreationDate", xml_time(at)))
@@ -61,9 +61,9 @@ def delete_bucket(call: Call) -> Response:
         raise S3Error(
             "BucketNotEmpty", f"bucket {call.bucket_name!r} is not empty: delete its objects first", 409
         )
-    if bucket.branch != DEFAULT_BRANCH or not is_fresh(call.services, bucket):
+    if bucket.branch != DEFAULT_BRANCH or not is_fresh(call.services, bucket.project, bucket.repo):
         versioning.delete_branch(bucket.project, address)
-    if is_fresh(call.services, bucket):
+    if is_fresh(call.services, bucket.project, bucket.repo):
         versioning.delete_repo(bucket.project, bucket.repo)
     return empty(204)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,6 +21,11 @@ from trunkline.services import Services
 DOCUMENT_BYTES_MAX = 8 * 2**20
 """Of XML: 10,000 parts with checksums have about three."""
 VIRTUAL_HOST = ".localhost"
+IDLE_SECONDS_MAX = 60.0
+LARGE_BYTES = 2**20
+LARGE_AT_ONCE_MAX = 4
+"""Of large bodies, each of which may need some 50 MB of memory until its packs are on the disk."""
+LARGE_WAIT_SECONDS = 30.0
 
 
 @dataclass(kw_only=True)
@@ -34,6 +41,7 @@ class Call:
     headers: Headers
     raw_headers: list[tuple[bytes, bytes]]
     body: BodyReader
+    large: threading.Semaphore
     query: dict[str, str] = field(init=False)
     identity: Identity | None = None
     signing: Signing | None = None
@@ -53,6 +61,23 @@ class Call:
         """The body, decoded; what is wrong with it is raised before the end, so that nothing is kept of it."""
         assert self.signing is not None, "the signature is checked before any operation begins"
         return checked(self.body.parts(), self.headers, self.signing, self.verified)
+
+    @contextlib.contextmanager
+    def room(self) -> Iterator[None]:
+        """For storing the body: large ones wait here for each other, so that memory has a bound.
+
+        :raises S3Error: ``SlowDown``; clients try again then.
+        """
+        size = self.headers.get("content-length", "")
+        if size.isascii() and size.isdigit() and int(size) <= LARGE_BYTES:
+            yield
+            return
+        if not self.large.acquire(timeout=LARGE_WAIT_SECONDS):
+            raise S3Error("SlowDown", "too many large objects are being written: try again", 503)
+        try:
+            yield
+        finally:
+            self.large.release()
 
     def document(self) -> bytes:
         """A body that is an XML document. :raises S3Error: ``EntityTooLarge``."""
@@ -92,5 +117,6 @@ def call_of(services: Services, request: Request) -> Call:
     return Call(
         services=services, method=request.method, raw_path=raw_path, bucket_name=bucket, key=key,
         pairs=parse_query(request.scope["query_string"]), headers=request.headers,
-        raw_headers=request.scope["headers"], body=BodyReader(request),
+        raw_headers=request.scope["headers"], body=BodyReader(request, idle_seconds=IDLE_SECONDS_MAX),
+        large=request.app.state.large,
     )  # fmt: skip

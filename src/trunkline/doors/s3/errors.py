@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[str, int]] = {
     "bad_path": ("InvalidArgument", 400),
     "bad_name": ("InvalidBucketName", 400),
     "client_gone": ("IncompleteBody", 400),
+    "client_stalled": ("RequestTimeout", 400),
     "disk_full": ("InsufficientStorage", 507),
     "file_too_large": ("EntityTooLarge", 400),
     "no_file": ("NoSuchKey", 404),

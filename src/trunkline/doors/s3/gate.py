@@ -39,6 +39,11 @@ def admit(call: Call) -> None:
         claim = claim_of_header(authorization, call.headers.get("x-amz-date", ""))
     elif is_presigned:
         claim = claim_of_query(call.query)
+    elif "AWSAccessKeyId" in call.query:
+        raise S3Error(
+            "InvalidRequest",
+            "the URL is signed with Signature Version 2: set AWS_DEFAULT_REGION=local, or ask for s3v4",
+        )
     else:
         raise S3Error("AccessDenied", f"the request is not signed: {HOW}", 403)
     _check_time(claim, call.services.clock.now())

@@ -66,18 +66,17 @@ def see(services: Services, bucket: Bucket, version: str | None = None) -> Seen:
             raise
         if error.kind == "no_commit":
             versioning.inspect_branch(bucket.project, bucket.address)  # there is a branch, and nothing on it
-        elif bucket.branch != DEFAULT_BRANCH or not is_fresh(services, bucket):
+        elif bucket.branch != DEFAULT_BRANCH or not is_fresh(services, bucket.project, bucket.repo):
             raise
         return Seen(bucket=bucket, commit=None, root=None)
     return Seen(bucket=bucket, commit=commit, root=root)
 
 
-def is_fresh(services: Services, bucket: Bucket) -> bool:
-    """Whether the repo was made and never used: then its ``master`` may be written to, although it does not exist yet."""
-    versioning = services.versioning
-    if versioning.inspect_repo(bucket.project, bucket.repo).branches:
+def is_fresh(services: Services, project: str, repo: str) -> bool:
+    """Whether a repo was made and never used: then its ``master`` may be written to, although it does not exist yet."""
+    if services.versioning.inspect_repo(project, repo).branches:
         return False
-    return not versioning.list_commits(bucket.project, bucket.repo, limit=1)
+    return not services.versioning.list_commits(project, repo, limit=1)
 
 
 def path_of(key: str) -> str:

@@ -40,7 +40,8 @@ def create_upload(call: Call) -> Response:
 def upload_part(call: Call) -> Response:
     """A part, as it arrives."""
     upload = _upload(call)
-    part = call.services.versioning.put_part(upload.id, _number(call), call.parts())
+    with call.room():
+        part = call.services.versioning.put_part(upload.id, _number(call), call.parts())
     given = {name: value for name, value in call.verified.items() if name.startswith("x-amz-")}
     return empty(headers={"etag": _etag(part), **given})
 

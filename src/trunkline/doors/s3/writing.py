@@ -30,7 +30,8 @@ def put_object(call: Call) -> Response:
     change = PutFile(
         path=path_of(call.key), parts=call.parts(), modified_at=mtime_of(call.headers, call.services.clock.now())
     )  # fmt: skip
-    commit, info = _write(call, change)
+    with call.room():
+        commit, info = _write(call, change)
     given = {name: value for name, value in call.verified.items() if name.startswith("x-amz-")}
     return empty(headers={"etag": etag(info), "x-amz-version-id": commit.id, **given})
 
