@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> typer.Typer:
     command(get, "inferenceservice", "trunkline get inferenceservices -n models")(get_services)
     command(get, "namespace", "trunkline get namespaces")(list_namespaces)
     command(get, "secret", "trunkline get secrets -n default")(list_secrets)
-    command(get, "s3credentials", 'eval "$(trunkline get s3credentials)"')(get_s3_credentials)
+    command(get, "s3credentials", "trunkline get s3credentials")(get_s3_credentials)
     return get
 
 
@@ -289,7 +289,7 @@ def list_secrets(
 
 
 def get_s3_credentials(output: Output = None) -> None:
-    """Print what S3 clients need, for a shell: the keys that stand for your token, and where the S3 door is."""
+    """Print what S3 clients need, for a shell's eval: the keys that stand for your token, and where the S3 door is."""
     found = client().s3_credentials()
     if output is not None:
         structured(found, output)
