@@ -106,7 +106,7 @@ class _Steps:
 
 def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
     key, mtime = _target_of(change.path, change.modified_at)
-    content = write_content(change.parts, writer.add)
+    content = write_content(change.parts, writer.add, writer.add_stream)
     entry = Entry(key, content.size, content.hash, content.level, mtime, change.executable)
     return PutEntry(entry=entry, append=change.append)
 

@@ -8,7 +8,7 @@ from fastapi import Request, Response
 
 from trunkline import __version__
 from trunkline.access.model import Scope
-from trunkline.api.auth import allow
+from trunkline.api.auth import allow, gathered
 from trunkline.api.deps import Use
 from trunkline.api.middleware import token_of
 from trunkline.api.routes import new_router
@@ -41,6 +41,7 @@ def status(use: Use) -> Status:
 
 
 @router.post("/console-link", status_code=201)
+@gathered
 def console_link(use: Use) -> ConsoleLink:
     return ConsoleLink(url=f"{use.settings.url}/login?link={use.access.console_link_token()}")
 
