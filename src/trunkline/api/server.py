@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -60,18 +61,30 @@ def serve(
         ports = {home.DOOR_PORTS[name]: found.getsockname()[1] for name, found in entrances.items()}
         settings = settings.model_copy(update=ports)
         services = build(settings)
-        services.access.admin_token(settings.token_file)
-        home.write_down(settings, started_at=services.started_at)
-        server = _Server(services)
-        with _signals_to(server.handle_exit):
-            services.start()
-            log.info("serving at %s, process %d", settings.url, os.getpid())
-            with open_doors(services, {name: ((doors or {})[name], entrances[name]) for name in entrances}):
-                on_ready(services, f"{settings.url}/login?link={services.access.console_link_token()}")
-                server.run(sockets=[listener])
-        log.info("stopping")
-        services.stop()
+        behind = {name: ((doors or {})[name], entrances[name]) for name in entrances}
+        with services.db.only_server():
+            _serve(services, listener, behind, on_ready)
+            services.stop()
         home.write_down(settings, started_at=services.started_at, is_up=False)
+
+
+def _serve(
+    services: Services,
+    listener: socket.socket,
+    doors: Mapping[str, tuple[MakeDoor, socket.socket]],
+    on_ready: Callable[[Services, str], None],
+) -> None:
+    settings = services.settings
+    services.access.admin_token(settings.token_file)
+    home.write_down(settings, started_at=services.started_at)
+    server = _Server(services)
+    with _signals_to(server.handle_exit):
+        services.start()
+        log.info("serving at %s, process %d", settings.url, os.getpid())
+        with open_doors(services, doors):
+            on_ready(services, f"{settings.url}/login?link={services.access.console_link_token()}")
+            server.run(sockets=[listener])
+    log.info("stopping")
 
 
 class _Server(uvicorn.Server):

@@ -30,6 +30,9 @@ class Status(Wire):
     doors: dict[str, str] = Field(default_factory=dict)
     """Where the open doors are, by name."""
     started_at: float
+    database: str = ""
+    """Where it is, without a password; as ``objects``, empty from an older server."""
+    objects: str = ""
     processes: list[Process]
 
 
