@@ -20,11 +20,12 @@ from trunkline.versioning.service.owned import OwnedRepos
 from trunkline.versioning.service.projects import Projects
 from trunkline.versioning.service.repos import Repos
 from trunkline.versioning.service.transactions import TransactionService, UseCase
+from trunkline.versioning.service.uploads import Uploads
 
 __all__ = ["Publisher", "TransactionService", "VersioningService"]
 
 
-class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos):
+class VersioningService(Projects, Repos, Branches, Uploads, Commits, Changing, OwnedRepos):
     """Projects, repos, branches, commits, and the trees behind them.
 
     Addresses are strings: ``[project/]repo@branch|ID|branch=ID[^…|^N|.N][:path]``; ``project`` is the one meant where the
