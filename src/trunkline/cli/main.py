@@ -17,6 +17,7 @@ from trunkline.cli import (
     create,
     deleting,
     files,
+    history,
     inspecting,
     listing,
     logs,
@@ -48,6 +49,7 @@ def build() -> typer.Typer:
     logs.register(app)
     steering.register(app)
     deleting.register(app)
+    history.register(app)
     return app
 
 

@@ -11,7 +11,7 @@ from trunkline.core.paths import Address
 from trunkline.errors import StateError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import refs, store
+from trunkline.versioning import history, refs, store, tagstore
 from trunkline.versioning.commits import Publisher
 from trunkline.versioning.service.trees import TreeService
 from trunkline.versioning.store import BranchRow, RepoRow
@@ -36,16 +36,30 @@ class UseCases(TreeService):
         found = store.find_branch(connection, repo, name)
         return found or store.insert_branch(connection, repo, name, self._clock.now())
 
-    def _refuse_followed(self, connection: Connection, branch: BranchRow) -> None:
-        followers = store.downstream_branches(connection, branch.id)
+    def _refuse_followed(
+        self, connection: Connection, branch: BranchRow, *, leaving: int | None = None
+    ) -> None:
+        """``leaving``: a repo that goes with it, so that followers in it do not count.
+
+        :raises StateError: ``has_followers``.
+        """
+        followers = [
+            other for other in store.downstream_branches(connection, branch.id) if other.repo.id != leaving
+        ]
         if followers:
-            names = ", ".join(other.address for other in followers)
+            names = history.named(other.address for other in followers)
             raise StateError(
                 f"{names} follows {branch.address}: delete that first, or use --force", kind="has_followers"
             )
 
     def _delete_repo(self, connection: Connection, repo: RepoRow, *, force: bool) -> None:
-        for branch in store.list_branches(connection, repo):
-            if not force:
-                self._refuse_followed(connection, branch)
+        """With ``force``, what was made from it keeps its commits and loses the links to it."""
+        if not force:
+            for branch in store.list_branches(connection, repo):
+                self._refuse_followed(connection, branch, leaving=repo.id)
+            history.refuse_tagged(
+                tagstore.protecting_repo(connection, repo.id),
+                subject=f"repo {repo.address}",
+                way_out="delete the tag first, or use --force",
+            )
         store.delete_repo(connection, repo.id)

@@ -60,7 +60,7 @@ class Commits(UseCases):
             if is_commit_id(branch):
                 head: int | None = refs.need_commit(connection, row, branch).pk
             else:
-                head = refs.need_branch(connection, row, branch).head
+                head = refs.head_of(connection, row, branch)
             start = head if last is None else last.parent_pk
             return [] if start is None else [one.commit for one in store.history(connection, start, limit)]
 

@@ -14,9 +14,11 @@ from trunkline.storage.db.schema.data import (
     chunks,
     commit_provenance,
     commits,
+    merges,
     packs,
     projects,
     repos,
+    tags,
     tokens,
 )
 from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
@@ -59,6 +61,7 @@ __all__ = [
     "events",
     "experiments",
     "jobs",
+    "merges",
     "meta",
     "metadata",
     "metrics",
@@ -78,6 +81,7 @@ __all__ = [
     "revisions",
     "secrets",
     "services",
+    "tags",
     "tasks",
     "tokens",
     "trials",
