@@ -407,6 +407,8 @@ class ChangingHistory(RuleBasedStateMachine):
         if not self.heads:
             return
         for branch, upstream in self.follows.items():
+            if not upstream:
+                continue
             head = self.heads[branch]
             assert head is not None, "a branch that follows others has a head"
             now = {self.heads[one] for one in upstream} - {None}

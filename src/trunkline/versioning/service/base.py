@@ -36,16 +36,9 @@ class UseCases(TreeService):
         found = store.find_branch(connection, repo, name)
         return found or store.insert_branch(connection, repo, name, self._clock.now())
 
-    def _refuse_followed(
-        self, connection: Connection, branch: BranchRow, *, leaving: int | None = None
-    ) -> None:
-        """``leaving``: a repo that goes with it, so that followers in it do not count.
-
-        :raises StateError: ``has_followers``.
-        """
-        followers = [
-            other for other in store.downstream_branches(connection, branch.id) if other.repo.id != leaving
-        ]
+    def _refuse_followed(self, connection: Connection, branch: BranchRow) -> None:
+        """:raises StateError: ``has_followers``."""
+        followers = store.downstream_branches(connection, branch.id)
         if followers:
             names = history.named(other.address for other in followers)
             raise StateError(
@@ -56,7 +49,7 @@ class UseCases(TreeService):
         """With ``force``, what was made from it keeps its commits and loses the links to it."""
         if not force:
             for branch in store.list_branches(connection, repo):
-                self._refuse_followed(connection, branch, leaving=repo.id)
+                self._refuse_followed(connection, branch)
             history.refuse_tagged(
                 tagstore.protecting_repo(connection, repo.id),
                 subject=f"repo {repo.address}",
