@@ -159,13 +159,17 @@ class ChangingHistory(RuleBasedStateMachine):
             left += new
         return found
 
-    def shown(self, key: Key | None) -> Files:
+    def written(self, key: Key | None) -> Files | None:
+        """The files of the nearest that has some, itself included."""
         while key is not None:
             known = self.known[key]
             if known.files is not None:
                 return known.files
             key = known.parent
-        return {}
+        return None
+
+    def shown(self, key: Key | None) -> Files:
+        return self.written(key) or {}
 
     def children(self, keys: set[Key]) -> set[Key]:
         return {key for key in self.alive() if self.known[key].parent in keys} - keys
@@ -213,7 +217,7 @@ class ChangingHistory(RuleBasedStateMachine):
                 connection, "default", repo, commit_id, tree=tree, error="no" if fails else None
             )
         known = self.known[repo, commit_id]
-        known.files = dict(self.shown(known.parent)) if fails else files
+        known.files = self.written(known.parent) if fails else files
         known.is_open = False
         self.sync()
 
