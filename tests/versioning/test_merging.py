@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,7 @@ class Nodes:
         self.stored[name] = raw
         return name
 
-    def load(self, name: bytes) -> TreeNode:
+    def load(self, name: bytes, ahead: Sequence[bytes] = ()) -> TreeNode:
         self.loaded += 1
         return decode_tree(b"\x54\x01\x00\x00" if name == EMPTY_ROOT else self.stored[name])
 

@@ -28,13 +28,15 @@ from trunkline.api.routes import (
     repos,
     server,
     tags,
+    transactions,
 )
 from trunkline.errors import TrunklineError
 from trunkline.services import Services
 from trunkline.wire.base import Error
 
 NOUNS = (
-    server, projects, repos, tags, history, commits, files, filesets, pipelines, leases, experiments, models, namespaces,
+    server, projects, repos, tags, history, commits, transactions, files, filesets, pipelines, leases, experiments, models,
+    namespaces,
     inferenceservices, pages,
 )  # fmt: skip
 

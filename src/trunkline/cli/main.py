@@ -17,12 +17,14 @@ from trunkline.cli import (
     create,
     deleting,
     files,
+    following,
     history,
     inspecting,
     listing,
     logs,
     server,
     steering,
+    transactions,
 )
 from trunkline.cli.errors import INTERRUPTED, exit_code
 from trunkline.cli.grammar import Verbs
@@ -49,6 +51,8 @@ def build() -> typer.Typer:
     logs.register(app)
     steering.register(app)
     deleting.register(app)
+    following.register(app)
+    transactions.register(app)
     history.register(app)
     return app
 

@@ -13,9 +13,9 @@ from sqlalchemy.engine import Connection
 
 from trunkline.core.ids import new_commit_id
 from trunkline.errors import StateError
-from trunkline.versioning import commits, historystore, store, tagstore
-from trunkline.versioning.commits import Publisher, publish_commit
+from trunkline.versioning import historystore, lineage, spread, store, tagstore
 from trunkline.versioning.model import Commit, CommitStatus, Removed
+from trunkline.versioning.spread import Publisher, publish_commit
 from trunkline.versioning.store import BranchRow, StoredCommit
 
 NAMED_MAX = 5
@@ -195,11 +195,9 @@ def follow_heads(
 ) -> list[Commit]:
     """After heads have moved back: a new AUTO commit on every branch, among those and what follows them, whose head is not
     made from exactly the heads of what it follows."""
-    edges = store.provenance_edges(connection)
-    reached = set(changed)
-    for start in list(reached):
-        reached.update(commits.downstream_in_order(edges, start))
-    graph = {one: {up for branch, up in edges if branch == one and up in reached} for one in reached}
+    graph: dict[int, set[int]] = {key: set() for key in changed}
+    for branch_id, upstream_id in lineage.downstream_edges(connection, list(graph)):
+        graph.setdefault(branch_id, set()).add(upstream_id)
     commit_id = new_commit_id()
     opened: list[Commit] = []
     for key in TopologicalSorter(graph).static_order():
@@ -208,13 +206,15 @@ def follow_heads(
         if upstream and not _is_provenant(connection, branch, upstream):
             if store.find_commit(connection, branch.repo.id, commit_id) is not None:
                 commit_id = new_commit_id()  # two branches of one repo
-            opened.append(commits.open_auto(connection, publish, branch, commit_id, now).commit)
+            opened.append(spread.open_auto(connection, publish, branch, commit_id, now).commit)
     return opened
 
 
 def _is_provenant(connection: Connection, branch: BranchRow, upstream: Sequence[BranchRow]) -> bool:
-    if branch.head is None:
-        return False
+    if (
+        branch.head is None
+    ):  # only a pipeline has a job to do, and so a commit, while there is nothing to make it from
+        return branch.repo.owner is None and all(other.head is None for other in upstream)
     have: dict[tuple[int, str], set[int]] = {}
     for _, name, pk in store.upstream_commits(connection, [branch.head]):
         repo_id = store.commit_by_pk(connection, pk).repo_id

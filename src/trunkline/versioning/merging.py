@@ -193,11 +193,12 @@ def _key(pair: tuple[Entry | None, Entry | None]) -> bytes:
 
 
 def _changed_below(load: Load, base: bytes, other: bytes, key: bytes) -> bool:
-    """Whether a side has written something below a path."""
+    """Whether a side has written something below a path; times do not count, as they do not against a deletion."""
     low, high = key + b"/", trees.prefix_end(key + b"/")
     if not trees.has_any(load, other, low, high):
         return False
-    return any(new is not None for _, new in trees.compare(load, base, other, low, high))
+    pairs = trees.compare(load, base, other, low, high)
+    return any(new is not None and (old is None or not _is_same(old, new)) for old, new in pairs)
 
 
 # --- the base -----------------------------------------------------------------------------------------------------

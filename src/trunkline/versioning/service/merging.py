@@ -85,7 +85,7 @@ class Merging(UseCases):
         if sides.ours == sides.base_root:  # the target has not moved: it is the source's tree, nodes and all
             return tree_info(trees.root_ref(self._load, sides.theirs))
         with self._chunks.writer() as writer:
-            load = self._nodes.loader(writer.get)
+            load = self._nodes.loader(writer.get, writer.get_many)
             decisions = merging.decide(load, sides.base_root, sides.ours, sides.theirs)
             ref = trees.edit(load, writer.add, sides.ours, merging.edits(decisions, strategy))
             writer.finish()
