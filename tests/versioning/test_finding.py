@@ -58,7 +58,7 @@ def test_pages(versioning: VersioningService, made: list[Commit], monkeypatch: p
     rest, after = versioning.find_commits("default", "data@master:/cats", after=after)
     assert [one.commit.id for one in rest] == [made[2].id, made[0].id] and after is None
     monkeypatch.setattr(searching, "SEARCHED_MAX", 3)
-    monkeypatch.setattr(searching, "BATCH_COMMITS", 2)
+    monkeypatch.setattr(searching, "BATCH_COMMITS_MIN", 1)
     seen: list[str] = []
     after = None
     calls = 0

@@ -284,6 +284,7 @@ class ChangingHistory(RuleBasedStateMachine):
             return {key for key in at if key[1] == commit_id}, commit_id
         return {(repo, commit_id)}, f"{repo}@{commit_id}"
 
+    @precondition(lambda self: self.alive())
     @rule(which=pick, is_set=st.booleans(), recursive=st.booleans())
     def squash(self, which: int, is_set: bool, recursive: bool) -> None:
         chosen, address = self.choose(which, is_set)
@@ -309,6 +310,7 @@ class ChangingHistory(RuleBasedStateMachine):
             at = self.known[at].parent
         return found
 
+    @precondition(lambda self: self.alive())
     @rule(which=pick, is_set=st.booleans(), recursive=st.booleans(), newest=st.booleans())
     def drop(self, which: int, is_set: bool, recursive: bool, newest: bool) -> None:
         if newest:  # what people do, and what is mostly allowed

@@ -7,8 +7,6 @@ import pytest
 from tests.versioning.conftest import put, shown
 from trunkline.core.paths import parse_address
 from trunkline.errors import AlreadyExistsError, InvalidInputError, NotFoundError, StateError
-from trunkline.storage.db.engine import Database
-from trunkline.versioning import tagstore
 from trunkline.versioning.model import Commit
 from trunkline.versioning.service import VersioningService
 
@@ -115,11 +113,3 @@ def test_what_cannot_be_tagged(versioning: VersioningService) -> None:
         versioning.inspect_tag("default", "data@v1")
     with pytest.raises(InvalidInputError, match="names no tag"):
         versioning.inspect_tag("default", "data@v1:/x")
-
-
-def test_what_is_tagged_may_not_be_collected(
-    versioning: VersioningService, db: Database, made: list[Commit]
-) -> None:
-    versioning.create_tag("default", "data@v1", commit=made[0].id)
-    with db.read() as connection:
-        assert tagstore.tagged_roots(connection) == [("default/data@v1", made[0].root)]

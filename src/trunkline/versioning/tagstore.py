@@ -107,15 +107,3 @@ def _protecting(connection: Connection, start: sa.Select[Any]) -> list[TagRow]:
     return [
         _tag(row) for row in connection.execute(_query().where(tags.c.id.in_(needed)).order_by(tags.c.id))
     ]
-
-
-def tagged_roots(connection: Connection) -> list[tuple[str, str]]:
-    """``(address, tree hash)`` of every tag: what may not be collected."""
-    query = sa.select(repos.c.project, repos.c.name, tags.c.name.label("tag"), commits.c.root)
-    rows = connection.execute(
-        query.join_from(tags, repos, repos.c.id == tags.c.repo_id)
-        .join(commits, commits.c.pk == tags.c.commit_pk)
-        .where(commits.c.root.is_not(None))
-        .order_by(tags.c.id)
-    )
-    return [(f"{project}/{repo}@{tag}", root) for project, repo, tag, root in rows]

@@ -12,7 +12,9 @@ from trunkline.versioning.model import FoundCommit, Removed
 from trunkline.versioning.service.base import UseCases
 from trunkline.versioning.store import StoredCommit
 
-BATCH_COMMITS = 256
+BATCH_COMMITS_MIN = 4
+BATCH_COMMITS_MAX = 64
+"""So many commits' trees are read together; few at first, since few may be wanted."""
 SEARCHED_MAX = 4096
 """So many commits are looked at in one call, so that none takes long; the caller goes on from there."""
 
@@ -75,11 +77,12 @@ class History(UseCases):
         self, start: int | None, path: str, oldest: int | None, limit: int
     ) -> tuple[list[FoundCommit], CommitId | None]:
         found: list[FoundCommit] = []
-        searched = 0
+        searched, batch = 0, BATCH_COMMITS_MIN
         while start is not None and (oldest is None or start > oldest):
             with self._db.read() as connection:
-                steps = historystore.steps_up(connection, start, BATCH_COMMITS)
+                steps = historystore.steps_up(connection, start, batch)
                 above = store.shown_tree(connection, steps[-1].parent)[0] if steps else None
+            batch = min(2 * batch, BATCH_COMMITS_MAX)
             looked = finding.touches(
                 self._load, steps, above, path, lambda step: oldest is not None and step.pk <= oldest
             )
