@@ -33,7 +33,7 @@ from trunkline.secrets.service import SecretsService
 from trunkline.serving.service import ServingService
 from trunkline.settings import Settings, inherited_environment
 from trunkline.storage.db.engine import Database
-from trunkline.storage.objects.local import LocalStore
+from trunkline.storage.objects import open_store
 from trunkline.training.service import TrainingService
 from trunkline.versioning.service import TransactionService, VersioningService
 
@@ -99,9 +99,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     commands = WorkerCommands(settings, access)
     pool = Pool(db=db, queue=queue, table=table, command=commands, limits={"trial": settings.trials_max})
     jobs = JobsService(db=db, clock=clock, queue=queue, outbox=outbox, pool=pool)
-    versioning = VersioningService(
-        db=db, objects=LocalStore(settings.objects_dir), clock=clock, publish=outbox.publish
-    )
+    objects = open_store(settings.place_of_objects, settings.options_of_objects)
+    versioning = VersioningService(db=db, objects=objects, clock=clock, publish=outbox.publish)
     secrets = SecretsService(db=db, clock=clock)
     registry = RegistryService(db=db, clock=clock, versioning=versioning, publish=outbox.publish)
     pipelines = PipelineService(
