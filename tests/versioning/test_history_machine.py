@@ -435,6 +435,6 @@ class ChangingHistory(RuleBasedStateMachine):
 
 
 ChangingHistory.TestCase.settings = settings(
-    max_examples=max(12, settings.default.max_examples // 2), stateful_step_count=25, deadline=None
+    max_examples=max(8, settings.default.max_examples // 3), stateful_step_count=25, deadline=None
 )
 TestChangingHistory = ChangingHistory.TestCase
