@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash
+from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TagName, TreeHash
 
 
 class CommitStatus(StrEnum):
@@ -242,3 +242,62 @@ class UploadPart:
     hash: str
     size: int
     created_at: float
+
+
+# --- history ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """A name for one commit, which protects it."""
+
+    project: ProjectName
+    repo: RepoName
+    name: TagName
+    commit: CommitId
+    description: str
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """What a squash or drop took away, and what it began."""
+
+    commits: tuple[Commit, ...]
+    """As they were."""
+    opened: tuple[Commit, ...] = ()
+    """New AUTO commits on branches that follow others, so that they follow the heads that these have now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConflict:
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """What a merge did, or would do."""
+
+    commit: Commit | None
+    """None for a dry run, and where the target has all of the source already."""
+    base: CommitId | None
+    """The nearest common ancestor; None where the target had no commits."""
+    is_up_to_date: bool
+    added: int
+    deleted: int
+    changed: int
+    conflicts: tuple[MergeConflict, ...] = ()
+    """Those that a strategy has settled, the first of them."""
+    conflict_count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundCommit:
+    """A commit that touched a path."""
+
+    commit: Commit
+    op: str
+    """What it did to the path: ``added``, ``deleted`` or ``changed``."""
+    old: FileInfo | None
+    new: FileInfo | None

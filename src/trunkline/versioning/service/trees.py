@@ -125,12 +125,18 @@ class TreeService:
         return bulk.read_files(self._chunks, self._load, from_hex(root, "tree hash"), files)
 
     def diff(
-        self, old: TreeHash, new: TreeHash, path: str = "/", *, after: str | None = None
+        self,
+        old: TreeHash,
+        new: TreeHash,
+        path: str = "/",
+        *,
+        after: str | None = None,
+        shallow: bool = False,
     ) -> Iterator[DiffEntry]:
-        """The files that were added, deleted or changed, in the order of their paths. Costs what differs."""
-        return views.diff(
-            self._load, from_hex(old, "tree hash"), from_hex(new, "tree hash"), path, after=after
-        )
+        """The files that were added, deleted or changed, in the order of their paths. Costs what differs. ``shallow``: the
+        direct children that differ, directories as a whole."""
+        compare = views.diff_children if shallow else views.diff
+        return compare(self._load, from_hex(old, "tree hash"), from_hex(new, "tree hash"), path, after=after)
 
 
 def tree_info(ref: Ref) -> TreeInfo:

@@ -118,6 +118,26 @@ transaction_operations = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),  # e.g. create_branch
     sa.Column("arguments", sa.JSON, nullable=False),
 )
+tags = sa.Table(
+    "tags",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("repo_id", sa.Integer, sa.ForeignKey("repos.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    # Without ON DELETE on purpose: nothing can remove a tagged commit by accident.
+    sa.Column("commit_pk", sa.Integer, sa.ForeignKey("commits.pk"), nullable=False),
+    sa.Column("description", sa.Text, nullable=False, default=""),
+    time_column("created_at"),
+    sa.UniqueConstraint("repo_id", "name"),
+    sa.Index("tags_commit", "commit_pk"),
+)
+merges = sa.Table(
+    "merges",  # what was merged into a commit, besides its parent; always an older commit of the same repo
+    metadata,
+    sa.Column("commit_pk", sa.Integer, sa.ForeignKey("commits.pk", ondelete="CASCADE"), primary_key=True),
+    sa.Column("source_pk", sa.Integer, sa.ForeignKey("commits.pk", ondelete="CASCADE"), primary_key=True),
+    sa.Index("merges_source", "source_pk"),
+)
 packs = sa.Table(
     "packs",
     metadata,
