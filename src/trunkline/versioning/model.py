@@ -95,6 +95,12 @@ class FileInfo:
     """64 hex digits that change exactly when the content (for a directory: names and contents below) changes."""
     modified_at: float | None
     executable: bool = False
+    modified_ns: int | None = None
+    """The same time as ``modified_at``, exactly: nanoseconds since the epoch."""
+    groups: tuple[str, ...] | None = None
+    """What the brackets ``( )`` of a glob have captured; None outside of globs."""
+    linked: str | None = None
+    """Where the content lies, if it was linked and never copied in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +121,21 @@ class PutFile:
     modified_at: float | None = None
     executable: bool = False
     append: bool = False
+    modified_ns: int | None = None
+    """Nanoseconds since the epoch; goes before ``modified_at``, which is not exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutContent:
+    """Write a file whose content is known to the store already: stored, or linked."""
+
+    path: str
+    size: int
+    hash: bytes
+    level: int
+    modified_ns: int | None = None
+    executable: bool = False
+    append: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +152,13 @@ class CopyTree:
     path: str
     root: TreeHash
     source_path: str = "/"
+    append: bool = False
+    """Add the content of each file to the one that is there, instead of replacing what is at ``path``."""
+    merge: bool = False
+    """Put each file of a directory beside what is below ``path``, instead of replacing that directory."""
 
 
-Change = PutFile | DeletePath | CopyTree
+Change = PutFile | PutContent | DeletePath | CopyTree
 
 
 @dataclass(frozen=True, kw_only=True)

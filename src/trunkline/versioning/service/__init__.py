@@ -29,8 +29,18 @@ class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos
     with the same keys (for AUTO commits), each in the transaction that makes it true.
     """
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock, publish: Publisher) -> None:
-        super().__init__(db=db, objects=objects, clock=clock, publish=publish)
+    def __init__(
+        self,
+        *,
+        db: Database,
+        objects: ObjectStore,
+        clock: Clock,
+        publish: Publisher,
+        allow_lookalikes: bool = False,
+    ) -> None:
+        super().__init__(
+            db=db, objects=objects, clock=clock, publish=publish, allow_lookalikes=allow_lookalikes
+        )
         with db.write() as connection:
             if store.find_project(connection, DEFAULT_PROJECT) is None:
                 store.insert_project(connection, DEFAULT_PROJECT, "", clock.now())

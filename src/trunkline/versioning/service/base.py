@@ -22,8 +22,16 @@ _LOCKS = 64
 class UseCases(TreeService):
     """The base of every group of use cases."""
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock, publish: Publisher) -> None:
-        super().__init__(db=db, objects=objects, clock=clock)
+    def __init__(
+        self,
+        *,
+        db: Database,
+        objects: ObjectStore,
+        clock: Clock,
+        publish: Publisher,
+        allow_lookalikes: bool = False,
+    ) -> None:
+        super().__init__(db=db, objects=objects, clock=clock, allow_lookalikes=allow_lookalikes)
         self._publish = publish
         # Only for speed: writers to one repo queue here instead of redoing their work. Truth is the compare-and-swap.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]

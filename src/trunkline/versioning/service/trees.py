@@ -21,7 +21,10 @@ from trunkline.versioning.nodes import EMPTY_ROOT, Ref
 class TreeService:
     """The part of ``VersioningService`` that works on tree hashes alone."""
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(
+        self, *, db: Database, objects: ObjectStore, clock: Clock, allow_lookalikes: bool = False
+    ) -> None:
+        self._lookalikes = allow_lookalikes
         self._db = db
         self._objects = objects
         self._clock = clock
@@ -33,9 +36,9 @@ class TreeService:
         """A stored tree without a commit: ``base`` with the changes applied."""
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get)
-            steps = staging.ingest(changes, writer, load)
+            steps = staging.ingest(changes, writer, load, lookalikes=self._lookalikes)
             root = EMPTY_ROOT if base is None else from_hex(base, "tree hash")
-            ref = staging.apply(steps, root, writer, load)
+            ref = staging.apply(steps, root, writer, load, lookalikes=self._lookalikes)
             writer.finish()
         return tree_info(ref)
 
