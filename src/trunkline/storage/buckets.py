@@ -91,6 +91,30 @@ class Buckets:
         except NotFoundError:
             return None
 
+    def expand(self, place: Place, target: str, *, recursive: bool) -> Iterator[tuple[str, str, Item]]:
+        """What a URL means, as ``(key, path, object)``: the object of that name as ``target``, or with ``recursive`` all
+        objects below it as a folder, below ``target``. Empty objects that only stand for folders are left out.
+
+        :raises NotFoundError: ``no_object``.
+        """
+        one = self.head(place)
+        if one is not None and not recursive:
+            yield place.key, target, one
+            return
+        prefix = place.key.rstrip("/") + "/" if place.key.strip("/") else ""
+        folder = Place(scheme=place.scheme, bucket=place.bucket, key=prefix)
+        count = 0
+        for item in self.find(folder):
+            if not recursive:
+                raise InvalidInputError(f"{place} is a folder: put it with -r", kind="is_directory")
+            count += 1
+            if not (item.key.endswith("/") and item.size == 0):
+                yield item.key, f"{target.rstrip('/')}/{item.key[len(prefix) :]}", item
+        if one is not None and not count:
+            yield place.key, target, one
+        elif not count:
+            raise NotFoundError(f"there is nothing at {place}", kind="no_object")
+
     def read(self, place: Place) -> Iterator[bytes]:
         """The content of one object, part by part."""
         library, store = self._open(place)
