@@ -115,7 +115,6 @@ links = sa.Table(
     sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("url", sa.Text, nullable=False),  # file:///path (as it is, not quoted) or s3://bucket/key
     sa.Column("content", sa.Text, nullable=True),  # the hash of the file as people see it; null: not complete
-    sa.Column("first_chunk", sa.LargeBinary, nullable=True),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("version", sa.Text, nullable=False),  # mtime in nanoseconds, or the bucket's ETag
     time_column("created_at"),
