@@ -136,7 +136,8 @@ def add(connection: Connection, found: Iterable[Link], rows: Sequence[dict[str, 
     """Record links and where their chunks lie."""
     values = [
         {
-            "id": link.id, "url": link.url, "content": link.content, "size": link.size, "version": link.version, "created_at": now,
+            "id": link.id, "url": link.url, "content": link.content, "size": link.size, "version": link.version,
+            "created_at": now,
         }
         for link in found
     ]  # fmt: skip
