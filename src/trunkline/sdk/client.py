@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from trunkline.sdk.files import FileMethods
 from trunkline.sdk.live import LiveMethods
+from trunkline.sdk.refs import RefMethods
 
 
-class Client(LiveMethods, FileMethods):
+class Client(RefMethods, LiveMethods, FileMethods):
     """Speaks with a control server; without arguments, with the one of this user's data directory.
 
     ``url`` and ``token`` default to ``TRUNKLINE_URL`` and ``TRUNKLINE_TOKEN``, then to what the data directory says.

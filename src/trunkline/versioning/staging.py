@@ -68,7 +68,7 @@ def ingest(
         elif isinstance(change, PutContent):
             content = Content(change.size, change.hash, change.level)
             mtime = _nanoseconds(change.path, change.modified_ns, None)
-            gathered.add(_put(change.path, content, mtime, change.executable, change.append))
+            gathered.add(_put(_named(change.path), content, mtime, change.executable, change.append))
         elif isinstance(change, DeletePath):
             gathered.add(Delete(path=clean_path(change.path)))
         elif isinstance(change, CopyTree):
@@ -118,14 +118,14 @@ class _Steps:
 
 
 def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
-    _named(change.path)  # before its content is read
+    key = _named(change.path)  # before its content is read
     mtime = _nanoseconds(change.path, change.modified_ns, change.modified_at)
-    content = write_content(change.parts, writer.add)
-    return _put(change.path, content, mtime, change.executable, change.append)
+    content = write_content(change.parts, writer.add, writer.add_stream)
+    return _put(key, content, mtime, change.executable, change.append)
 
 
-def _put(path: str, content: Content, mtime: int | None, executable: bool, append: bool) -> PutEntry:
-    entry = Entry(_named(path), content.size, content.hash, content.level, mtime, executable)
+def _put(key: bytes, content: Content, mtime: int | None, executable: bool, append: bool) -> PutEntry:
+    entry = Entry(key, content.size, content.hash, content.level, mtime, executable)
     return PutEntry(entry=entry, append=append)
 
 

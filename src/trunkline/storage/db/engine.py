@@ -3,6 +3,9 @@
 SQLite needs care: Python's own transaction handling starts nothing on SELECT, so a read-then-write in one block could lose
 an update. Connections therefore run in autocommit mode, and ``write()`` itself says ``BEGIN IMMEDIATE``: writers queue at the
 door and never deadlock. No network, object-store or subprocess call belongs inside either block.
+
+A block inside a ``write()`` block of the same thread joins it: it sees what was written so far, and is undone with it. So use
+cases can be put together into one transaction as they are.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.changes = Changes()
+        self._outer = threading.local()
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         options: dict[str, Any] = {
             "poolclass": QueuePool,
@@ -84,6 +88,10 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent snapshot: all statements in the block see the same state."""
+        outer = self._joined()
+        if outer is not None:
+            yield outer
+            return
         with _translated(), self._engine.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN")
@@ -95,16 +103,31 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction: all of the block or nothing, one writer at a time."""
+        outer = self._joined()
+        if outer is not None:
+            with (
+                outer.begin_nested()
+            ):  # a block that fails is undone, even if somebody catches what it raised
+                yield outer
+            return
         with _translated(), self._engine.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+            self._outer.connection = connection
             try:
                 yield connection
                 connection.commit()  # the driver's commit() ends the transaction that BEGIN opened
             except BaseException:
                 connection.rollback()
                 raise
+            finally:
+                self._outer.connection = None
         self.changes.bump()
+
+    def _joined(self) -> Connection | None:
+        """The connection of this thread's ``write()`` block, inside of one."""
+        found: Connection | None = getattr(self._outer, "connection", None)
+        return found
 
     def run(self, work: Callable[[Connection], Any]) -> Any:
         """``work`` in one write transaction; returns what it returns."""
