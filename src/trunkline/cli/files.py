@@ -84,7 +84,7 @@ def put_file(
 
 def _put(api: Client, address: str, puts: Puts, where: Address, project: str | None) -> Commit:
     if puts.link or any(is_url(source) for source in puts.sources):
-        if STDIN in puts.sources and not puts.unpack:
+        if STDIN in puts.sources and not (puts.unpack or puts.link):
             raise InvalidInputError("stdin cannot be put together with URLs: put it alone", kind="bad_file")
         return put_mixed(api, address, puts, project)
     if puts.unpack:
