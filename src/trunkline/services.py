@@ -39,7 +39,7 @@ from trunkline.sources.service import SourcesService
 from trunkline.sources.web import Fetcher
 from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
-from trunkline.storage.objects.local import LocalStore
+from trunkline.storage.objects import open_store
 from trunkline.training.service import TrainingService
 from trunkline.versioning.service import TransactionService, VersioningService
 
@@ -106,9 +106,10 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     commands = WorkerCommands(settings, access)
     pool = Pool(db=db, queue=queue, table=table, command=commands, limits={"trial": settings.trials_max})
     jobs = JobsService(db=db, clock=clock, queue=queue, outbox=outbox, pool=pool)
+    objects = open_store(settings.place_of_objects, settings.options_of_objects)
     buckets = Buckets(s3_endpoint=settings.fetch_s3_endpoint)
     versioning = VersioningService(
-        db=db, objects=LocalStore(settings.objects_dir), clock=clock, publish=outbox.publish,
+        db=db, objects=objects, clock=clock, publish=outbox.publish,
         allow_lookalikes=settings.allow_lookalikes, buckets=buckets,
     )  # fmt: skip
     sources = build_sources(settings, versioning, buckets)

@@ -33,7 +33,8 @@ def status(use: Use) -> Status:
     ]
     return Status(
         version=__version__, home=str(settings.home), pid=os.getpid(), url=settings.url,
-        gateway_url=settings.gateway_url, started_at=use.started_at, processes=processes,
+        gateway_url=settings.gateway_url, started_at=use.started_at, database=use.db.shown_url,
+        objects=settings.place_of_objects, processes=processes,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ foreign key: domains meet through ids.
 
 from __future__ import annotations
 
-from trunkline.storage.db.schema.base import meta, metadata
+from trunkline.storage.db.schema.base import fit_postgresql, meta, metadata
 from trunkline.storage.db.schema.data import (
     branch_provenance,
     branch_triggers,
@@ -92,3 +92,5 @@ __all__ = [
     "transactions",
     "trials",
 ]
+
+fit_postgresql(metadata)
