@@ -40,6 +40,11 @@ class WebServer:
                 else:
                     answer(self)
 
+            def do_HEAD(self) -> None:
+                self.send_response(404)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
             def log_message(self, *_: object) -> None:
                 pass
 
