@@ -46,14 +46,14 @@ class Changing(UseCases):
             self._target(connection, where)
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get, writer.get_many)
-            steps = staging.ingest(changes, writer, load)
+            steps = staging.ingest(changes, writer, load, lookalikes=self._lookalikes)
             with self._lock_of(where.project, where.repo):
                 for _ in range(ATTEMPTS_MAX):
                     with self._db.read() as connection:
                         target, base = self._target(connection, where)
                     if check is not None:
                         check(TreeHash(base.hex()))
-                    ref = staging.apply(steps, base, writer, load)
+                    ref = staging.apply(steps, base, writer, load, lookalikes=self._lookalikes)
                     writer.finish()
                     with self._db.write() as connection:
                         if self._target(connection, where) == (target, base):
