@@ -89,7 +89,7 @@ class Commits(UseCases):
             if last is not None:
                 start = last.parent_pk
             elif is_name(branch) and not is_commit_id(branch):
-                start = refs.need_branch(connection, row, branch).head  # which may have no commits yet
+                start = refs.head_of(connection, row, branch)  # which may have no commits yet
             else:
                 start = self._at(connection, row, branch).pk
             return self._history(connection, start, limit, first, origin)
