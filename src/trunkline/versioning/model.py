@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -200,7 +200,18 @@ class CopyTree:
     source_path: str = "/"
 
 
-Change = PutFile | DeletePath | CopyTree
+@dataclass(frozen=True, kw_only=True)
+class JoinFiles:
+    """Write a file of other trees' files, one behind the other; overwrites. Their chunks are used again, so it costs little
+    more than their number."""
+
+    path: str
+    sources: Sequence[tuple[TreeHash, str]]
+    """Trees, and the path of a file in each."""
+    modified_at: float | None = None
+
+
+Change = PutFile | DeletePath | CopyTree | JoinFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +220,28 @@ class DiffEntry:
     """``added``, ``deleted`` or ``changed``."""
     old: FileInfo | None
     new: FileInfo | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A file that arrives in numbered parts; nothing of it is in any commit until it is completed."""
+
+    id: str
+    address: str
+    """Where it will be written: ``project/repo@branch`` or ``project/repo@branch=ID``."""
+    path: str
+    modified_at: float | None
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadPart:
+    number: int
+    root: TreeHash
+    """A tree that holds the part as its only file."""
+    hash: str
+    size: int
+    created_at: float
 
 
 # --- history ------------------------------------------------------------------------------------------------------

@@ -23,11 +23,14 @@ from trunkline.versioning.service.projects import Projects
 from trunkline.versioning.service.repos import Repos
 from trunkline.versioning.service.tags import Tags
 from trunkline.versioning.service.transactions import TransactionService, UseCase
+from trunkline.versioning.service.uploads import Uploads
 
 __all__ = ["Publisher", "TransactionService", "VersioningService"]
 
 
-class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos, History, Merging, Tags):
+class VersioningService(
+    Projects, Repos, Branches, Uploads, Commits, Changing, OwnedRepos, History, Merging, Tags
+):
     """Projects, repos, branches, commits, and the trees behind them.
 
     Addresses are strings: ``[project/]repo@branch|ID|branch=ID[^…|^N|.N][:path]``; ``project`` is the one meant where the

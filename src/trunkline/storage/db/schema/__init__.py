@@ -23,6 +23,8 @@ from trunkline.storage.db.schema.data import (
     tokens,
     transaction_operations,
     transactions,
+    upload_parts,
+    uploads,
 )
 from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
 from trunkline.storage.db.schema.models import (
@@ -91,6 +93,8 @@ __all__ = [
     "transaction_operations",
     "transactions",
     "trials",
+    "upload_parts",
+    "uploads",
 ]
 
 fit_postgresql(metadata)
