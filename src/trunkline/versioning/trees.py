@@ -6,13 +6,14 @@ nodes inside a directory are those that a tree of that directory alone would hav
 
 from __future__ import annotations
 
+import heapq
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice, takewhile
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, NoReturn, Protocol, cast
 
 from trunkline.errors import CorruptionError, InternalError
 from trunkline.versioning.nodes import (
@@ -33,6 +34,7 @@ from trunkline.versioning.nodes import (
 CACHED_ITEMS_MAX = 65_536
 
 NODES_AHEAD_MAX = 64
+_SLASH = 0x2F
 
 
 class Load(Protocol):
@@ -150,6 +152,33 @@ class TreeBuilder:
             self._close_inner(ref.level)
 
 
+class OrderedBuilder:
+    """Makes a tree from entries alone, which come in the order of their keys, each once."""
+
+    def __init__(self, put: Callable[[bytes], bytes], refuse: Callable[[bytes, bytes], NoReturn]) -> None:
+        """``refuse`` is called with a file, and a key that would make it a directory."""
+        self._builder = TreeBuilder(put)
+        self._refuse = refuse
+        self._prefixes: list[bytes] = []
+        """The files so far whose keys the next key may begin with; those that do follow each other."""
+        self.last_key = b""
+
+    def add(self, entry: Entry) -> None:
+        key = entry.key
+        prefixes = self._prefixes
+        while prefixes and not key.startswith(prefixes[-1]):
+            prefixes.pop()
+        for file in prefixes:
+            if key[len(file)] == _SLASH:
+                self._refuse(file, key)
+        prefixes.append(key)
+        self.last_key = key
+        self._builder.add_entry(entry)
+
+    def finish(self) -> Ref:
+        return self._builder.finish()
+
+
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +223,24 @@ def entries(load: Load, root: bytes, low: bytes = b"", high: bytes | None = None
                 yield cast(Entry, node.items[position])
             low = b""
             at = len(node.items)
+
+
+def union(load: Load, roots: Sequence[bytes]) -> Iterator[Entry]:
+    """The files of all the trees, in order; of those with one key the last tree's."""
+    if len(roots) == 1:
+        yield from entries(load, roots[0])
+        return
+    ranked = [_ranked(load, root, -number) for number, root in enumerate(roots)]
+    previous: bytes | None = None
+    for key, _, entry in heapq.merge(*ranked):
+        if key != previous:
+            yield entry
+            previous = key
+
+
+def _ranked(load: Load, root: bytes, rank: int) -> Iterator[tuple[bytes, int, Entry]]:
+    for entry in entries(load, root):
+        yield entry.key, rank, entry
 
 
 def _siblings(node: TreeNode, at: int, count: int, high: bytes | None) -> list[bytes]:
