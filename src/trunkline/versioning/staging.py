@@ -6,6 +6,7 @@ and is done again whenever somebody else's commit came in between.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
@@ -174,6 +175,8 @@ class TreeEditor:
         self._edits: dict[bytes, Entry | None] = {}
         self._dirs: dict[bytes, bool] = {}
         """Directories (with their slash) that no file stands in the way of; whether the tree has any file below."""
+        self._leaf_root, self._leaf_keys = b"", [b""]
+        """The leaf that was looked into last, and of which tree: the next file is probably in it, too."""
         self._edit_dirs: set[bytes] = set()
         """Directories that some edit put a file into (it may be deleted again)."""
 
@@ -313,6 +316,13 @@ class TreeEditor:
             entry is not None and below <= name < end for name, entry in self._edits.items()
         ):
             return True
+        if self._leaf_root != self._root or not self._leaf_keys[0] <= below <= self._leaf_keys[-1]:
+            leaf = trees.leaf_around(self._load, self._root, below)
+            if leaf is None:
+                return False
+            self._leaf_root, self._leaf_keys = self._root, leaf.keys
+        if not self._leaf_keys[bisect_left(self._leaf_keys, below)].startswith(below):
+            return False
         return any(
             entry.key not in self._edits for entry in trees.entries(self._load, self._root, below, end)
         )

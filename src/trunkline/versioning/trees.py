@@ -189,14 +189,23 @@ def find(load: Load, root: bytes, key: bytes) -> Entry | None:
 
 def find_with_neighbours(load: Load, root: bytes, key: bytes) -> tuple[Entry | None, list[Entry]]:
     """The file at ``key``, and the files in the same node."""
+    leaf = leaf_around(load, root, key)
+    if leaf is None:
+        return None, []
+    at = bisect_left(leaf.keys, key)
+    neighbours = cast("list[Entry]", leaf.items)
+    return (neighbours[at], neighbours) if leaf.keys[at] == key else (None, neighbours)
+
+
+def leaf_around(load: Load, root: bytes, key: bytes) -> TreeNode | None:
+    """The leaf in which ``key`` is or would be; None behind the last key."""
     node = load(root)
     while True:
         at = bisect_left(node.keys, key)
         if at == len(node.keys):
-            return None, []
+            return None
         if node.level == 0:
-            neighbours = cast("list[Entry]", node.items)
-            return (neighbours[at], neighbours) if node.keys[at] == key else (None, neighbours)
+            return node
         node = load(node.items[at].hash)
 
 
@@ -396,6 +405,7 @@ def compare(
     """The files that differ in any way, as ``(old, new)``. Parts that both trees share are never read."""
     old, new = _Side(load, old_root, low, high), _Side(load, new_root, low, high)
     while True:
+        _skip_equal(old.left, new.left)
         a, b = old.peek(), new.peek()
         if isinstance(a, Ref):
             if isinstance(b, Ref) and a.hash == b.hash:
@@ -422,6 +432,13 @@ def compare(
             new.take()
 
 
+def _skip_equal(old: list[Entry | Ref], new: list[Entry | Ref]) -> None:
+    """Most of what two trees have is the same, and goes here."""
+    while old and new and old[-1] == new[-1]:
+        old.pop()
+        new.pop()
+
+
 class _Side:
     """What is left of one tree, next item last: entries, and nodes not opened yet."""
 
@@ -429,26 +446,26 @@ class _Side:
         self._load = load
         self._low = low
         self._high = high
-        self._left: list[Entry | Ref] = []
+        self.left: list[Entry | Ref] = []
         self._ahead: set[bytes] = set()
         node = load(root)
         if node.items:
             last = node.keys[-1]
-            self._left.append(Ref(node.level, last, root, b"", 0, 0))
+            self.left.append(Ref(node.level, last, root, b"", 0, 0))
 
     def peek(self) -> Entry | Ref | None:
-        return self._left[-1] if self._left else None
+        return self.left[-1] if self.left else None
 
     def take(self) -> None:
-        self._left.pop()
+        self.left.pop()
 
     def expand(self, other: _Side) -> None:
         """Open the next node. Of those of its level that wait behind it, what the other side does not have as well will
         be opened too: let them come along."""
-        ref = cast(Ref, self._left.pop())
+        ref = cast(Ref, self.left.pop())
         if ref.hash not in self._ahead:
-            shared = {item.hash for item in other._left}
-            waiting = (item for item in reversed(self._left) if isinstance(item, Ref))
+            shared = {item.hash for item in other.left}
+            waiting = (item for item in reversed(self.left) if isinstance(item, Ref))
             same = (item.hash for item in takewhile(lambda item: item.level == ref.level, waiting))
             self._ahead = set(islice((name for name in same if name not in shared), NODES_AHEAD_MAX))
             node = self._load(ref.hash, list(self._ahead))
@@ -460,4 +477,4 @@ class _Side:
             end = bisect_left(node.keys, self._high)
             if node.level:
                 end = min(end + 1, len(node.keys))
-        self._left.extend(reversed(node.items[start:end]))
+        self.left.extend(reversed(node.items[start:end]))
