@@ -273,9 +273,9 @@ class ChunkWriter:
         self._drain()
         self._pack_compressed(0)
         if self._pool is None:  # all of it fits into one pack: no need of a thread
-            self._store_pack(self._pack)
-            self._release(self._pack)
-            self._pack = PackBuilder()
+            pack, self._pack = self._pack, PackBuilder()
+            self._store_pack(pack)
+            self._release(pack)
         else:
             self._send()
         while self._in_flight:
