@@ -45,12 +45,17 @@ def is_commit_id(text: str) -> bool:
     return _COMMIT_ID.fullmatch(text) is not None
 
 
+def is_name(text: str) -> bool:
+    """Whether it may name a repo, branch, project or pipeline."""
+    return _NAME.fullmatch(text) is not None and len(text) <= NAME_LENGTH_MAX
+
+
 def check_name(kind: str, name: str) -> str:
     """Return ``name`` if it may name a repo, branch, project or pipeline.
 
     :raises InvalidInputError: naming the kind, the name and the rule.
     """
-    if not _NAME.fullmatch(name) or len(name) > NAME_LENGTH_MAX:
+    if not is_name(name):
         raise InvalidInputError(
             f"{kind} name {name!r} is not allowed: use letters, digits, '-' and '_', at most {NAME_LENGTH_MAX}",
             kind="bad_name",

@@ -126,6 +126,41 @@ def _entered(before: bytes, key: bytes, start: int) -> Iterator[bytes]:
         at = key.find(b"/", at + 1)
 
 
+def scan(
+    load: Load, root: bytes, prefix: bytes, delimiter: bytes, after: bytes
+) -> Iterator[tuple[str, FileInfo | None]]:
+    """The keys (paths without the leading slash) that begin with ``prefix`` and come behind ``after``. Those that have the
+    ``delimiter`` behind the prefix are one item together: the common beginning, with None. What is below it is skipped by
+    seeking, so a page costs what it shows."""
+    high = _end_of(prefix)
+    low: bytes | None = max(prefix, after + b"\0") if after else prefix
+    shown = _folded(after, prefix, delimiter)
+    if shown is not None and shown == after:  # a common beginning was shown last
+        low = _end_of(after)
+    while low is not None:
+        folded: bytes | None = None
+        for entry in trees.entries(load, root, low, high):
+            folded = _folded(entry.key, prefix, delimiter)
+            if folded is not None:
+                break
+            yield entry.key.decode(), file_info(entry)
+        if folded is None:
+            return
+        yield folded.decode(), None
+        low = _end_of(folded)
+
+
+def _folded(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
+    """The key up to its first delimiter behind the prefix."""
+    at = key.find(delimiter, len(prefix)) if delimiter and key.startswith(prefix) else -1
+    return None if at < 0 else key[: at + len(delimiter)]
+
+
+def _end_of(prefix: bytes) -> bytes | None:
+    """The end of the range of keys that begin so; None: there is none behind them (UTF-8 has no byte 0xFF)."""
+    return prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else None
+
+
 def glob(load: Load, root: bytes, pattern: str, *, after: str | None = None) -> Iterator[FileInfo]:
     """The files and directories that match, in the order of their paths."""
     compiled = Glob(pattern)

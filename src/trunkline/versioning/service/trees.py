@@ -80,6 +80,14 @@ class TreeService:
         """All files at or below a path; with ``dirs`` the directories too. :raises NotFoundError: ``no_file``, at once."""
         return views.walk(self._load, from_hex(root, "tree hash"), path, dirs=dirs, after=after)
 
+    def scan(
+        self, root: TreeHash, prefix: str = "", *, delimiter: str = "", after: str = ""
+    ) -> Iterator[tuple[str, FileInfo | None]]:
+        """Keys (paths without the leading slash) by how they begin, behind the key ``after``; those with the ``delimiter``
+        behind the prefix are one item together: their common beginning, and None."""
+        name = from_hex(root, "tree hash")
+        return views.scan(self._load, name, prefix.encode(), delimiter.encode(), after.encode())
+
     def glob(self, root: TreeHash, pattern: str, *, after: str | None = None) -> Iterator[FileInfo]:
         """The files and directories that match. :raises InvalidInputError: ``bad_glob``, at once."""
         return views.glob(self._load, from_hex(root, "tree hash"), pattern, after=after)

@@ -79,6 +79,8 @@ commits = sa.Table(
     sa.UniqueConstraint("repo_id", "id"),
     sa.Index("commits_id", "id"),
     sa.Index("commits_parent", "parent"),
+    sa.Index("commits_repo", "repo_id", "pk"),
+    sqlite_autoincrement=True,  # a key is never used again: they say which of two commits is the newer
 )
 commit_provenance = sa.Table(
     "commit_provenance",
@@ -89,6 +91,32 @@ commit_provenance = sa.Table(
         "upstream_branch", sa.Text, primary_key=True
     ),  # whose head it was; it may have been made on another
     sa.Index("commit_provenance_upstream", "upstream_pk"),
+)
+branch_triggers = sa.Table(
+    "branch_triggers",
+    metadata,
+    sa.Column("branch_id", sa.Integer, sa.ForeignKey("branches.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("source_id", sa.Integer, sa.ForeignKey("branches.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("spec", sa.JSON, nullable=False),  # size, commits, rate_limit, cron, all
+    time_column("next_at", nullable=True),  # when to look at it by the clock
+    sa.Index("branch_triggers_source", "source_id"),
+    sa.Index("branch_triggers_next", "next_at"),
+)
+transactions = sa.Table(
+    "transactions",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # the ID of the commit set that it will make
+    time_column("created_at"),
+)
+transaction_operations = sa.Table(
+    "transaction_operations",
+    metadata,
+    sa.Column(
+        "transaction_id", sa.Text, sa.ForeignKey("transactions.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),  # e.g. create_branch
+    sa.Column("arguments", sa.JSON, nullable=False),
 )
 packs = sa.Table(
     "packs",
@@ -108,4 +136,28 @@ chunks = sa.Table(
     sa.Column("raw_length", sa.Integer, nullable=False),  # bytes after decompression
     sa.Column("codec", sa.Integer, nullable=False),  # 0 stored, 1 zstd
     sa.Index("chunks_pack", "pack_id"),
+)
+uploads = sa.Table(
+    "uploads",  # files that arrive in parts, see versioning.service.uploads
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("repo_id", sa.Integer, sa.ForeignKey("repos.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("address", sa.Text, nullable=False),  # project/repo@branch or project/repo@branch=ID
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("modified_at", sa.Float, nullable=True),
+    time_column("created_at"),
+    time_column("expires_at"),
+    sa.Column("commit_id", sa.Text, nullable=True),  # of the commit that it ended in
+    sa.Column("root", sa.Text, nullable=True),  # the tree of that commit then
+    sa.Index("uploads_repo", "repo_id", "path"),
+)
+upload_parts = sa.Table(
+    "upload_parts",
+    metadata,
+    sa.Column("upload_id", sa.Text, sa.ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("root", sa.Text, nullable=False),  # hash of a tree that holds the part as its only file
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    time_column("created_at"),
 )
