@@ -23,6 +23,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
+from trunkline.errors import UnavailableError
+
 How = Literal["error", "lost_response", "kill", "power_cut"]
 
 _ON_DESCRIPTORS = ("write", "fsync", "fdatasync", "ftruncate")
@@ -42,6 +44,7 @@ class FaultPoints:
         """What was reached, in order."""
         self._lock = threading.RLock()
         self._folder = Path("/")
+        self._armed = False
         self._unsynced_files: set[str] = set()
         self._unsynced_names: set[str] = set()
 
@@ -52,6 +55,7 @@ class FaultPoints:
     @contextlib.contextmanager
     def armed(self, folder: Path) -> Iterator[None]:
         self._folder = folder.resolve()
+        self._armed = True
         real = {name: getattr(os, name) for name in (*_ON_DESCRIPTORS, *_ON_PATHS) if hasattr(os, name)}
         listeners: list[tuple[str, Callable[..., None]]] = [
             ("before_cursor_execute", self._at_statement),
@@ -65,6 +69,7 @@ class FaultPoints:
                 sa.event.listen(sa.Engine, event, listener)
             yield
         finally:
+            self._armed = False
             for name, call in real.items():
                 setattr(os, name, call)
             for event, listener in listeners:
@@ -131,7 +136,19 @@ class FaultPoints:
                 self._strike()
                 raise _database_error(connection)
 
-    # --- both ---
+    # --- object stores, through FaultyStore ---
+
+    def at_operation(self, name: str) -> bool:
+        """To be called before an operation; True: it is to be done, and then its answer to be lost."""
+        with self._lock:
+            if not self._armed or not self._reach(f"object {name}"):
+                return False
+            if self.how == "lost_response":
+                return True
+            self._strike()
+            raise UnavailableError(f"{name} fails on purpose", kind="fault")
+
+    # --- all ---
 
     def _short(self, path: str) -> str:
         return path.removeprefix(str(self._folder))[:24]
