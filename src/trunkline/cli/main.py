@@ -17,11 +17,13 @@ from trunkline.cli import (
     create,
     deleting,
     files,
+    following,
     inspecting,
     listing,
     logs,
     server,
     steering,
+    transactions,
 )
 from trunkline.cli.errors import INTERRUPTED, exit_code
 from trunkline.cli.grammar import Verbs
@@ -48,6 +50,8 @@ def build() -> typer.Typer:
     logs.register(app)
     steering.register(app)
     deleting.register(app)
+    following.register(app)
+    transactions.register(app)
     return app
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from trunkline.sdk.live import LiveMethods
+from trunkline.sdk.refs import RefMethods
 
 
-class Client(LiveMethods):
+class Client(RefMethods, LiveMethods):
     """Speaks with a control server; without arguments, with the one of this user's data directory.
 
     ``url`` and ``token`` default to ``TRUNKLINE_URL`` and ``TRUNKLINE_TOKEN``, then to what the data directory says.

@@ -6,7 +6,7 @@ import os
 
 from trunkline import __version__
 from trunkline.access.model import Scope
-from trunkline.api.auth import allow
+from trunkline.api.auth import allow, gathered
 from trunkline.api.deps import Use
 from trunkline.api.routes import new_router
 from trunkline.core.ids import is_commit_id
@@ -39,6 +39,7 @@ def status(use: Use) -> Status:
 
 
 @router.post("/console-link", status_code=201)
+@gathered
 def console_link(use: Use) -> ConsoleLink:
     return ConsoleLink(url=f"{use.settings.url}/login?link={use.access.console_link_token()}")
 

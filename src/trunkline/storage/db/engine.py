@@ -4,6 +4,9 @@ SQLite needs care: Python's own transaction handling starts nothing on SELECT, s
 an update. Connections therefore run in autocommit mode, and ``write()`` itself says ``BEGIN IMMEDIATE``: writers queue at the
 door and never deadlock. PostgreSQL's writers queue at an advisory lock instead (``postgres``). No network, object-store or
 subprocess call belongs inside either block.
+
+A block inside a ``write()`` block of the same thread joins it: it sees what was written so far, and is undone with it. So use
+cases can be put together into one transaction as they are.
 """
 
 from __future__ import annotations
@@ -62,6 +65,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.changes = Changes()
+        self._outer = threading.local()
         place = _parse(url)
         self.is_sqlite = place.get_backend_name() == "sqlite"
         self._engine = _sqlite_engine(place) if self.is_sqlite else _postgres_engine(place)
@@ -92,6 +96,10 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent snapshot: all statements in the block see the same state."""
+        outer = self._joined()
+        if outer is not None:
+            yield outer
+            return
         with _translated(), self._readers.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN")
@@ -103,15 +111,30 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction: all of the block or nothing, one writer at a time."""
+        outer = self._joined()
+        if outer is not None:
+            with (
+                outer.begin_nested()
+            ):  # a block that fails is undone, even if somebody catches what it raised
+                yield outer
+            return
         with _translated(), self._engine.connect() as connection:
             self._begin_write(connection)
+            self._outer.connection = connection
             try:
                 yield connection
                 connection.commit()  # the driver's commit() ends the transaction that BEGIN opened
             except BaseException:
                 connection.rollback()
                 raise
+            finally:
+                self._outer.connection = None
         self.changes.bump()
+
+    def _joined(self) -> Connection | None:
+        """The connection of this thread's ``write()`` block, inside of one."""
+        found: Connection | None = getattr(self._outer, "connection", None)
+        return found
 
     def run(self, work: Callable[[Connection], Any]) -> Any:
         """``work`` in one write transaction; returns what it returns."""

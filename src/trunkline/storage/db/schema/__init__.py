@@ -10,6 +10,7 @@ from __future__ import annotations
 from trunkline.storage.db.schema.base import fit_postgresql, meta, metadata
 from trunkline.storage.db.schema.data import (
     branch_provenance,
+    branch_triggers,
     branches,
     chunks,
     commit_provenance,
@@ -18,6 +19,8 @@ from trunkline.storage.db.schema.data import (
     projects,
     repos,
     tokens,
+    transaction_operations,
+    transactions,
 )
 from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
 from trunkline.storage.db.schema.models import (
@@ -49,6 +52,7 @@ from trunkline.storage.db.schema.work import (
 __all__ = [
     "SCHEMA_VERSION",
     "branch_provenance",
+    "branch_triggers",
     "branches",
     "checkpoints",
     "chunks",
@@ -80,6 +84,8 @@ __all__ = [
     "services",
     "tasks",
     "tokens",
+    "transaction_operations",
+    "transactions",
     "trials",
 ]
 
