@@ -92,14 +92,14 @@ def every_point(templates: Templates, how: How, stride: int = 1, start: int = 0)
 @pytest.mark.local_only
 @pytest.mark.parametrize("how", ["error", "lost_response", "kill", "power_cut"])
 def test_some_points(local: LocalTemplates, how: How) -> None:
-    assert every_point(local, how, stride=17 if how == "power_cut" else 61, start=len(how)) >= 2
+    assert every_point(local, how, stride=9 if how == "power_cut" else 61, start=len(how)) >= 2
 
 
 @pytest.mark.slow
 @pytest.mark.local_only
 @pytest.mark.parametrize("how", ["error", "lost_response", "kill", "power_cut"])
 def test_every_point(local: LocalTemplates, how: How) -> None:
-    assert every_point(local, how) > (40 if how == "power_cut" else 200)
+    assert every_point(local, how) > (25 if how == "power_cut" else 200)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from trunkline.errors import UnavailableError
 
 How = Literal["error", "lost_response", "kill", "power_cut"]
 
-_ON_DESCRIPTORS = ("write", "fsync", "fdatasync", "ftruncate")
+_ON_DESCRIPTORS = ("write", "writev", "fsync", "fdatasync", "ftruncate")
 _ON_PATHS = ("replace", "rename", "link", "mkdir", "unlink", "rmdir")
 
 
@@ -45,6 +45,7 @@ class FaultPoints:
         self._lock = threading.RLock()
         self._folder = Path("/")
         self._armed = False
+        self._real_write = os.write
         self._unsynced_files: set[str] = set()
         self._unsynced_names: set[str] = set()
 
@@ -83,12 +84,13 @@ class FaultPoints:
             return call(descriptor, *args)
         with self._lock:
             strikes = self._reach(f"{name} {self._short(path)}")
-            if strikes and name == "write" and self.how != "lost_response":
-                call(descriptor, bytes(args[0])[: len(args[0]) // 2])  # torn
+            if strikes and name in ("write", "writev") and self.how != "lost_response":
+                data = b"".join(args[0]) if name == "writev" else bytes(args[0])
+                self._real_write(descriptor, data[: len(data) // 2])  # torn
                 self._unsynced_files.add(path)
             self._strike_call(strikes, lambda: call(descriptor, *args))
             done = call(descriptor, *args)
-            if name in ("write", "ftruncate"):
+            if name in ("write", "writev", "ftruncate"):
                 self._unsynced_files.add(path)
             else:
                 self._unsynced_files.discard(path)
