@@ -117,7 +117,8 @@ def fresh_stores(
         def make() -> Stores:
             last.close()
             if request.config.getoption("--stores") == "local":
-                return LocalStores(Path(last.enter_context(tempfile.TemporaryDirectory())))
+                memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # no disk is waited for
+                return LocalStores(Path(last.enter_context(tempfile.TemporaryDirectory(dir=memory))))
             postgres: Postgres = request.getfixturevalue("postgres")
             bucket: BucketServer = request.getfixturevalue("bucket_server")
             url = postgres.take_database()

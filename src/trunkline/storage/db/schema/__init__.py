@@ -15,12 +15,16 @@ from trunkline.storage.db.schema.data import (
     chunks,
     commit_provenance,
     commits,
+    merges,
     packs,
     projects,
     repos,
+    tags,
     tokens,
     transaction_operations,
     transactions,
+    upload_parts,
+    uploads,
 )
 from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
 from trunkline.storage.db.schema.models import (
@@ -63,6 +67,7 @@ __all__ = [
     "events",
     "experiments",
     "jobs",
+    "merges",
     "meta",
     "metadata",
     "metrics",
@@ -82,11 +87,14 @@ __all__ = [
     "revisions",
     "secrets",
     "services",
+    "tags",
     "tasks",
     "tokens",
     "transaction_operations",
     "transactions",
     "trials",
+    "upload_parts",
+    "uploads",
 ]
 
 fit_postgresql(metadata)
