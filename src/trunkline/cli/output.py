@@ -74,13 +74,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     for number, row in enumerate(cells):
         if number % HEADER_EVERY_LINES == 0:
-            show(_padded(header, widths))
-        show(_padded(row, widths))
+            show(padded(header, widths))
+        show(padded(row, widths))
     if not cells:
-        show(_padded(header, widths))
+        show(padded(header, widths))
 
 
-def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
+def padded(row: Sequence[str], widths: Sequence[int]) -> str:
+    """One row of a table."""
     return " ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
@@ -151,10 +152,10 @@ def bar(part: float, width: int = 8) -> str:
 
 
 @contextmanager
-def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
+def progress(total: int, label: str, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if not shown or not sys.stderr.isatty():
         yield lambda _: None
         return
-    with typer.progressbar(length=max(total, 1), label=label, file=sys.stderr) as shown:
-        yield shown.update
+    with typer.progressbar(length=max(total, 1), label=label, file=sys.stderr) as bar_shown:
+        yield bar_shown.update

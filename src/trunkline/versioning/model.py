@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash
+from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TagName, TreeHash
 
 
 class CommitStatus(StrEnum):
@@ -162,6 +162,12 @@ class FileInfo:
     """64 hex digits that change exactly when the content (for a directory: names and contents below) changes."""
     modified_at: float | None
     executable: bool = False
+    modified_ns: int | None = None
+    """The same time as ``modified_at``, exactly: nanoseconds since the epoch."""
+    groups: tuple[str, ...] | None = None
+    """What the brackets ``( )`` of a glob have captured; None outside of globs."""
+    linked: str | None = None
+    """Where the content lies, if it was linked and never copied in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +188,21 @@ class PutFile:
     modified_at: float | None = None
     executable: bool = False
     append: bool = False
+    modified_ns: int | None = None
+    """Nanoseconds since the epoch; goes before ``modified_at``, which is not exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutContent:
+    """Write a file whose content is known to the store already: stored, or linked."""
+
+    path: str
+    size: int
+    hash: bytes
+    level: int
+    modified_ns: int | None = None
+    executable: bool = False
+    append: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +219,10 @@ class CopyTree:
     path: str
     root: TreeHash
     source_path: str = "/"
+    append: bool = False
+    """Add the content of each file to the one that is there, instead of replacing what is at ``path``."""
+    merge: bool = False
+    """Put each file of a directory beside what is below ``path``, instead of replacing that directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +236,7 @@ class JoinFiles:
     modified_at: float | None = None
 
 
-Change = PutFile | DeletePath | CopyTree | JoinFiles
+Change = PutFile | PutContent | DeletePath | CopyTree | JoinFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,3 +267,62 @@ class UploadPart:
     hash: str
     size: int
     created_at: float
+
+
+# --- history ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """A name for one commit, which protects it."""
+
+    project: ProjectName
+    repo: RepoName
+    name: TagName
+    commit: CommitId
+    description: str
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """What a squash or drop took away, and what it began."""
+
+    commits: tuple[Commit, ...]
+    """As they were."""
+    opened: tuple[Commit, ...] = ()
+    """New AUTO commits on branches that follow others, so that they follow the heads that these have now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConflict:
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """What a merge did, or would do."""
+
+    commit: Commit | None
+    """None for a dry run, and where the target has all of the source already."""
+    base: CommitId | None
+    """The nearest common ancestor; None where the target had no commits."""
+    is_up_to_date: bool
+    added: int
+    deleted: int
+    changed: int
+    conflicts: tuple[MergeConflict, ...] = ()
+    """Those that a strategy has settled, the first of them."""
+    conflict_count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundCommit:
+    """A commit that touched a path."""
+
+    commit: Commit
+    op: str
+    """What it did to the path: ``added``, ``deleted`` or ``changed``."""
+    old: FileInfo | None
+    new: FileInfo | None

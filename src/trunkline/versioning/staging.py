@@ -17,7 +17,8 @@ from trunkline.versioning import trees
 from trunkline.versioning.chunks import ChunkWriter
 from trunkline.versioning.files import Content, append_content, write_content
 from trunkline.versioning.join import join_contents
-from trunkline.versioning.model import Change, CopyTree, DeletePath, JoinFiles, PutFile
+from trunkline.versioning.lookalikes import Lookalikes
+from trunkline.versioning.model import Change, CopyTree, DeletePath, JoinFiles, PutContent, PutFile
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity
 from trunkline.versioning.trees import Load
 
@@ -49,22 +50,34 @@ class Copy:
     path: str
     root: bytes
     source_path: str
+    append: bool = False
+    merge: bool = False
 
 
 Step = PutEntry | PutAll | Delete | Copy
 
 
-def ingest(changes: Iterable[Change], writer: ChunkWriter, load: Load) -> list[Step]:
-    """Store the contents of the changes; what is left is small."""
-    gathered = _Steps(writer, load)
+def ingest(
+    changes: Iterable[Change], writer: ChunkWriter, load: Load, *, lookalikes: bool = False
+) -> list[Step]:
+    """Store the contents of the changes; what is left is small. ``lookalikes``: allow names that differ only in how
+    Unicode composes their letters."""
+    gathered = _Steps(writer, load, lookalikes)
     for change in changes:
         if isinstance(change, PutFile):
             gathered.add(_ingest_file(change, writer))
+        elif isinstance(change, PutContent):
+            content = Content(change.size, change.hash, change.level)
+            mtime = _nanoseconds(change.path, change.modified_ns, None)
+            gathered.add(_put(_named(change.path), content, mtime, change.executable, change.append))
         elif isinstance(change, DeletePath):
             gathered.add(Delete(path=clean_path(change.path)))
         elif isinstance(change, CopyTree):
             path, source = clean_path(change.path), clean_path(change.source_path)
-            gathered.add(Copy(path=path, root=from_hex(change.root, "tree hash"), source_path=source))
+            root = from_hex(change.root, "tree hash")
+            gathered.add(
+                Copy(path=path, root=root, source_path=source, append=change.append, merge=change.merge)
+            )
         elif isinstance(change, JoinFiles):
             gathered.add(_join_files(change, writer, load))
         else:
@@ -75,9 +88,10 @@ def ingest(changes: Iterable[Change], writer: ChunkWriter, load: Load) -> list[S
 class _Steps:
     """Steps in order. A long run of plain puts is kept as a tree, so that a million of them need no memory."""
 
-    def __init__(self, writer: ChunkWriter, load: Load) -> None:
+    def __init__(self, writer: ChunkWriter, load: Load, lookalikes: bool) -> None:
         self._writer = writer
         self._load = load
+        self._lookalikes = lookalikes
         self._steps: list[Step] = []
         self._run: list[PutEntry] = []
         self._run_root = EMPTY_ROOT
@@ -86,7 +100,9 @@ class _Steps:
         if isinstance(step, PutEntry) and not step.append:
             self._run.append(step)
             if len(self._run) >= EDITS_MAX:
-                self._run_root = apply(self._run, self._run_root, self._writer, self._load).hash
+                self._run_root = apply(
+                    self._run, self._run_root, self._writer, self._load, lookalikes=self._lookalikes
+                ).hash
                 self._run.clear()
         else:
             self._end_run()
@@ -105,14 +121,15 @@ class _Steps:
 
 
 def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
-    key, mtime = _target_of(change.path, change.modified_at)
+    key = _named(change.path)  # before its content is read
+    mtime = _nanoseconds(change.path, change.modified_ns, change.modified_at)
     content = write_content(change.parts, writer.add, writer.add_stream)
-    entry = Entry(key, content.size, content.hash, content.level, mtime, change.executable)
-    return PutEntry(entry=entry, append=change.append)
+    return _put(key, content, mtime, change.executable, change.append)
 
 
 def _join_files(change: JoinFiles, writer: ChunkWriter, load: Load) -> PutEntry:
-    key, mtime = _target_of(change.path, change.modified_at)
+    key = _named(change.path)
+    mtime = _nanoseconds(change.path, None, change.modified_at)
     contents = []
     for root, source in change.sources:
         found = trees.find(load, from_hex(root, "tree hash"), clean_path(source)[1:].encode())
@@ -120,26 +137,40 @@ def _join_files(change: JoinFiles, writer: ChunkWriter, load: Load) -> PutEntry:
             raise NotFoundError(f"there is no file {source} in tree {root}", kind="no_file")
         contents.append(Content(found.size, found.hash, found.level))
     content = join_contents(contents, writer.get, writer.add)
-    return PutEntry(entry=Entry(key, content.size, content.hash, content.level, mtime, False), append=False)
+    return _put(key, content, mtime, False, False)
 
 
-def _target_of(path: str, modified_at: float | None) -> tuple[bytes, int | None]:
-    """The key and the modification time (nanoseconds) of a file that is written."""
-    path = clean_path(path)
-    if path == "/":
+def _put(key: bytes, content: Content, mtime: int | None, executable: bool, append: bool) -> PutEntry:
+    entry = Entry(key, content.size, content.hash, content.level, mtime, executable)
+    return PutEntry(entry=entry, append=append)
+
+
+def _named(path: str) -> bytes:
+    """The key of a file."""
+    cleaned = clean_path(path)
+    if cleaned == "/":
         raise InvalidInputError("a file cannot be put at '/': name it, as in /data.csv", kind="bad_path")
-    if modified_at is None:
-        return path[1:].encode(), None
-    if not abs(modified_at) < MTIME_SECONDS_MAX:
+    return cleaned[1:].encode()
+
+
+def _nanoseconds(path: str, exact: int | None, seconds: float | None) -> int | None:
+    if exact is None and seconds is None:
+        return None
+    if exact is None and seconds is not None and abs(seconds) < MTIME_SECONDS_MAX:
+        exact = round(seconds * 10**9)
+    if exact is None or not -(2**63) <= exact < 2**63:
         raise InvalidInputError(
-            f"{path}: the modification time {modified_at} is out of range", kind="bad_time"
+            f"{path}: the modification time {seconds if exact is None else exact} is out of range",
+            kind="bad_time",
         )
-    return path[1:].encode(), round(modified_at * 10**9)
+    return exact
 
 
-def apply(steps: Iterable[Step], base: bytes, writer: ChunkWriter, load: Load) -> Ref:
+def apply(
+    steps: Iterable[Step], base: bytes, writer: ChunkWriter, load: Load, *, lookalikes: bool = False
+) -> Ref:
     """The tree that ``base`` becomes. Its nodes are in ``writer``, not yet durable."""
-    editor = TreeEditor(base, writer, load)
+    editor = TreeEditor(base, writer, load, lookalikes=lookalikes)
     for step in steps:
         if isinstance(step, PutEntry):
             if step.append:
@@ -158,7 +189,8 @@ def apply(steps: Iterable[Step], base: bytes, writer: ChunkWriter, load: Load) -
 class TreeEditor:
     """Changes to one tree, in order. Edits wait in memory, keyed, and reach the tree together."""
 
-    def __init__(self, base: bytes, writer: ChunkWriter, load: Load) -> None:
+    def __init__(self, base: bytes, writer: ChunkWriter, load: Load, *, lookalikes: bool = False) -> None:
+        self._names = None if lookalikes else Lookalikes(self._exists)
         self._root = base
         self._writer = writer
         self._load = load
@@ -170,6 +202,8 @@ class TreeEditor:
 
     def put(self, entry: Entry) -> None:
         self._check_collision(entry.key)
+        if self._names is not None:
+            self._names.check(entry.key)
         self._edits[entry.key] = entry
         if len(self._edits) >= EDITS_MAX:
             self._flush()
@@ -223,31 +257,35 @@ class TreeEditor:
             self._flush()
 
     def copy(self, step: Copy) -> None:
-        """Replaces what is at the path."""
+        """Replaces what is at the path, unless it appends or merges."""
         source = step.source_path[1:].encode()
         entry = trees.find(self._load, step.root, source) if source else None
+        add = self.append if step.append else self.put
+        keep = step.append or step.merge
         if entry is not None:
             if step.path == "/":
                 raise InvalidInputError(
                     f"the file {step.source_path} cannot be copied to '/': name it", kind="bad_path"
                 )
-            self.delete(step.path)
-            self.put(entry._replace(key=step.path[1:].encode()))
+            if not keep:
+                self.delete(step.path)
+            add(entry._replace(key=step.path[1:].encode()))
             return
         low, high = trees.directory_range(step.source_path)
         if source and not trees.has_any(self._load, step.root, low, high):
             raise NotFoundError(
                 f"there is no {step.source_path} to copy in tree {step.root.hex()}", kind="no_file"
             )
-        self.delete(step.path)
-        if step.path == "/" and not source:
-            self._root = step.root
-            return
+        if not keep:
+            self.delete(step.path)
+            if step.path == "/" and not source:
+                self._root = step.root
+                return
         prefix = trees.directory_range(step.path)[0]
         for entry in trees.entries(self._load, step.root, low, high):
             key = prefix + entry.key[len(low) :]
             clean_path("/" + key.decode())  # longer than it was: it may be too long now
-            self.put(entry._replace(key=key))
+            add(entry._replace(key=key))
 
     def finish(self) -> Ref:
         self._flush()
@@ -266,6 +304,10 @@ class TreeEditor:
         if key in self._edits:
             return self._edits[key]
         return trees.find(self._load, self._root, key)
+
+    def _exists(self, key: bytes) -> bool:
+        """Whether a file or a directory is at a key."""
+        return self._find(key) is not None or self._is_dir(key + b"/")
 
     def _check_collision(self, key: bytes) -> None:
         """No file may be where a directory is, nor the other way round.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 from trunkline.core.paths import Glob, clean_path
 from trunkline.errors import NotFoundError
@@ -24,6 +25,7 @@ def file_info(entry: Entry) -> FileInfo:
         hash=content_identity(entry).hex(),
         modified_at=None if entry.mtime is None else entry.mtime / 10**9,
         executable=entry.executable,
+        modified_ns=entry.mtime,
     )
 
 
@@ -168,6 +170,12 @@ def glob(load: Load, root: bytes, pattern: str, *, after: str | None = None) -> 
 
 
 def _glob(load: Load, root: bytes, pattern: Glob, after: str | None) -> Iterator[FileInfo]:
+    for info in _matches(load, root, pattern, after):
+        path = info.path if info.path == "/" else info.path.removesuffix("/")
+        yield replace(info, groups=pattern.match(path) or ())
+
+
+def _matches(load: Load, root: bytes, pattern: Glob, after: str | None) -> Iterator[FileInfo]:
     if pattern.is_literal:
         if after is None:
             with contextlib.suppress(NotFoundError):
@@ -238,11 +246,46 @@ def _diff(
 ) -> Iterator[DiffEntry]:
     for some in (pairs, trees.compare(load, old, new, low, high)):
         for a, b in some:
-            if a is not None and b is not None and _is_same(a, b):
-                continue
-            op = "added" if a is None else "deleted" if b is None else "changed"
-            yield DiffEntry(op=op, old=a and file_info(a), new=b and file_info(b))
+            if not _is_same(a, b):
+                yield _diff_entry(a and file_info(a), b and file_info(b))
 
 
-def _is_same(a: Entry, b: Entry) -> bool:
+def diff_children(
+    load: Load, old: bytes, new: bytes, path: str, *, after: str | None = None
+) -> Iterator[DiffEntry]:
+    """The direct children of a directory that differ, directories as a whole: those below a child are passed over."""
+    path = clean_path(path)
+    a, b = find_file(load, old, path), find_file(load, new, path)
+    if after is None and not _is_same(a, b):
+        yield _diff_entry(a and file_info(a), b and file_info(b))
+    low, high = trees.directory_range(path)
+    at = low if after is None else max(low, _behind(_key_of(after)))
+    while True:
+        pairs = trees.compare(load, old, new, at, high)
+        key = next(((one or other).key for one, other in pairs if not _is_same(one, other)), None)  # type: ignore[union-attr]
+        if key is None:
+            return
+        slash = key.find(b"/", len(low))
+        at = _behind(key if slash < 0 else key[: slash + 1])
+        child = "/" + (key if slash < 0 else key[:slash]).decode()
+        if slash < 0:
+            a, b = find_file(load, old, child), find_file(load, new, child)
+            yield _diff_entry(a and file_info(a), b and file_info(b))
+        else:
+            yield _diff_entry(_directory(load, old, child), _directory(load, new, child))
+
+
+def _directory(load: Load, root: bytes, path: str) -> FileInfo | None:
+    exists = trees.has_any(load, root, *trees.directory_range(path))
+    return directory_info(load, root, path) if exists else None
+
+
+def _diff_entry(old: FileInfo | None, new: FileInfo | None) -> DiffEntry:
+    op = "added" if old is None else "deleted" if new is None else "changed"
+    return DiffEntry(op=op, old=old, new=new)
+
+
+def _is_same(a: Entry | None, b: Entry | None) -> bool:
+    if a is None or b is None:
+        return a is b
     return (a.hash, a.level, a.executable) == (b.hash, b.level, b.executable)

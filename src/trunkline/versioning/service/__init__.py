@@ -7,6 +7,7 @@ from typing import Any
 from trunkline.core.clock import Clock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash
 from trunkline.core.paths import parse_address
+from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import fsck, refs, store
@@ -16,25 +17,48 @@ from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service.branches import Branches
 from trunkline.versioning.service.changing import Changing
 from trunkline.versioning.service.commits import Commits
+from trunkline.versioning.service.history import History
+from trunkline.versioning.service.linking import Linking
+from trunkline.versioning.service.merging import Merging
 from trunkline.versioning.service.owned import OwnedRepos
 from trunkline.versioning.service.projects import Projects
 from trunkline.versioning.service.repos import Repos
+from trunkline.versioning.service.tags import Tags
 from trunkline.versioning.service.transactions import TransactionService, UseCase
 from trunkline.versioning.service.uploads import Uploads
 
 __all__ = ["Publisher", "TransactionService", "VersioningService"]
 
 
-class VersioningService(Projects, Repos, Branches, Uploads, Commits, Changing, OwnedRepos):
+class VersioningService(
+    Projects, Repos, Branches, Uploads, Commits, Changing, Linking, OwnedRepos, History, Merging, Tags
+):
     """Projects, repos, branches, commits, and the trees behind them.
 
     Addresses are strings: ``[project/]repo@branch|ID|branch=ID[^…|^N|.N][:path]``; ``project`` is the one meant where the
-    address names none. Events published: ``commit.finished`` ``{project, repo, branch, id, error}`` and ``commit.opened``
-    with the same keys (for AUTO commits), each in the transaction that makes it true.
+    address names none. A tag stands wherever a branch or ID does for reading. Events published: ``commit.finished``
+    ``{project, repo, branch, id, error}`` and, with the same keys, ``commit.opened`` (for AUTO commits), ``commit.squashed``
+    and ``commit.dropped``, each in the transaction that makes it true.
     """
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock, publish: Publisher) -> None:
-        super().__init__(db=db, objects=objects, clock=clock, publish=publish)
+    def __init__(
+        self,
+        *,
+        db: Database,
+        objects: ObjectStore,
+        clock: Clock,
+        publish: Publisher,
+        allow_lookalikes: bool = False,
+        buckets: Buckets | None = None,
+    ) -> None:
+        super().__init__(
+            db=db,
+            objects=objects,
+            clock=clock,
+            publish=publish,
+            allow_lookalikes=allow_lookalikes,
+            buckets=buckets,
+        )
         with db.write() as connection:
             if store.find_project(connection, DEFAULT_PROJECT) is None:
                 store.insert_project(connection, DEFAULT_PROJECT, "", clock.now())
@@ -60,7 +84,7 @@ class VersioningService(Projects, Repos, Branches, Uploads, Commits, Changing, O
         return {
             "create_repo": self.create_repo, "delete_repo": self.delete_repo, "create_branch": create_branch,
             "delete_branch": self.delete_branch, "start_commit": self.start_commit,
-            "finish_commit": self.finish_commit,
+            "finish_commit": self.finish_commit, "squash": self.squash,
         }  # fmt: skip
 
     def fsck(self) -> list[fsck.Problem]:

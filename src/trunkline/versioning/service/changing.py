@@ -38,22 +38,22 @@ class Changing(UseCases):
         :raises StateError: ``commit_finished``, ``output_branch`` or ``owned_repo``.
         """
         where = parse_address(address, project)
-        if where.ancestors or where.from_root is not None:
+        if where.ancestors or where.from_root is not None or where.dotted is not None:
             raise InvalidInputError(
-                f"{address!r} names an ancestor; only a branch can be written to", kind="bad_address"
+                f"{address!r} names an ancestor or a tag; only a branch can be written to", kind="bad_address"
             )
         with self._db.read() as connection:  # fail before the data is read, where that is possible
             self._target(connection, where)
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get, writer.get_many)
-            steps = staging.ingest(changes, writer, load)
+            steps = staging.ingest(changes, writer, load, lookalikes=self._lookalikes)
             with self._lock_of(where.project, where.repo):
                 for _ in range(ATTEMPTS_MAX):
                     with self._db.read() as connection:
                         target, base = self._target(connection, where)
                     if check is not None:
                         check(TreeHash(base.hex()))
-                    ref = staging.apply(steps, base, writer, load)
+                    ref = staging.apply(steps, base, writer, load, lookalikes=self._lookalikes)
                     writer.finish()
                     with self._db.write() as connection:
                         if self._target(connection, where) == (target, base):
@@ -81,6 +81,7 @@ class Changing(UseCases):
             commits.refuse_written(connection, branch, pk)
         else:
             commits.refuse_owned(repo, "its files cannot be changed by hand; change its input instead")
+            refs.refuse_tag(connection, repo, where.branch or DEFAULT_BRANCH)
         root = store.shown_tree(connection, pk)[0]
         return pk, EMPTY_ROOT if root is None else bytes.fromhex(root)
 

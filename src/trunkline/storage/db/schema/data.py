@@ -80,6 +80,7 @@ commits = sa.Table(
     sa.Index("commits_id", "id"),
     sa.Index("commits_parent", "parent"),
     sa.Index("commits_repo", "repo_id", "pk"),
+    sqlite_autoincrement=True,  # a key is never used again: they say which of two commits is the newer
 )
 commit_provenance = sa.Table(
     "commit_provenance",
@@ -116,6 +117,26 @@ transaction_operations = sa.Table(
     sa.Column("seq", sa.Integer, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),  # e.g. create_branch
     sa.Column("arguments", sa.JSON, nullable=False),
+)
+tags = sa.Table(
+    "tags",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("repo_id", sa.Integer, sa.ForeignKey("repos.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    # Without ON DELETE on purpose: nothing can remove a tagged commit by accident.
+    sa.Column("commit_pk", sa.Integer, sa.ForeignKey("commits.pk"), nullable=False),
+    sa.Column("description", sa.Text, nullable=False, default=""),
+    time_column("created_at"),
+    sa.UniqueConstraint("repo_id", "name"),
+    sa.Index("tags_commit", "commit_pk"),
+)
+merges = sa.Table(
+    "merges",  # what was merged into a commit, besides its parent; always an older commit of the same repo
+    metadata,
+    sa.Column("commit_pk", sa.Integer, sa.ForeignKey("commits.pk", ondelete="CASCADE"), primary_key=True),
+    sa.Column("source_pk", sa.Integer, sa.ForeignKey("commits.pk", ondelete="CASCADE"), primary_key=True),
+    sa.Index("merges_source", "source_pk"),
 )
 packs = sa.Table(
     "packs",
@@ -159,4 +180,25 @@ upload_parts = sa.Table(
     sa.Column("hash", sa.Text, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     time_column("created_at"),
+)
+links = sa.Table(
+    "links",  # contents that were never copied in: they are read where they lie
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("url", sa.Text, nullable=False),  # file:///path (as it is, not quoted) or s3://bucket/key
+    sa.Column("content", sa.Text, nullable=True),  # the hash of the file as people see it; null: not complete
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),  # mtime in nanoseconds, or the bucket's ETag
+    time_column("created_at"),
+    sa.Index("links_content", "content"),
+    sa.Index("links_url", "url"),
+)
+linked_chunks = sa.Table(
+    "linked_chunks",  # where ``chunks`` has no such hash
+    metadata,
+    sa.Column("hash", sa.LargeBinary, primary_key=True),
+    sa.Column("link_id", sa.BigInteger, sa.ForeignKey("links.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("length", sa.Integer, nullable=False),
+    sa.Index("linked_chunks_link", "link_id"),
 )
