@@ -24,7 +24,7 @@ from trunkline.versioning.model import Change, CopyTree, DeletePath, JoinFiles, 
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity
 from trunkline.versioning.trees import Load
 
-EDITS_MAX = 50_000
+EDITS_MAX = 32_000
 """So many changes are held in memory; then they are worked into the tree, which bounds memory."""
 MTIME_SECONDS_MAX = 2**63 / 10**9
 
