@@ -73,7 +73,7 @@ def delete_file(project: str, at: At, use: Use, recursive: bool = True) -> Commi
 
 @router.post("/projects/{project}/files/copy")
 def copy_file(project: str, ask: CopyFile, use: Use) -> Commit:
-    change = copied(use, project, ask.source, _path_in(project, ask.to), ask.append)
+    change = copied(use, project, ask.source, _path_in(project, ask.to, root=True), ask.append)
     return _modified(use, project, ask.to, [change])
 
 
@@ -164,8 +164,8 @@ def _linked(use: Use, page: Page[FileInfo]) -> Page[FileInfo]:
     return Page(items=items, next=page.next)
 
 
-def _path_in(project: str, at: str) -> str:
+def _path_in(project: str, at: str, *, root: bool = False) -> str:
     path = parse_address(at, project).path
-    if path is None or path == "/":
+    if path is None or (path == "/" and not root):
         raise NotFoundError(f"{at} names no file: write repo@branch:/path", kind="no_path")
     return path
