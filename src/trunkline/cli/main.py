@@ -18,6 +18,7 @@ from trunkline.cli import (
     deleting,
     files,
     following,
+    history,
     inspecting,
     listing,
     logs,
@@ -52,6 +53,7 @@ def build() -> typer.Typer:
     deleting.register(app)
     following.register(app)
     transactions.register(app)
+    history.register(app)
     return app
 
 

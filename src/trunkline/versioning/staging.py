@@ -16,8 +16,9 @@ from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
 from trunkline.versioning import trees
 from trunkline.versioning.chunks import ChunkWriter
 from trunkline.versioning.files import Content, append_content, write_content
+from trunkline.versioning.join import join_contents
 from trunkline.versioning.lookalikes import Lookalikes
-from trunkline.versioning.model import Change, CopyTree, DeletePath, PutContent, PutFile
+from trunkline.versioning.model import Change, CopyTree, DeletePath, JoinFiles, PutContent, PutFile
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity
 from trunkline.versioning.trees import Load
 
@@ -77,6 +78,8 @@ def ingest(
             gathered.add(
                 Copy(path=path, root=root, source_path=source, append=change.append, merge=change.merge)
             )
+        elif isinstance(change, JoinFiles):
+            gathered.add(_join_files(change, writer, load))
         else:
             raise InvalidInputError(f"{type(change).__name__} is not a change of files", kind="bad_change")
     return gathered.finish()
@@ -122,6 +125,18 @@ def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
     mtime = _nanoseconds(change.path, change.modified_ns, change.modified_at)
     content = write_content(change.parts, writer.add, writer.add_stream)
     return _put(key, content, mtime, change.executable, change.append)
+
+
+def _join_files(change: JoinFiles, writer: ChunkWriter, load: Load) -> PutEntry:
+    key, mtime = _named(change.path), _nanoseconds(change.path, None, change.modified_at)
+    contents = []
+    for root, source in change.sources:
+        found = trees.find(load, from_hex(root, "tree hash"), clean_path(source)[1:].encode())
+        if found is None:
+            raise NotFoundError(f"there is no file {source} in tree {root}", kind="no_file")
+        contents.append(Content(found.size, found.hash, found.level))
+    content = join_contents(contents, writer.get, writer.add)
+    return PutEntry(entry=Entry(key, content.size, content.hash, content.level, mtime, False), append=False)
 
 
 def _put(key: bytes, content: Content, mtime: int | None, executable: bool, append: bool) -> PutEntry:
@@ -338,7 +353,7 @@ def _collision(key: bytes, why: str) -> ConflictError:
 # --- merging ------------------------------------------------------------------------------------------------------
 
 
-def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load) -> Ref:
+def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load, *, lookalikes: bool = False) -> Ref:
     """The union of trees that do not contradict each other; the largest one is edited, so its size does not matter.
 
     :raises ConflictError: ``duplicate_path`` or ``path_collision``, naming the path and the two labels.
@@ -348,7 +363,7 @@ def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load) -> Ref
         return trees.root_ref(load, EMPTY_ROOT)
     counts = {label: trees.root_ref(load, root).files for label, root in named.items()}
     order = sorted(named, key=lambda label: -counts[label])
-    editor = _Merger(named[order[0]], writer, load)
+    editor = _Merger(named[order[0]], writer, load, lookalikes=lookalikes)
     editor.owner_of = _owner_finder(named, order, load)
     merged = {named[order[0]]}
     for label in order[1:]:

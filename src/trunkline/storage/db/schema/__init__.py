@@ -17,12 +17,16 @@ from trunkline.storage.db.schema.data import (
     commits,
     linked_chunks,
     links,
+    merges,
     packs,
     projects,
     repos,
+    tags,
     tokens,
     transaction_operations,
     transactions,
+    upload_parts,
+    uploads,
 )
 from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
 from trunkline.storage.db.schema.models import (
@@ -67,6 +71,7 @@ __all__ = [
     "jobs",
     "linked_chunks",
     "links",
+    "merges",
     "meta",
     "metadata",
     "metrics",
@@ -86,11 +91,14 @@ __all__ = [
     "revisions",
     "secrets",
     "services",
+    "tags",
     "tasks",
     "tokens",
     "transaction_operations",
     "transactions",
     "trials",
+    "upload_parts",
+    "uploads",
 ]
 
 fit_postgresql(metadata)
