@@ -76,7 +76,9 @@ class ServerHarness:
 
     def _own_settings(self) -> Settings:
         given = {
-            name.removeprefix("TRUNKLINE_").lower(): json.loads(value) if value.startswith(("[", "{")) else value
+            name.removeprefix("TRUNKLINE_").lower(): json.loads(value)
+            if value.startswith(("[", "{"))
+            else value
             for name, value in self._settings.items()
             if name.startswith("TRUNKLINE_")
         }
