@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.name == "runTest":  # what Hypothesis makes of a state machine
+            item.add_marker(pytest.mark.machine)
     if config.getoption("--stores") == "cloud":
         skip = pytest.mark.skip(reason="about files on a local disk")
         for item in items:
@@ -99,6 +104,28 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
         found: CloudStores = request.getfixturevalue("cloud_stores")
         return found
     return LocalStores(tmp_path)
+
+
+@pytest.fixture
+def fresh_stores(
+    request: pytest.FixtureRequest,
+) -> Iterator[Callable[[], Stores]]:
+    """Makes empty stores, as many as a test of many runs needs; --stores decides of which kind. Only the last made are
+    usable: those before are taken back."""
+    with contextlib.ExitStack() as last:
+
+        def make() -> Stores:
+            last.close()
+            if request.config.getoption("--stores") == "local":
+                memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # no disk is waited for
+                return LocalStores(Path(last.enter_context(tempfile.TemporaryDirectory(dir=memory))))
+            postgres: Postgres = request.getfixturevalue("postgres")
+            bucket: BucketServer = request.getfixturevalue("bucket_server")
+            url = postgres.take_database()
+            last.callback(postgres.give_back, url)
+            return CloudStores(url, bucket.new_url(), bucket.options)
+
+        yield make
 
 
 @pytest.fixture

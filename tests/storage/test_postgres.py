@@ -102,6 +102,27 @@ def test_only_one_server_may_use_it(db: Database, url: str) -> None:
     other.close()
 
 
+def test_a_server_that_lost_its_lock_and_was_replaced_writes_no_more(
+    counted: Database, postgres: Postgres, url: str
+) -> None:
+    with counted.only_server():
+        with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+                "WHERE l.locktype = 'advisory' AND d.datname = %s",
+                (url.rpartition("/")[2],),
+            )
+        with counted.write() as connection:  # nobody else has come
+            _set_count(connection, 1)
+        other = Database(url)
+        with other.only_server():
+            with pytest.raises(UnavailableError, match="taken over"), counted.write() as connection:
+                _set_count(connection, 2)
+            with other.write() as connection:
+                assert _count(connection) == 1
+        other.close()
+
+
 def make_password(url: str) -> str:
     return str(sa.make_url(url).password)
 

@@ -5,165 +5,37 @@ there as a whole or not at all, ``fsck`` finds nothing, and the same step works 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
+import signal
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import FakeClock
-from tests.versioning.conftest import open_service, put, shown
-from trunkline.errors import TrunklineError
-from trunkline.storage.db.engine import Database
-from trunkline.storage.objects.base import ObjectStore
+from tests.versioning.faultruns import STEPS, CloudTemplates, LocalTemplates, Place, Templates, look
+from trunkline.testing.bucket import BucketServer
 from trunkline.testing.points import FaultPoints, How
+from trunkline.testing.postgres import Postgres
 from trunkline.testing.stores import LocalStores, Stores
-from trunkline.versioning.model import CommitStatus, CopyTree, DeletePath
-from trunkline.versioning.service import VersioningService
-
-Branch = tuple[str, dict[str, bytes]]
-State = dict[str, Branch]
-"""By branch: the status of its head, and its files."""
-BIG = bytes(range(256)) * 300
-
-
-def _put(service: VersioningService) -> None:
-    files = {"/a": b"one", "/big": BIG, "/d/b": b"two"}
-    service.modify("default", "r@master", [put(path, data) for path, data in files.items()])
-
-
-def _change(service: VersioningService) -> None:
-    changes = [DeletePath(path="/a"), put("/d/b", b"+", append=True), put("/c", b"three")]
-    service.modify("default", "r@master", changes)
-
-
-def _branch(service: VersioningService) -> None:
-    service.create_branch("default", "r@dev", head="master")
-
-
-def _open(service: VersioningService) -> None:
-    service.start_commit("default", "r@dev")
-
-
-def _write(service: VersioningService) -> None:
-    service.modify("default", "r@dev", [put("/new", BIG[::-1])])
-
-
-def _finish(service: VersioningService) -> None:
-    service.finish_commit("default", "r@dev")
-
-
-def _copy(service: VersioningService) -> None:
-    root = service.resolve("default", "r@dev")[1]
-    service.modify("default", "r@master", [CopyTree(path="/copied", root=root, source_path="/")])
-
-
-def _delete_branch(service: VersioningService) -> None:
-    service.delete_branch("default", "r@dev")
-
-
-STEPS: list[Callable[[VersioningService], None]] = [
-    _put, _change, _branch, _open, _write, _finish, _copy, _delete_branch,
-]  # fmt: skip
-
-
-def look(service: VersioningService) -> State:
-    found: State = {}
-    for branch in service.list_branches("default", "r"):
-        address = f"r@{branch.name}"
-        status = service.inspect_commit("default", address).status if branch.head else CommitStatus.FINISHED
-        found[branch.name] = (status.value, shown(service, address))
-    return found
-
-
-class Place:
-    """The stores of one run."""
-
-    def __init__(self, stores: Stores) -> None:
-        self.stores = stores
-        self._db: Database | None = None
-
-    def open(self, wrap: Callable[[ObjectStore], ObjectStore] = lambda store: store) -> VersioningService:
-        """As a process that has just started."""
-        self.close()
-        self._db = Database(self.stores.database_url)
-        return open_service(self._db, wrap(self.stores.open_objects()), FakeClock())
-
-    def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-
-    def check(self, service: VersioningService, step: int, states: list[State], what: str) -> None:
-        """Whatever a break in a step has left is one of two states, and the step works now."""
-        present = look(service)
-        assert present in (states[step], states[step + 1]), f"{STEPS[step].__name__} broke at {what}"
-        assert service.fsck() == []
-        if present == states[step]:
-            STEPS[step](service)
-        again = self.open()
-        assert look(again) == states[step + 1]
-        assert again.fsck() == []
 
 
 @pytest.fixture(scope="module")
-def states() -> Iterator[list[State]]:
-    with in_memory() as folder:
-        yield make_templates(folder)
+def local() -> Iterator[LocalTemplates]:
+    with LocalTemplates.in_memory() as templates:
+        yield templates
 
 
-@pytest.fixture
-def templates(states: list[State]) -> Iterator[Path]:
-    """A folder with one data directory for each step, as it is before that step."""
-    with in_memory() as folder:
-        assert make_templates(folder) == states
-        yield folder
+@pytest.fixture(scope="module")
+def cloud(postgres: Postgres, bucket_server: BucketServer) -> Iterator[CloudTemplates]:
+    templates = CloudTemplates(postgres, bucket_server)
+    yield templates
+    templates.close()
 
 
-@contextlib.contextmanager
-def in_memory() -> Iterator[Path]:
-    """A folder on a disk that is quick to sync, where there is one: what is lost in a power cut is simulated."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
-
-
-def make_templates(folder: Path) -> list[State]:
-    """The states before each step and after the last; the data directory before step N is ``folder/N``."""
-    work = folder / "work"
-    work.mkdir()
-    place = Place(LocalStores(work))
-    place.open().create_repo("default", "r")
-    states: list[State] = []
-    for number, step in enumerate(STEPS):
-        states.append(look(place.open()))
-        place.close()
-        shutil.copytree(work, folder / str(number))
-        step(place.open())
-    states.append(look(place.open()))
-    place.close()
-    assert len({repr(sorted(state.items())) for state in states}) == len(states)
-    return states
-
-
-def break_it(place: Place, step: int, points: FaultPoints) -> tuple[VersioningService, bool]:
-    """Run one step with a fault; whether it was acknowledged all the same."""
-    service = place.open()
-    try:
-        with points.armed(place.stores.folder / "objects"):  # type: ignore[attr-defined]
-            STEPS[step](service)
-    except TrunklineError as error:
-        assert points.has_struck, error
-        return service, False
-    return service, True
-
-
-def break_it_in_a_child(place: Place, step: int, points: FaultPoints) -> bool:
-    """The same in a forked process, which the fault ends; whether it came to its end."""
+def in_a_fork(place: Place, step: int) -> int:
+    """Run a step in a forked process, which the fault ends; its wait status."""
     place.close()
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -171,76 +43,80 @@ def break_it_in_a_child(place: Place, step: int, points: FaultPoints) -> bool:
         )  # of forking with threads; the child uses none of them
         pid = os.fork()
     if pid == 0:
-        code = 1
         try:
-            code = 0 if break_it(place, step, points)[1] else 2
+            place.break_it(step)
         finally:
-            os._exit(code)
-    status = os.waitpid(pid, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFEXITED(status)
+            os._exit(1)
+    return os.waitpid(pid, 0)[1]
 
 
-@contextlib.contextmanager
-def a_copy(templates: Path, step: int) -> Iterator[Place]:
-    folder = templates / "run"
-    shutil.copytree(templates / str(step), folder)
-    place = Place(LocalStores(folder))
-    try:
-        yield place
-    finally:
-        place.close()
-        shutil.rmtree(folder)
+def in_a_process(stores: Stores, step: int, points: FaultPoints) -> int:
+    """The same in a new process: the threads of the bucket's driver do not survive a fork."""
+    argv = [sys.executable, "-m", "tests.versioning.faultruns", str(step), str(points.at), points.how]
+    return -subprocess.run(argv, env={**os.environ, **stores.environment()}, check=False).returncode
 
 
-def trail_of(templates: Path, step: int) -> list[str]:
-    """The points of a step, in order."""
-    points = FaultPoints()
-    with a_copy(templates, step) as place:
-        assert break_it(place, step, points)[1]
-    return points.trail
-
-
-def break_at(templates: Path, states: list[State], step: int, at: int, how: How) -> None:
+def break_at(templates: Templates, step: int, at: int, how: How) -> None:
     """Break a fresh copy at one point, and see what is left."""
     points = FaultPoints(at, how)
-    with a_copy(templates, step) as place:
+    with templates.copy(step) as stores:
+        place = Place(stores, points)
         if how in ("kill", "power_cut"):
-            acknowledged = break_it_in_a_child(place, step, points)
-            assert not acknowledged, "the point was reached"
+            ended = in_a_fork(place, step) if stores.is_local else in_a_process(stores, step, points)
+            assert ended == signal.SIGKILL
             service = place.open()
         else:
-            service, acknowledged = break_it(place, step, points)
+            service, acknowledged = place.break_it(step)
             assert points.has_struck
-        if acknowledged:  # what broke did not matter
-            assert look(service) == states[step + 1]
-        place.check(service, step, states, f"point {at}: {points.trail[at - 1 : at]}")
-        if how == "error":
-            assert list(templates.rglob("run/objects/**/.tmp-*")) == []
+            if acknowledged:  # what broke did not matter
+                assert look(service) == templates.states[step + 1]
+        place.check(service, step, templates.states)
+        place.close()
+        if how == "error" and isinstance(stores, LocalStores):
+            assert list((stores.folder / "objects").rglob(".tmp-*")) == []
 
 
-def every_point(templates: Path, states: list[State], how: How, stride: int = 1, start: int = 0) -> int:
+def every_point(templates: Templates, how: How, stride: int = 1, start: int = 0) -> int:
     """Break at every point of every step, or at one of ``stride`` of them; returns how often that was."""
-    trails = [trail_of(templates, step) for step in range(len(STEPS))]
     found = [
         (step, number + 1)
-        for step, trail in enumerate(trails)
-        for number, what in enumerate(trail)
+        for step in range(len(STEPS))
+        for number, what in enumerate(templates.trail(step))
         if how != "power_cut" or not what.startswith("statement")  # there a power cut is no worse than a kill
     ]
     for step, at in found[start::stride]:
-        break_at(templates, states, step, at, how)
+        break_at(templates, step, at, how)
     return len(found[start::stride])
 
 
 @pytest.mark.local_only
 @pytest.mark.parametrize("how", ["error", "lost_response", "kill", "power_cut"])
-def test_some_points(templates: Path, states: list[State], how: How) -> None:
-    assert every_point(templates, states, how, stride=9 if how == "power_cut" else 41, start=len(how)) >= 3
+def test_some_points(local: LocalTemplates, how: How) -> None:
+    assert every_point(local, how, stride=9 if how == "power_cut" else 61, start=len(how)) >= 2
 
 
 @pytest.mark.slow
 @pytest.mark.local_only
 @pytest.mark.parametrize("how", ["error", "lost_response", "kill", "power_cut"])
-def test_every_point(templates: Path, states: list[State], how: How) -> None:
-    assert every_point(templates, states, how) > (25 if how == "power_cut" else 200)
+def test_every_point(local: LocalTemplates, how: How) -> None:
+    assert every_point(local, how) > (25 if how == "power_cut" else 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "stride"), [("error", 19), ("lost_response", 29), ("kill", 41)])
+def test_points_on_postgresql_and_a_bucket(cloud: CloudTemplates, how: How, stride: int) -> None:
+    assert every_point(cloud, how, stride=stride, start=len(how) % stride) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["error", "lost_response", "kill"])
+def test_every_object_operation_on_a_bucket(cloud: CloudTemplates, how: How) -> None:
+    found = [
+        (step, number + 1)
+        for step in range(len(STEPS))
+        for number, what in enumerate(cloud.trail(step))
+        if what in ("object put", "commit")
+    ]
+    assert len(found) > 10
+    for step, at in found[:: 4 if how == "kill" else 2]:
+        break_at(cloud, step, at, how)

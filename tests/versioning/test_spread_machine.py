@@ -6,16 +6,15 @@ once; and a transaction that is gathered, forgotten or refused leaves no trace.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.conftest import FakeClock
 from tests.versioning.conftest import open_service, put
@@ -32,7 +31,7 @@ from trunkline.storage.db.schema import (
     outbox,
     repos,
 )
-from trunkline.storage.objects.local import LocalStore
+from trunkline.testing.stores import Stores
 from trunkline.versioning.model import CommitStatus, Origin, Trigger
 from trunkline.versioning.service import TransactionService
 
@@ -52,12 +51,9 @@ operations = st.one_of(
 
 
 class Spreading(RuleBasedStateMachine):
-    def __init__(self) -> None:
+    def __init__(self, stores: Stores) -> None:
         super().__init__()
-        memory = (
-            "/dev/shm" if Path("/dev/shm").is_dir() else None
-        )  # this is not about power cuts: no disk is waited for
-        self.folder = Path(tempfile.mkdtemp(dir=memory))
+        self.stores = stores
         self.clock = FakeClock()
         self.start()
         for name in REPOS:
@@ -69,8 +65,8 @@ class Spreading(RuleBasedStateMachine):
             )
 
     def start(self) -> None:
-        self.db = Database(f"sqlite:///{self.folder / 'trunkline.db'}")
-        self.service = open_service(self.db, LocalStore(self.folder / "objects"), self.clock)
+        self.db = Database(self.stores.database_url)
+        self.service = open_service(self.db, self.stores.open_objects(), self.clock)
         publish = Outbox(self.db, self.clock).publish
         self.gather = TransactionService(
             db=self.db, clock=self.clock, publish=publish, cases=self.service.transaction_cases()
@@ -78,7 +74,6 @@ class Spreading(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.db.close()
-        shutil.rmtree(self.folder)
 
     def snapshot(self) -> list[list[tuple[Any, ...]]]:
         tables = (repos, branches, branch_provenance, branch_triggers, commits, commit_provenance, outbox)
@@ -181,9 +176,13 @@ class Spreading(RuleBasedStateMachine):
                     assert steps <= len(found)
 
 
-Spreading.TestCase.settings = settings(
-    max_examples=max(5, settings.default.max_examples // 5),
-    stateful_step_count=15 if settings.default.max_examples <= 25 else 50,
-    deadline=None,
-)
-TestSpreading = Spreading.TestCase
+@pytest.mark.machine
+def test_spreading(fresh_stores: Callable[[], Stores]) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        lambda: Spreading(fresh_stores()),
+        settings=settings(
+            max_examples=max(5, settings.default.max_examples // 5),
+            stateful_step_count=15 if settings.default.max_examples <= 25 else 50,
+            deadline=None,
+        ),
+    )

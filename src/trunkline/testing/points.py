@@ -23,9 +23,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
+from trunkline.errors import UnavailableError
+
 How = Literal["error", "lost_response", "kill", "power_cut"]
 
-_ON_DESCRIPTORS = ("write", "fsync", "fdatasync", "ftruncate")
+_ON_DESCRIPTORS = ("write", "writev", "fsync", "fdatasync", "ftruncate")
 _ON_PATHS = ("replace", "rename", "link", "mkdir", "unlink", "rmdir")
 
 
@@ -42,6 +44,8 @@ class FaultPoints:
         """What was reached, in order."""
         self._lock = threading.RLock()
         self._folder = Path("/")
+        self._armed = False
+        self._real_write = os.write
         self._unsynced_files: set[str] = set()
         self._unsynced_names: set[str] = set()
 
@@ -52,6 +56,7 @@ class FaultPoints:
     @contextlib.contextmanager
     def armed(self, folder: Path) -> Iterator[None]:
         self._folder = folder.resolve()
+        self._armed = True
         real = {name: getattr(os, name) for name in (*_ON_DESCRIPTORS, *_ON_PATHS) if hasattr(os, name)}
         listeners: list[tuple[str, Callable[..., None]]] = [
             ("before_cursor_execute", self._at_statement),
@@ -65,6 +70,7 @@ class FaultPoints:
                 sa.event.listen(sa.Engine, event, listener)
             yield
         finally:
+            self._armed = False
             for name, call in real.items():
                 setattr(os, name, call)
             for event, listener in listeners:
@@ -78,12 +84,13 @@ class FaultPoints:
             return call(descriptor, *args)
         with self._lock:
             strikes = self._reach(f"{name} {self._short(path)}")
-            if strikes and name == "write" and self.how != "lost_response":
-                call(descriptor, bytes(args[0])[: len(args[0]) // 2])  # torn
+            if strikes and name in ("write", "writev") and self.how != "lost_response":
+                data = b"".join(args[0]) if name == "writev" else bytes(args[0])
+                self._real_write(descriptor, data[: len(data) // 2])  # torn
                 self._unsynced_files.add(path)
             self._strike_call(strikes, lambda: call(descriptor, *args))
             done = call(descriptor, *args)
-            if name in ("write", "ftruncate"):
+            if name in ("write", "writev", "ftruncate"):
                 self._unsynced_files.add(path)
             else:
                 self._unsynced_files.discard(path)
@@ -131,7 +138,19 @@ class FaultPoints:
                 self._strike()
                 raise _database_error(connection)
 
-    # --- both ---
+    # --- object stores, through FaultyStore ---
+
+    def at_operation(self, name: str) -> bool:
+        """To be called before an operation; True: it is to be done, and then its answer to be lost."""
+        with self._lock:
+            if not self._armed or not self._reach(f"object {name}"):
+                return False
+            if self.how == "lost_response":
+                return True
+            self._strike()
+            raise UnavailableError(f"{name} fails on purpose", kind="fault")
+
+    # --- all ---
 
     def _short(self, path: str) -> str:
         return path.removeprefix(str(self._folder))[:24]

@@ -38,11 +38,13 @@ class Postgres:
         word = self.password if password is None else password
         return f"postgresql://{self.user}:{word}@127.0.0.1:{self.port}/{database}"
 
-    def new_database(self, *, empty: bool = False) -> str:
-        """The URL of a new database; it has the tables already, unless it is to be ``empty``."""
+    def new_database(self, *, empty: bool = False, like: str | None = None) -> str:
+        """The URL of a new database; it has the tables already, unless it is to be ``empty``, or what the one at ``like``
+        has, to which nobody may be connected."""
         name = f"t{secrets.token_hex(6)}"
+        template = like.rpartition("/")[2] if like else "template0" if empty else _TEMPLATE
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-            sql.Identifier(name), sql.Identifier("template0" if empty else _TEMPLATE)
+            sql.Identifier(name), sql.Identifier(template)
         )
         self.execute(statement)
         return self.url(name)

@@ -11,6 +11,7 @@ cases can be put together into one transaction as they are.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -65,6 +66,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.changes = Changes()
+        self._server_token: str | None = None
         self._outer = threading.local()
         place = _parse(url)
         self.is_sqlite = place.get_backend_name() == "sqlite"
@@ -92,6 +94,8 @@ class Database:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             postgres.wait_for_turn(connection)
+            if self._server_token is not None:
+                postgres.check_not_replaced(connection, self._server_token)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -160,15 +164,21 @@ class Database:
                     f"another server runs on the database {self.shown_url} already: end it first, or name another database",
                     kind="already_running",
                 )
+            token = secrets.token_hex(16)
+            with self.write() as writer:
+                postgres.take_over(writer, token)
+            self._server_token = token
             yield
         finally:
+            self._server_token = None
             connection.invalidate()  # closes the session, and with it the lock
             connection.close()
 
     @property
     def shown_url(self) -> str:
         """Where it is, without a password."""
-        return self._engine.url.render_as_string(hide_password=True)
+        url = self._engine.url
+        return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
     def close(self) -> None:
         self._engine.dispose()

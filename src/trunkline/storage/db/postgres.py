@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -15,6 +16,7 @@ from trunkline.errors import (
     TrunklineError,
     UnavailableError,
 )
+from trunkline.storage.db.schema import meta
 
 DRIVER = "postgresql+psycopg"
 LOCK_TIMEOUT_MS = 30_000
@@ -22,12 +24,15 @@ CONNECT_SECONDS = 10
 
 # The second number separates installations that share a database, each in a schema of its own.
 _SCHEMA = "hashtext(coalesce(current_schema(), ''))"
+_SERVER_KEY = "server"
 _WRITER_LOCK = f"SELECT pg_advisory_xact_lock(hashtext('trunkline writer'), {_SCHEMA})"
 _SERVER_LOCK = f"SELECT pg_try_advisory_lock(hashtext('trunkline server'), {_SCHEMA})"
 
-# A server that was told to lose acknowledged commits in a crash is told otherwise; stricter modes stay as they are.
+# A machine that died holds its locks no longer than half a minute. A server that was told
+# to lose acknowledged commits in a crash is told otherwise; stricter modes stay as they are.
 _SET_UP = f"""
-SELECT set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false),
+SELECT set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false), set_config('tcp_keepalives_idle', '15', false),
+       set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false),
        CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END
 """
 
@@ -79,6 +84,25 @@ def wait_for_turn(connection: Connection) -> None:
 def try_server_lock(connection: Connection) -> bool:
     """Whether this session is now the database's only server; it stays so as long as it lives."""
     return bool(connection.exec_driver_sql(_SERVER_LOCK).scalar_one())
+
+
+def take_over(connection: Connection, token: str) -> None:
+    """Write down which server it is now; for one that holds the lock."""
+    connection.execute(sa.delete(meta).where(meta.c.key == _SERVER_KEY))
+    connection.execute(sa.insert(meta).values(key=_SERVER_KEY, value=token))
+
+
+def check_not_replaced(connection: Connection, token: str) -> None:
+    """A broken connection takes the lock with it, and another server may have come since.
+
+    :raises UnavailableError: ``replaced``.
+    """
+    found = connection.execute(sa.select(meta.c.value).where(meta.c.key == _SERVER_KEY)).scalar_one_or_none()
+    if found != token:
+        raise UnavailableError(
+            "another server has taken over this database since the connection to it broke: end this one",
+            kind="replaced",
+        )
 
 
 def check_encoding(connection: Connection) -> None:

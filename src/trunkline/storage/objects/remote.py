@@ -32,10 +32,9 @@ RETRY_SECONDS = 60
 REQUEST_SECONDS = 120
 CONNECT_SECONDS = 5
 
-_FULL = ("507", "InsufficientStorage", "QuotaExceeded", "StorageFull", "EntityTooLarge")
+_FULL = frozenset({"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge"})
 _STATUS = re.compile(r"status code: (\d{3})([A-Za-z -]*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_OUT_OF_RANGE = ("416", "InvalidRange", "Requested Range", "range started at")
 
 
 class RemoteStore(ObjectStore):
@@ -88,9 +87,11 @@ class RemoteStore(ObjectStore):
                 if offset:
                     return bytes(obstore.get(self._store, key, options={"range": {"offset": offset}}).bytes())
                 return bytes(obstore.get(self._store, key).bytes())
-        except UnavailableError as error:
-            # Behind the end. Services differ in how they say so; the object's size does not.
-            if not _is_about(error.__cause__, _OUT_OF_RANGE) or self.head(key).size > offset:
+        except NotFoundError:
+            raise
+        except TrunklineError:
+            # Behind the end? Services differ in how they say so; the object's size does not.
+            if not offset or self.head(key).size > offset:
                 raise
             return b""
 
@@ -191,7 +192,8 @@ class RemoteStore(ObjectStore):
                 f"{self.url}: access is refused: check the credentials in the server's environment",
                 kind="objects_refused",
             )
-        if _is_about(error, _FULL):
+        code = _CODE.search(str(error))
+        if (status and status[1] == "507") or (code and code[1] in _FULL):
             return LimitError(
                 f"{self.url} has no room for {key!r}: raise its quota or free some space, then try again",
                 kind="disk_full",
@@ -201,11 +203,6 @@ class RemoteStore(ObjectStore):
 
 def _info(meta: Any) -> ObjectInfo:
     return ObjectInfo(key=meta["path"], size=meta["size"], modified_at=meta["last_modified"].timestamp())
-
-
-def _is_about(error: BaseException | None, words: tuple[str, ...]) -> bool:
-    text = str(error)
-    return any(word in text for word in words)
 
 
 def _summary(error: BaseException) -> str:

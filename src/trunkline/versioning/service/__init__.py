@@ -84,7 +84,7 @@ class VersioningService(
         return {
             "create_repo": self.create_repo, "delete_repo": self.delete_repo, "create_branch": create_branch,
             "delete_branch": self.delete_branch, "start_commit": self.start_commit,
-            "finish_commit": self.finish_commit,
+            "finish_commit": self.finish_commit, "squash": self.squash,
         }  # fmt: skip
 
     def fsck(self) -> list[fsck.Problem]:

@@ -45,7 +45,7 @@ class TreeService:
         """A stored tree without a commit: ``base`` with the changes applied."""
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get, writer.get_many)
-            steps = staging.ingest(changes, writer, load, lookalikes=self._lookalikes)
+            steps = staging.ingest(changes, writer, load)
             root = EMPTY_ROOT if base is None else from_hex(base, "tree hash")
             ref = staging.apply(steps, root, writer, load, lookalikes=self._lookalikes)
             writer.finish()
