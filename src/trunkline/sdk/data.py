@@ -11,7 +11,7 @@ from typing import IO, Any
 from trunkline.core.paths import Address, parse_address
 from trunkline.errors import InvalidInputError, NotFoundError, UnavailableError
 from trunkline.sdk import config
-from trunkline.sdk.tar import Source, files_below
+from trunkline.sdk.tar import Source, files_below, refuse_links
 from trunkline.sdk.transport import Body, Download, Transport, path_of
 from trunkline.wire.branches import Branch, BranchDetails
 from trunkline.wire.commits import Commit, CommitDetails, CommitSet
@@ -281,6 +281,7 @@ class DataMethods(Transport):
             query = {"at": address, "glob": glob}
             count = self.download_folder(self._in(project, "archive"), scratch, query=query)
             source = scratch / top if top and glob is None else scratch
+            refuse_links(source, folder)
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.move)
         except FileNotFoundError as error:

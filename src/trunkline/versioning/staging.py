@@ -399,7 +399,7 @@ def _collision(key: bytes, why: str) -> ConflictError:
 # --- merging ------------------------------------------------------------------------------------------------------
 
 
-def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load) -> Ref:
+def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load, *, lookalikes: bool = False) -> Ref:
     """The union of trees that do not contradict each other; the largest one is edited, so its size does not matter.
 
     :raises ConflictError: ``duplicate_path`` or ``path_collision``, naming the path and the two labels.
@@ -409,7 +409,7 @@ def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load) -> Ref
         return trees.root_ref(load, EMPTY_ROOT)
     counts = {label: trees.root_ref(load, root).files for label, root in named.items()}
     order = sorted(named, key=lambda label: -counts[label])
-    editor = _Merger(named[order[0]], writer, load)
+    editor = _Merger(named[order[0]], writer, load, lookalikes=lookalikes)
     editor.owner_of = _owner_finder(named, order, load)
     merged = {named[order[0]]}
     for label in order[1:]:
