@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from tests.versioning.conftest import events, put, shown, stage
+from tests.versioning.conftest import broken_references, events, put, shown, stage
 from trunkline.core.ids import new_commit_id
 from trunkline.errors import InvalidInputError, NotFoundError, StateError, TrunklineError
 from trunkline.storage.db.engine import Database
@@ -240,7 +240,7 @@ class TestDeleting:
         assert versioning.inspect_branch("default", "model@master").provenance == ()
         assert versioning.inspect_commit("default", "model@master").provenance == ()
         with db.read() as connection:
-            assert not connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+            assert not broken_references(connection)
         assert count(db, commits) == len(versioning.list_commits("default", "model"))
 
     def test_a_branch_that_others_follow(self, versioning: VersioningService, dag: list[Commit]) -> None:

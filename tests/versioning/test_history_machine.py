@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from tests.conftest import FakeClock
-from tests.versioning.conftest import contents, open_service, put
+from tests.versioning.conftest import broken_references, contents, open_service, put
 from trunkline.core.ids import CommitId, new_commit_id
 from trunkline.errors import AlreadyExistsError, ConflictError, StateError
 from trunkline.storage.db.engine import Database
@@ -408,7 +408,7 @@ class ChangingHistory(RuleBasedStateMachine):
             ):  # fmt: skip
                 pointed = set(connection.execute(sa.select(column).where(column.is_not(None))).scalars())
                 assert pointed <= known, column
-            assert not connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+            assert not broken_references(connection)
             older = sa.select(commits.c.pk).where(commits.c.parent >= commits.c.pk)
             assert not connection.execute(older).all()
 
