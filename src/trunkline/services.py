@@ -32,6 +32,12 @@ from trunkline.registry.service import RegistryService
 from trunkline.secrets.service import SecretsService
 from trunkline.serving.service import ServingService
 from trunkline.settings import Settings, inherited_environment
+from trunkline.sources.bounds import Bounds
+from trunkline.sources.guard import Rules
+from trunkline.sources.places import LinkRules
+from trunkline.sources.service import SourcesService
+from trunkline.sources.web import Fetcher
+from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects import open_store
 from trunkline.training.service import TrainingService
@@ -54,6 +60,7 @@ class Services:
     jobs: JobsService
     table: ProcessTable
     versioning: VersioningService
+    sources: SourcesService
     transactions: TransactionService
     secrets: SecretsService
     registry: RegistryService
@@ -100,7 +107,12 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     pool = Pool(db=db, queue=queue, table=table, command=commands, limits={"trial": settings.trials_max})
     jobs = JobsService(db=db, clock=clock, queue=queue, outbox=outbox, pool=pool)
     objects = open_store(settings.place_of_objects, settings.options_of_objects)
-    versioning = VersioningService(db=db, objects=objects, clock=clock, publish=outbox.publish)
+    buckets = Buckets(s3_endpoint=settings.fetch_s3_endpoint)
+    versioning = VersioningService(
+        db=db, objects=objects, clock=clock, publish=outbox.publish,
+        allow_lookalikes=settings.allow_lookalikes, buckets=buckets,
+    )  # fmt: skip
+    sources = build_sources(settings, versioning, buckets)
     secrets = SecretsService(db=db, clock=clock)
     registry = RegistryService(db=db, clock=clock, versioning=versioning, publish=outbox.publish)
     pipelines = PipelineService(
@@ -128,10 +140,28 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
         ),
     )
     return Services(
-        settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning,
+        settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning, sources=sources,
         transactions=transactions, secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
         started_at=clock.now(),
     )  # fmt: skip
+
+
+def build_sources(settings: Settings, versioning: VersioningService, buckets: Buckets) -> SourcesService:
+    """Where files may come from, as the settings say."""
+    roots = None if settings.link_roots is None else tuple(settings.link_roots)
+    return SourcesService(
+        versioning=versioning,
+        fetcher=Fetcher(
+            rules=Rules(private=settings.fetch_private, hosts=tuple(settings.fetch_hosts)),
+            bytes_max=settings.fetch_bytes_max,
+            seconds_max=settings.fetch_seconds_max,
+        ),
+        buckets=buckets,
+        bounds=Bounds(bytes_max=settings.unpack_bytes_max, ratio_max=settings.unpack_ratio_max),
+        link_rules=LinkRules(
+            data_dir=settings.home, roots=roots, home=None if settings.remote else Path.home()
+        ),
+    )
 
 
 def _watch_the_clock(versioning: VersioningService, jobs: JobsService, clock: Clock) -> None:

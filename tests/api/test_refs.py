@@ -102,6 +102,23 @@ def test_a_transaction(data: TestClient) -> None:
     assert data.get(f"/v1/transactions/{started}").status_code == 404
 
 
+def test_squashing_in_a_transaction(data: TestClient) -> None:
+    made = [put(data, "data@master:/a", str(n).encode())["id"] for n in range(3)]
+    started = data.post("/v1/transactions").json()["id"]
+    path = "/v1/projects/default/commits"
+    for commit_id in made[:2]:
+        ask = {"at": f"data@{commit_id}"}
+        gone = data.post(f"{path}/squash", json=ask, headers={HEADER: started})
+        assert [one["id"] for one in gone.json()["commits"]] == [commit_id]
+        refused = data.post(f"{path}/drop", json=ask, headers={HEADER: started})
+        assert refused.json()["error"]["kind"] == "not_in_transaction"
+    listed = "/v1/projects/default/repos/data/commits"
+    assert len(data.get(listed).json()["items"]) == 3
+    answers = data.post(f"/v1/transactions/{started}/finish").json()["answers"]
+    assert [one["id"] for answer in answers for one in answer["commits"]] == made[:2]
+    assert [one["id"] for one in data.get(listed).json()["items"]] == made[2:]
+
+
 def test_what_cannot_be_gathered_is_refused_not_done(data: TestClient, services: Services) -> None:
     started = data.post("/v1/transactions").json()["id"]
     inside = {HEADER: started}

@@ -152,10 +152,10 @@ def bar(part: float, width: int = 8) -> str:
 
 
 @contextmanager
-def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
+def progress(total: int, label: str, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if not shown or not sys.stderr.isatty():
         yield lambda _: None
         return
-    with typer.progressbar(length=max(total, 1), label=label, file=sys.stderr) as shown:
-        yield shown.update
+    with typer.progressbar(length=max(total, 1), label=label, file=sys.stderr) as bar_shown:
+        yield bar_shown.update

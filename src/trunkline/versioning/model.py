@@ -162,6 +162,12 @@ class FileInfo:
     """64 hex digits that change exactly when the content (for a directory: names and contents below) changes."""
     modified_at: float | None
     executable: bool = False
+    modified_ns: int | None = None
+    """The same time as ``modified_at``, exactly: nanoseconds since the epoch."""
+    groups: tuple[str, ...] | None = None
+    """What the brackets ``( )`` of a glob have captured; None outside of globs."""
+    linked: str | None = None
+    """Where the content lies, if it was linked and never copied in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +188,21 @@ class PutFile:
     modified_at: float | None = None
     executable: bool = False
     append: bool = False
+    modified_ns: int | None = None
+    """Nanoseconds since the epoch; goes before ``modified_at``, which is not exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutContent:
+    """Write a file whose content is known to the store already: stored, or linked."""
+
+    path: str
+    size: int
+    hash: bytes
+    level: int
+    modified_ns: int | None = None
+    executable: bool = False
+    append: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +219,10 @@ class CopyTree:
     path: str
     root: TreeHash
     source_path: str = "/"
+    append: bool = False
+    """Add the content of each file to the one that is there, instead of replacing what is at ``path``."""
+    merge: bool = False
+    """Put each file of a directory beside what is below ``path``, instead of replacing that directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +236,7 @@ class JoinFiles:
     modified_at: float | None = None
 
 
-Change = PutFile | DeletePath | CopyTree | JoinFiles
+Change = PutFile | PutContent | DeletePath | CopyTree | JoinFiles
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,11 @@ def create_fileset(body: Body, use: Use, base: str | None = None) -> TreeInfo:
     return TreeInfo.model_validate(use.versioning.stage(files_of(body), base=root))
 
 
+@router.post("/filesets/unpack", status_code=201)
+def unpack_fileset(body: Body, use: Use) -> TreeInfo:
+    return TreeInfo.model_validate(use.versioning.stage(use.sources.unpack(body.parts(), into="/")))
+
+
 @router.get("/filesets/{root}/archive", response_class=Response)
 @allow(Scope.WORKER, Scope.JOB)
 def get_fileset(root: str, use: Use, path: Annotated[list[str] | None, Query()] = None) -> Response:

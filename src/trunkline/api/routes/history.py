@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from trunkline.access.model import Scope
-from trunkline.api.auth import allow
-from trunkline.api.deps import At, Use
+from trunkline.api.auth import allow, gathered
+from trunkline.api.deps import At, InTransaction, Use
 from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit
 from trunkline.api.routes import new_router
 from trunkline.versioning.merging import Strategy
@@ -15,8 +15,12 @@ router = new_router("history")
 
 
 @router.post("/projects/{project}/commits/squash")
-def squash_commits(project: str, ask: RemoveCommits, use: Use) -> Removed:
-    return Removed.model_validate(use.versioning.squash(project, ask.at, recursive=ask.recursive))
+@gathered
+def squash_commits(project: str, ask: RemoveCommits, use: Use, transaction: InTransaction = None) -> Removed:
+    done = use.transactions.do(
+        transaction, "squash", project=project, address=ask.at, recursive=ask.recursive
+    )
+    return Removed.model_validate(done)
 
 
 @router.post("/projects/{project}/commits/drop")

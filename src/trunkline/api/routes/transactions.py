@@ -10,6 +10,7 @@ from trunkline.api.routes import new_router
 from trunkline.wire.base import Page, Wire
 from trunkline.wire.branches import Branch
 from trunkline.wire.commits import Commit
+from trunkline.wire.history import Removed
 from trunkline.wire.pipelines import Pipeline
 from trunkline.wire.repos import Repo
 from trunkline.wire.transactions import FinishedTransaction, Transaction
@@ -18,7 +19,7 @@ router = new_router("transactions")
 
 ANSWERS: dict[str, type[Wire]] = {
     "create_repo": Repo, "create_branch": Branch, "start_commit": Commit, "finish_commit": Commit,
-    "create_pipeline": Pipeline,
+    "create_pipeline": Pipeline, "squash": Removed,
 }  # fmt: skip
 """What an operation answers; all others answer nothing."""
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from trunkline.doors.s3 import bucketops, listing, multipart, reading, writing
 from trunkline.doors.s3.answers import XML, error_body
-from trunkline.doors.s3.call import LARGE_AT_ONCE_MAX, Call, call_of
+from trunkline.doors.s3.call import LARGE_READS_MAX, LARGE_WRITES_MAX, Call, Room, call_of
 from trunkline.doors.s3.errors import S3Error, not_implemented, translate
 from trunkline.doors.s3.gate import admit, check_scope
 from trunkline.errors import TrunklineError, UnavailableError
@@ -70,7 +70,7 @@ def create_app(services: Services, stopping: threading.Event) -> Starlette:
     app = Starlette(routes=[Route("/{rest:path}", _answer, methods=METHODS)])
     app.state.services = services
     app.state.stopping = stopping
-    app.state.large = threading.Semaphore(LARGE_AT_ONCE_MAX)
+    app.state.writes, app.state.reads = Room(LARGE_WRITES_MAX), Room(LARGE_READS_MAX)
     return app
 
 

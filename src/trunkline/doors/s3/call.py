@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
@@ -12,6 +13,7 @@ from starlette.requests import Request
 
 from trunkline.access.model import Identity
 from trunkline.api.stream import BodyReader
+from trunkline.core.ids import TreeHash
 from trunkline.doors.s3.buckets import Bucket, parse_bucket
 from trunkline.doors.s3.errors import S3Error
 from trunkline.doors.s3.payload import Signing, checked
@@ -23,9 +25,32 @@ DOCUMENT_BYTES_MAX = 8 * 2**20
 VIRTUAL_HOST = ".localhost"
 IDLE_SECONDS_MAX = 60.0
 LARGE_BYTES = 2**20
-LARGE_AT_ONCE_MAX = 4
-"""Of large bodies, each of which may need some 50 MB of memory until its packs are on the disk."""
+LARGE_WRITES_MAX = 2
+"""At once; each may need some 60 MB of memory until its packs are on the disk, and uses several processors."""
+LARGE_READS_MAX = 12
 LARGE_WAIT_SECONDS = 30.0
+WINDOW_BYTES = 2**19
+"""Large objects are read so much at a time; reading further ahead would cost memory for every client."""
+
+
+class Room:
+    """Bounds on memory: large bodies wait here for each other."""
+
+    def __init__(self, places: int) -> None:
+        self._places = threading.Semaphore(places)
+
+    @contextlib.contextmanager
+    def for_bytes(self, size: int | None) -> Iterator[None]:
+        """None: it is not known. :raises S3Error: ``SlowDown``; clients try again then."""
+        if size is not None and size <= LARGE_BYTES:
+            yield
+            return
+        if not self._places.acquire(timeout=LARGE_WAIT_SECONDS):
+            raise S3Error("SlowDown", "too many large objects are on their way: try again", 503)
+        try:
+            yield
+        finally:
+            self._places.release()
 
 
 @dataclass(kw_only=True)
@@ -41,7 +66,8 @@ class Call:
     headers: Headers
     raw_headers: list[tuple[bytes, bytes]]
     body: BodyReader
-    large: threading.Semaphore
+    writes: Room
+    reads: Room
     query: dict[str, str] = field(init=False)
     identity: Identity | None = None
     signing: Signing | None = None
@@ -62,22 +88,17 @@ class Call:
         assert self.signing is not None, "the signature is checked before any operation begins"
         return checked(self.body.parts(), self.headers, self.signing, self.verified)
 
-    @contextlib.contextmanager
-    def room(self) -> Iterator[None]:
-        """For storing the body: large ones wait here for each other, so that memory has a bound.
-
-        :raises S3Error: ``SlowDown``; clients try again then.
-        """
+    def room(self) -> AbstractContextManager[None]:
+        """For storing the body."""
         size = self.headers.get("content-length", "")
-        if size.isascii() and size.isdigit() and int(size) <= LARGE_BYTES:
-            yield
-            return
-        if not self.large.acquire(timeout=LARGE_WAIT_SECONDS):
-            raise S3Error("SlowDown", "too many large objects are being written: try again", 503)
-        try:
-            yield
-        finally:
-            self.large.release()
+        return self.writes.for_bytes(int(size) if size.isascii() and size.isdigit() else None)
+
+    def content(self, root: TreeHash, path: str, offset: int, length: int) -> Iterator[bytes]:
+        """A range of a file, which takes its place among the large ones that are read while it is."""
+        with self.reads.for_bytes(length):
+            for at in range(offset, offset + length, WINDOW_BYTES):
+                size = min(WINDOW_BYTES, offset + length - at)
+                yield from self.services.versioning.read(root, path, offset=at, length=size)
 
     def document(self) -> bytes:
         """A body that is an XML document. :raises S3Error: ``EntityTooLarge``."""
@@ -118,5 +139,5 @@ def call_of(services: Services, request: Request) -> Call:
         services=services, method=request.method, raw_path=raw_path, bucket_name=bucket, key=key,
         pairs=parse_query(request.scope["query_string"]), headers=request.headers,
         raw_headers=request.scope["headers"], body=BodyReader(request, idle_seconds=IDLE_SECONDS_MAX),
-        large=request.app.state.large,
+        writes=request.app.state.writes, reads=request.app.state.reads,
     )  # fmt: skip

@@ -54,7 +54,7 @@ def get_object(call: Call) -> Response:
     headers["content-length"] = str(length)
     if call.method == "HEAD" or info.is_dir:
         return empty(status, headers)
-    parts = call.services.versioning.read(seen.tree, info.path, offset=offset, length=length)
+    parts = call.content(seen.tree, info.path, offset, length)
     return streamed(parts, media_type=headers["content-type"], headers=headers, status=status)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from trunkline.core.clock import Clock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash
 from trunkline.core.paths import parse_address
+from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import fsck, refs, store
@@ -17,6 +18,7 @@ from trunkline.versioning.service.branches import Branches
 from trunkline.versioning.service.changing import Changing
 from trunkline.versioning.service.commits import Commits
 from trunkline.versioning.service.history import History
+from trunkline.versioning.service.linking import Linking
 from trunkline.versioning.service.merging import Merging
 from trunkline.versioning.service.owned import OwnedRepos
 from trunkline.versioning.service.projects import Projects
@@ -29,7 +31,7 @@ __all__ = ["Publisher", "TransactionService", "VersioningService"]
 
 
 class VersioningService(
-    Projects, Repos, Branches, Uploads, Commits, Changing, OwnedRepos, History, Merging, Tags
+    Projects, Repos, Branches, Uploads, Commits, Changing, Linking, OwnedRepos, History, Merging, Tags
 ):
     """Projects, repos, branches, commits, and the trees behind them.
 
@@ -39,8 +41,24 @@ class VersioningService(
     and ``commit.dropped``, each in the transaction that makes it true.
     """
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock, publish: Publisher) -> None:
-        super().__init__(db=db, objects=objects, clock=clock, publish=publish)
+    def __init__(
+        self,
+        *,
+        db: Database,
+        objects: ObjectStore,
+        clock: Clock,
+        publish: Publisher,
+        allow_lookalikes: bool = False,
+        buckets: Buckets | None = None,
+    ) -> None:
+        super().__init__(
+            db=db,
+            objects=objects,
+            clock=clock,
+            publish=publish,
+            allow_lookalikes=allow_lookalikes,
+            buckets=buckets,
+        )
         with db.write() as connection:
             if store.find_project(connection, DEFAULT_PROJECT) is None:
                 store.insert_project(connection, DEFAULT_PROJECT, "", clock.now())
@@ -66,7 +84,7 @@ class VersioningService(
         return {
             "create_repo": self.create_repo, "delete_repo": self.delete_repo, "create_branch": create_branch,
             "delete_branch": self.delete_branch, "start_commit": self.start_commit,
-            "finish_commit": self.finish_commit,
+            "finish_commit": self.finish_commit, "squash": self.squash,
         }  # fmt: skip
 
     def fsck(self) -> list[fsck.Problem]:

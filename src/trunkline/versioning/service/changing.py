@@ -53,7 +53,7 @@ class Changing(UseCases):
                         target, base = self._target(connection, where)
                     if check is not None:
                         check(TreeHash(base.hex()))
-                    ref = staging.apply(steps, base, writer, load)
+                    ref = staging.apply(steps, base, writer, load, lookalikes=self._lookalikes)
                     writer.finish()
                     with self._db.write() as connection:
                         if self._target(connection, where) == (target, base):
