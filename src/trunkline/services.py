@@ -23,7 +23,10 @@ from trunkline.jobs.outbox import Outbox
 from trunkline.jobs.pool import Pool, ProcessTable
 from trunkline.jobs.queue import TaskQueue
 from trunkline.jobs.service import JobsService
+from trunkline.pipelines import datum_store
+from trunkline.pipelines import store as pipeline_store
 from trunkline.pipelines.service import PipelineService
+from trunkline.registry import store as registry_store
 from trunkline.registry.model import LATEST
 from trunkline.registry.service import RegistryService
 from trunkline.secrets.service import SecretsService
@@ -31,7 +34,9 @@ from trunkline.serving.service import ServingService
 from trunkline.settings import Settings, inherited_environment
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.local import LocalStore
+from trunkline.training import store as training_store
 from trunkline.training.service import TrainingService
+from trunkline.versioning.roots import RootSource
 from trunkline.versioning.service import VersioningService
 
 log = logging.getLogger(__name__)
@@ -112,6 +117,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     )  # fmt: skip
     pipelines.register()
     training.register()
+    versioning.learn_roots(root_sources())
     outbox.subscribe(
         "job.finished",
         lambda connection, job: access.revoke_in(
@@ -123,6 +129,11 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
         secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
         started_at=clock.now(),
     )  # fmt: skip
+
+
+def root_sources() -> tuple[RootSource, ...]:
+    """Every column outside of versioned data that refers to a tree."""
+    return (*pipeline_store.ROOTS, *datum_store.ROOTS, *training_store.ROOTS, *registry_store.ROOTS)
 
 
 def stop_children(table: ProcessTable) -> int:

@@ -71,6 +71,9 @@ class FaultyStore(ObjectStore):
         self._store.delete(key)
         self._after("delete", fault)
 
+    def sweep_temporary(self, before: float, *, dry_run: bool) -> tuple[int, int]:
+        return self._store.sweep_temporary(before, dry_run=dry_run)
+
     def _before(self, operation: Operation) -> Fault | None:
         with self._lock:
             count = self.calls[operation] = self.calls.get(operation, 0) + 1

@@ -17,6 +17,7 @@ HASHES_PER_QUERY = 500
 # Built once: building them costs more than running them.
 _WANTED = chunks.c.hash.in_(sa.bindparam("hashes", expanding=True))
 _KNOWN = sa.select(chunks.c.hash).where(_WANTED)
+_PACKS_OF = sa.select(chunks.c.hash, chunks.c.pack_id).where(_WANTED)
 _LOCATE = (
     sa.select(
         chunks.c.hash, packs.c.name, chunks.c.offset, chunks.c.length, chunks.c.raw_length, chunks.c.codec
@@ -55,8 +56,17 @@ def known(connection: Connection, hashes: Sequence[bytes]) -> set[bytes]:
     return found
 
 
-def add_pack(connection: Connection, name: str, size: int, records: Iterable[PackRecord], now: float) -> None:
-    """Record a pack that is durable. A chunk that is known already keeps its place."""
+def packs_of(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, int]:
+    """The keys of the packs that hold those of the hashes that are stored."""
+    found: dict[bytes, int] = {}
+    for start in range(0, len(hashes), HASHES_PER_QUERY):
+        part = hashes[start : start + HASHES_PER_QUERY]
+        found.update((name, pack) for name, pack in connection.execute(_PACKS_OF, {"hashes": part}))
+    return found
+
+
+def add_pack(connection: Connection, name: str, size: int, records: Iterable[PackRecord], now: float) -> int:
+    """Record a pack that is durable; returns its key. A chunk that is known already keeps its place."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     connection.execute(insert(packs).values(name=name, size=size, created_at=now).on_conflict_do_nothing())
     pack_id = connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).scalar_one()
@@ -69,6 +79,34 @@ def add_pack(connection: Connection, name: str, size: int, records: Iterable[Pac
     ]  # fmt: skip
     if rows:
         connection.execute(insert(chunks).on_conflict_do_nothing(), rows)
+    return int(pack_id)
+
+
+def chunks_in(connection: Connection, pack_id: int) -> int:
+    """How many chunks are read from a pack."""
+    query = sa.select(sa.func.count()).select_from(chunks).where(chunks.c.pack_id == pack_id)
+    return int(connection.execute(query).scalar_one())
+
+
+def has_pack(connection: Connection, name: str) -> bool:
+    return connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).first() is not None
+
+
+def move_chunks(connection: Connection, old_pack: int, new_pack: int, records: Sequence[PackRecord]) -> None:
+    """Chunks are read from another pack from now on, where they are still read from the old one."""
+    statement = (
+        sa.update(chunks)
+        .where(chunks.c.hash == sa.bindparam("name"), chunks.c.pack_id == old_pack)
+        .values(
+            pack_id=new_pack,
+            offset=sa.bindparam("at"),
+            length=sa.bindparam("stored"),
+            codec=sa.bindparam("how"),
+        )
+    )
+    rows = [{"name": r.hash, "at": r.offset, "stored": r.length, "how": r.codec} for r in records]
+    if rows:
+        connection.execute(statement, rows)
 
 
 def list_packs(connection: Connection) -> list[tuple[str, int]]:

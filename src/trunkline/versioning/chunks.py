@@ -15,27 +15,33 @@ from typing import Self
 
 from trunkline.core.clock import Clock
 from trunkline.core.hashing import digest
-from trunkline.errors import CorruptionError, NotFoundError
+from trunkline.errors import CorruptionError, NotFoundError, UnavailableError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import chunkindex
+from trunkline.versioning import chunkindex, maintenance, writers
 from trunkline.versioning.chunkindex import Location
 from trunkline.versioning.nodes import EMPTY_LEAF, EMPTY_ROOT
 from trunkline.versioning.packs import Compressor, PackBuilder, decompress, object_key
+from trunkline.versioning.writers import Writers
 
 QUEUE_CHUNKS_MAX = 500
 QUEUE_BYTES_MAX = 4 * 2**20
 PACKS_IN_FLIGHT_MAX = 2
 LOCATIONS_CACHED_MAX = 20_000
+STORE_ATTEMPTS_MAX = 200
+COLLECTOR_POLL_SECONDS = 0.05
 
 
 class ChunkStore:
     """All chunks of a data directory. Safe between threads."""
 
-    def __init__(self, db: Database, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(
+        self, db: Database, objects: ObjectStore, clock: Clock, registry: Writers | None = None
+    ) -> None:
         self._db = db
         self._objects = objects
         self._clock = clock
+        self.writers = registry or Writers()
         self._lock = threading.Lock()
         self._locations: OrderedDict[bytes, Location] = OrderedDict()
 
@@ -49,7 +55,26 @@ class ChunkStore:
         place = self._locate([name]).get(name)
         if place is None:
             raise _lost(name)
-        return self._unpack(name, place, self._read(place.pack, place.offset, place.length, name))
+        try:
+            stored = self._read(place.pack, place.offset, place.length, name)
+        except CorruptionError:
+            moved = self._moved(name, place)  # the collector may have put it into another pack since
+            if moved is None:
+                raise
+            place, stored = moved, self._read(moved.pack, moved.offset, moved.length, name)
+        return self._unpack(name, place, stored)
+
+    def _moved(self, name: bytes, old: Location) -> Location | None:
+        """Where a chunk lies now, if that is not where it was."""
+        self.forget([name])
+        place = self._locate([name]).get(name)
+        return place if place is not None and place.pack != old.pack else None
+
+    def forget(self, names: Iterable[bytes]) -> None:
+        """Look their places up again when they are asked for next."""
+        with self._lock:
+            for name in names:
+                self._locations.pop(name, None)
 
     def expect(self, name: bytes, neighbours: Iterable[bytes]) -> None:
         """``name`` will be read, and its neighbours probably after it: find their places with one query."""
@@ -121,6 +146,7 @@ class ChunkWriter:
         self._objects = objects
         self._clock = clock
         self._store = store
+        self.lease = store.writers.begin()
         self._compress = Compressor()
         self._queue: dict[bytes, bytes] = {}
         self._queue_bytes = 0
@@ -139,6 +165,7 @@ class ChunkWriter:
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True)
+        self.lease.end()
 
     def add(self, raw: bytes) -> bytes:
         """Keep a chunk; returns its hash."""
@@ -171,8 +198,7 @@ class ChunkWriter:
     def _drain(self) -> None:
         if not self._queue:
             return
-        with self._db.read() as connection:
-            stored_already = chunkindex.known(connection, list(self._queue))
+        stored_already = self.lease.known(self._db, list(self._queue))
         for name, raw in self._queue.items():
             if name in stored_already:
                 continue
@@ -199,9 +225,30 @@ class ChunkWriter:
 
     def _store_pack(self, pack: PackBuilder) -> None:
         name = pack.seal()
-        self._objects.put(object_key(name), pack.parts)
+        self.lease.own(name)
+        for _ in range(STORE_ATTEMPTS_MAX):
+            self._objects.put(object_key(name), pack.parts)
+            if self._record_pack(name, pack):
+                return
+        raise UnavailableError(
+            f"pack {name} is being deleted while it is stored again: repeat that", kind="busy"
+        )
+
+    def _record_pack(self, name: str, pack: PackBuilder) -> bool:
+        """Write its rows. False if that must be tried again, with the object stored once more: the collector was at it."""
+        now = self._clock.now()
         with self._db.write() as connection:
-            chunkindex.add_pack(connection, name, pack.size, pack.records, self._clock.now())
+            is_condemned = writers.is_condemned(connection, name)
+            if not is_condemned:
+                key = chunkindex.add_pack(connection, name, pack.size, pack.records, now)
+                is_alone = chunkindex.chunks_in(connection, key) == len(pack.records)
+            elif not maintenance.is_running(connection, now):  # who condemned it is dead
+                writers.pardon(connection, [name])
+        if is_condemned:
+            threading.Event().wait(COLLECTOR_POLL_SECONDS)
+            return False
+        names = [record.hash for record in pack.records]  # others were faster with some: rely on theirs
+        return is_alone or len(self.lease.known(self._db, names)) == len(set(names))
 
     def _settle(self) -> None:
         future, pack = self._in_flight.pop(0)

@@ -86,7 +86,7 @@ class _Walker:
 
     def problems(self) -> list[Problem]:
         with self._db.read() as connection:
-            roots = store.all_roots(connection)
+            roots = [(root.label, root.root) for source in store.ROOTS for root in source.roots(connection)]
         for label, root in roots:
             self._visit_tree(bytes.fromhex(root), label)
         return [

@@ -17,8 +17,10 @@ from trunkline.storage.db.schema import (
     commits,
     projects,
     repos,
+    tree_holds,
 )
 from trunkline.versioning.model import Commit, CommitStatus, Origin, Project
+from trunkline.versioning.roots import RootSource
 
 _KEPT = "kept:"
 """In front of the owner of a repo that outlived it."""
@@ -412,8 +414,19 @@ def upstream_commits(connection: Connection, pks: Sequence[int]) -> list[tuple[i
     return [(a, b, c) for a, b, c in connection.execute(query.order_by(*query.selected_columns))]
 
 
-def all_roots(connection: Connection) -> list[tuple[str, str]]:
-    """``(what refers to it, tree hash)`` of every commit that has a tree."""
-    query = sa.select(repos.c.project, repos.c.name, commits.c.id, commits.c.root).join_from(commits, repos)
-    rows = connection.execute(query.where(commits.c.root.is_not(None)).order_by(commits.c.pk))
-    return [(f"commit {project}/{repo}@{commit_id}", root) for project, repo, commit_id, root in rows]
+# --- trees that are referred to -----------------------------------------------------------------------------------
+
+ROOTS = (
+    RootSource(
+        column=commits.c.root,
+        keys=(repos.c.project, repos.c.name, commits.c.id),
+        join=(repos,),
+        label=lambda row: f"commit {row.k0}/{row.k1}@{row.k2}",
+        sizes=True,
+    ),
+    RootSource(
+        column=tree_holds.c.root,
+        keys=(tree_holds.c.expires_at,),
+        label=lambda row: "an upload of the last day",
+    ),
+)

@@ -7,21 +7,23 @@ from trunkline.core.ids import DEFAULT_PROJECT, TreeHash
 from trunkline.core.paths import parse_address
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import fsck, refs, store
+from trunkline.versioning import refs, store
 from trunkline.versioning.commits import Publisher
 from trunkline.versioning.model import Commit
 from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service.branches import Branches
 from trunkline.versioning.service.changing import Changing
 from trunkline.versioning.service.commits import Commits
+from trunkline.versioning.service.keeping import Keeping
 from trunkline.versioning.service.owned import OwnedRepos
 from trunkline.versioning.service.projects import Projects
 from trunkline.versioning.service.repos import Repos
+from trunkline.versioning.writers import Writers
 
 __all__ = ["Publisher", "VersioningService"]
 
 
-class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos):
+class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos, Keeping):
     """Projects, repos, branches, commits, and the trees behind them.
 
     Addresses are strings: ``[project/]repo@branch|ID|branch=ID[^…|^N|.N][:path]``; ``project`` is the one meant where the
@@ -29,8 +31,16 @@ class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos
     with the same keys (for AUTO commits), each in the transaction that makes it true.
     """
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock, publish: Publisher) -> None:
-        super().__init__(db=db, objects=objects, clock=clock, publish=publish)
+    def __init__(
+        self,
+        *,
+        db: Database,
+        objects: ObjectStore,
+        clock: Clock,
+        publish: Publisher,
+        registry: Writers | None = None,
+    ) -> None:
+        super().__init__(db=db, objects=objects, clock=clock, publish=publish, registry=registry)
         with db.write() as connection:
             if store.find_project(connection, DEFAULT_PROJECT) is None:
                 store.insert_project(connection, DEFAULT_PROJECT, "", clock.now())
@@ -45,11 +55,3 @@ class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos
             found = refs.find(connection, where)
             root = store.shown_tree(connection, found.pk)[0]
         return found.commit, root or TreeHash(EMPTY_ROOT.hex()), where.path or "/"
-
-    def fsck(self) -> list[fsck.Problem]:
-        """Walk everything that commits refer to and verify it; what is lost or damaged, and what needs it."""
-        return fsck.check(self._db, self._objects, self._chunks)
-
-    def reindex(self) -> int:
-        """Learn from the packs what the database does not know of them; returns how many packs were new."""
-        return fsck.reindex(self._db, self._objects, self._clock)

@@ -15,6 +15,7 @@ from trunkline.versioning import refs, store
 from trunkline.versioning.commits import Publisher
 from trunkline.versioning.service.trees import TreeService
 from trunkline.versioning.store import BranchRow, RepoRow
+from trunkline.versioning.writers import Writers
 
 _LOCKS = 64
 
@@ -22,8 +23,16 @@ _LOCKS = 64
 class UseCases(TreeService):
     """The base of every group of use cases."""
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock, publish: Publisher) -> None:
-        super().__init__(db=db, objects=objects, clock=clock)
+    def __init__(
+        self,
+        *,
+        db: Database,
+        objects: ObjectStore,
+        clock: Clock,
+        publish: Publisher,
+        registry: Writers | None = None,
+    ) -> None:
+        super().__init__(db=db, objects=objects, clock=clock, registry=registry)
         self._publish = publish
         # Only for speed: writers to one repo queue here instead of redoing their work. Truth is the compare-and-swap.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]

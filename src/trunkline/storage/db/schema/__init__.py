@@ -19,6 +19,13 @@ from trunkline.storage.db.schema.data import (
     repos,
     tokens,
 )
+from trunkline.storage.db.schema.keeping import (
+    condemned_packs,
+    maintenance,
+    purged_roots,
+    purges,
+    tree_holds,
+)
 from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
 from trunkline.storage.db.schema.models import (
     checkpoints,
@@ -54,11 +61,13 @@ __all__ = [
     "chunks",
     "commit_provenance",
     "commits",
+    "condemned_packs",
     "datum_results",
     "datums",
     "events",
     "experiments",
     "jobs",
+    "maintenance",
     "meta",
     "metadata",
     "metrics",
@@ -73,6 +82,8 @@ __all__ = [
     "pipelines",
     "processes",
     "projects",
+    "purged_roots",
+    "purges",
     "queues",
     "repos",
     "revisions",
@@ -80,5 +91,6 @@ __all__ = [
     "services",
     "tasks",
     "tokens",
+    "tree_holds",
     "trials",
 ]
