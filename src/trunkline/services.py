@@ -16,7 +16,7 @@ from trunkline.access.model import Scope
 from trunkline.access.service import AccessService
 from trunkline.core.clock import Clock, SystemClock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, is_commit_id
-from trunkline.errors import InvalidInputError, NotFoundError
+from trunkline.errors import CorruptionError, InvalidInputError, NotFoundError
 from trunkline.jobs.engines.process import ProcessEngine
 from trunkline.jobs.model import LaunchSpec
 from trunkline.jobs.outbox import Outbox
@@ -42,6 +42,8 @@ from trunkline.versioning.service import VersioningService
 log = logging.getLogger(__name__)
 
 _REPO_URI = re.compile(r"(?:trunkline://)?([\w-]+/)?[\w-]+@[^:]+(:.*)?", re.ASCII)
+
+_COMMIT_LABEL = re.compile(r"commit ([\w-]+)/([\w-]+)@([0-9a-f]{32})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     pipelines.register()
     training.register()
     versioning.learn_roots(root_sources())
+    versioning.learn_to_make(OutputMaker(db, versioning))
     outbox.subscribe(
         "job.finished",
         lambda connection, job: access.revoke_in(
@@ -129,6 +132,27 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
         secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
         started_at=clock.now(),
     )  # fmt: skip
+
+
+class OutputMaker:
+    """Puts the output commit of a job together again out of its datums' outputs, whose nodes are stored apart from it."""
+
+    def __init__(self, db: Database, versioning: VersioningService) -> None:
+        self._db = db
+        self._versioning = versioning
+
+    def __call__(self, label: str) -> bool:
+        """``label`` names what is damaged, as ``fsck`` does: ``commit PROJECT/REPO@ID``. False if it cannot be done."""
+        found = _COMMIT_LABEL.fullmatch(label)
+        if found is None:
+            return False
+        with self._db.read() as connection:
+            job = pipeline_store.get_job(connection, *found.groups())
+            outputs = datum_store.outputs(connection, job.pk) if job is not None else {}
+        try:
+            return bool(outputs) and bool(self._versioning.merge(outputs))
+        except (CorruptionError, NotFoundError):
+            return False
 
 
 def root_sources() -> tuple[RootSource, ...]:

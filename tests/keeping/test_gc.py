@@ -296,7 +296,7 @@ class Stepped:
         if not self._done:
             self._go.put(None)
             with suppress(queue.Empty):
-                self._done = self._paused.get(timeout=None if wait else 0.2)
+                self._done = self._paused.get(timeout=None if wait else 0.05)
 
     def finish(self) -> None:
         while not self._done:
@@ -318,7 +318,11 @@ def _changes(pause: Callable[[], None], source: TreeHash, how: str) -> Iterator[
             pause()
 
 
-@settings(max_examples=30, phases=(Phase.reuse, Phase.generate), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=30,
+    phases=(Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     how=st.sampled_from(["put", "copy", "stage", "base"]),
     before=st.integers(0, 5),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trunkline.services import root_sources
 from trunkline.storage.db.schema import metadata
-from trunkline.versioning.store import ROOTS
+from trunkline.versioning.keepstore import ROOTS
 
 NO_ROOTS = {
     "revisions.model_root": "the identity of a model's content; the tree is that of the commit or version behind its URI",

@@ -230,5 +230,6 @@ ROOTS = (
         column=datum_results.c.output_root,
         keys=(datum_results.c.identity, datum_results.c.job_id),
         label=lambda row: f"cached result {row.k0} of job {row.k1}",
+        is_cache=True,
     ),
 )

@@ -109,6 +109,16 @@ def move_chunks(connection: Connection, old_pack: int, new_pack: int, records: S
         connection.execute(statement, rows)
 
 
+def key_of(connection: Connection, name: str) -> int | None:
+    return connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).scalar_one_or_none()
+
+
+def all_packs(connection: Connection) -> list[tuple[int, str, int]]:
+    """Key, name and size of every pack."""
+    query = sa.select(packs.c.id, packs.c.name, packs.c.size).order_by(packs.c.id)
+    return [(key, name, size) for key, name, size in connection.execute(query)]
+
+
 def list_packs(connection: Connection) -> list[tuple[str, int]]:
     """Name and size of every pack."""
     return [

@@ -40,6 +40,8 @@ class RootSource:
     where: sa.ColumnElement[bool] | None = None
     read: Callable[[Any], Iterable[str]] | None = None
     """How the trees lie in the column, where it holds more than one hash."""
+    is_cache: bool = False
+    """Whether a row may be dropped: what it remembers can be computed again."""
     sizes: bool = False
     """Whether ``size`` stands beside it (and ``file_count``, if the table has it)."""
 

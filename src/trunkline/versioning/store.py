@@ -17,10 +17,8 @@ from trunkline.storage.db.schema import (
     commits,
     projects,
     repos,
-    tree_holds,
 )
 from trunkline.versioning.model import Commit, CommitStatus, Origin, Project
-from trunkline.versioning.roots import RootSource
 
 _KEPT = "kept:"
 """In front of the owner of a repo that outlived it."""
@@ -412,21 +410,3 @@ def upstream_commits(connection: Connection, pks: Sequence[int]) -> list[tuple[i
         table.commit_pk.in_(pks)
     )
     return [(a, b, c) for a, b, c in connection.execute(query.order_by(*query.selected_columns))]
-
-
-# --- trees that are referred to -----------------------------------------------------------------------------------
-
-ROOTS = (
-    RootSource(
-        column=commits.c.root,
-        keys=(repos.c.project, repos.c.name, commits.c.id),
-        join=(repos,),
-        label=lambda row: f"commit {row.k0}/{row.k1}@{row.k2}",
-        sizes=True,
-    ),
-    RootSource(
-        column=tree_holds.c.root,
-        keys=(tree_holds.c.expires_at,),
-        label=lambda row: "an upload of the last day",
-    ),
-)

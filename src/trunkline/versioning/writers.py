@@ -59,7 +59,9 @@ class Writers:
             self._late_packs.clear()
             self._late_names.clear()
             self._late_roots.clear()
-            for lease in self._leases:  # they may end before anything is deleted, and after the roots were read
+            for (
+                lease
+            ) in self._leases:  # they may end before anything is deleted, and after the roots were read
                 self.note(packs=lease.packs, names=lease.names, roots=lease.roots)
 
     def end_collecting(self) -> None:

@@ -111,6 +111,18 @@ class Database:
         with self.write() as connection:
             return work(connection)
 
+    def damage(self) -> list[str]:
+        """What the database itself finds wrong with its file; empty if all is well, or if it has no such check."""
+        if not self.is_sqlite:
+            return []
+        with self.read() as connection:
+            said = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(20)")]
+            lost = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        found = [line for line in said if line != "ok"]
+        return found + [
+            f"row {row[1]} of table {row[0]} refers to a missing row of {row[2]}" for row in lost[:20]
+        ]
+
     def close(self) -> None:
         self._engine.dispose()
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from trunkline.core.clock import Clock
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import fsck, store
+from trunkline.versioning import keepstore
 from trunkline.versioning.commits import Publisher
+from trunkline.versioning.fsck import Checker, Findings, FsckReport, Problem, advice, bounded, reindex
 from trunkline.versioning.gc import GRACE_SECONDS, Collector, GcReport, Hook
 from trunkline.versioning.maintenance import Progress, exclusive
+from trunkline.versioning.repair import Repairer
 from trunkline.versioning.roots import RootSource
 from trunkline.versioning.service.base import UseCases
 from trunkline.versioning.writers import Writers
@@ -29,7 +31,8 @@ class Keeping(UseCases):
         registry: Writers | None = None,
     ) -> None:
         super().__init__(db=db, objects=objects, clock=clock, publish=publish, registry=registry)
-        self._roots: tuple[RootSource, ...] = store.ROOTS
+        self._roots: tuple[RootSource, ...] = keepstore.ROOTS
+        self._makers: list[Callable[[str], bool]] = []
         self.progress = Progress()
 
     def learn_roots(self, sources: Iterable[RootSource]) -> None:
@@ -58,10 +61,60 @@ class Keeping(UseCases):
             )  # fmt: skip
             return collector.run(dry_run=dry_run)
 
-    def fsck(self) -> list[fsck.Problem]:
-        """Walk everything that commits refer to and verify it; what is lost or damaged, and what needs it."""
-        return fsck.check(self._db, self._objects, self._chunks)
+    def fsck(self) -> list[Problem]:
+        """Read everything; what is lost or damaged, and what needs it."""
+        return self._checker().run().problems
+
+    def check(self, *, repair: bool = False) -> FsckReport:
+        """The same with figures. With ``repair`` what can be mended is, and then all is checked again.
+
+        :raises StateError: ``busy``.
+        """
+        if not repair:
+            with exclusive(self._db, self._clock, "fsck"), self.progress.of("fsck"):
+                checker = self._checker()
+                return self._report(checker, checker.run())
+        with exclusive(self._db, self._clock, "fsck"), self.progress.of("fsck"):
+            found = self._checker().run()
+            done = Repairer(
+                db=self._db, objects=self._objects, chunk_store=self._chunks, clock=self._clock,
+                sources=self._roots, found=found,
+            ).run()  # fmt: skip
+            done += self._rederive(found)
+            checker = self._checker()
+            return self._report(checker, checker.run(), done)
+
+    def _rederive(self, found: Findings) -> list[str]:
+        """Nodes of trees that something else knows how to make again."""
+        done = []
+        lost = {label.partition(":/")[0] for labels in found.needed_by.values() for label in labels}
+        for label in sorted(lost):
+            for make in self._makers:
+                if make(label):
+                    done.append(f"{label} was put together again")
+        return done
+
+    def learn_to_make(self, make: Callable[[str], bool]) -> None:
+        """How another domain can make a tree again, given what refers to it; False if it cannot."""
+        self._makers.append(make)
+
+    def _checker(self) -> Checker:
+        return Checker(
+            db=self._db,
+            objects=self._objects,
+            chunk_store=self._chunks,
+            sources=self._roots,
+            progress=self.progress,
+        )
+
+    def _report(self, checker: Checker, found: Findings, done: Iterable[str] = ()) -> FsckReport:
+        problems, more = bounded(found.problems)
+        orphans, orphan_bytes = checker.orphans()
+        return FsckReport(
+            problems=problems, problems_more=more, packs=found.packs, pack_bytes=found.pack_bytes,
+            roots=found.roots, orphans=orphans, orphan_bytes=orphan_bytes, repaired=tuple(done), advice=advice(found),
+        )  # fmt: skip
 
     def reindex(self) -> int:
         """Learn from the packs what the database does not know of them; returns how many packs were new."""
-        return fsck.reindex(self._db, self._objects, self._clock)
+        return reindex(self._db, self._objects, self._clock)
