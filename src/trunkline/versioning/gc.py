@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -110,6 +110,16 @@ def verified(stored: bytes, row: Row | PackRecord) -> bool:
         return False
 
 
+class LiveSet(Protocol):
+    """What the collector asks of marks once they are made."""
+
+    def among(self, names: Sequence[bytes]) -> set[bytes]: ...
+
+    def visit(self, name: bytes, kind: int) -> bool: ...
+
+    def add_contents(self, names: Iterable[bytes]) -> None: ...
+
+
 class Collector:
     """One collection. The caller holds the store (``maintenance.exclusive``)."""
 
@@ -184,7 +194,7 @@ class Collector:
         )  # fmt: skip
         return dead, sparse, report
 
-    def _live(self, marks: Marks, pack_id: int) -> list[Row]:
+    def _live(self, marks: LiveSet, pack_id: int) -> list[Row]:
         with self._db.read() as connection:
             rows = rows_of(connection, pack_id)
         alive = marks.among([row.hash for row in rows])
@@ -209,7 +219,7 @@ class Collector:
             self._progress.more(len(group))
         return replace(report, packs_deleted=deleted, packs_rewritten=rewritten, freed_bytes=freed)
 
-    def _drop(self, marks: Marks, candidates: Sequence[Pack]) -> list[Pack]:
+    def _drop(self, marks: LiveSet, candidates: Sequence[Pack]) -> list[Pack]:
         """Delete packs in which nothing is live."""
         going = list(candidates)
         while True:
@@ -228,7 +238,7 @@ class Collector:
         self.finish_condemned()
         return going
 
-    def _rewrite(self, marks: Marks, group: Sequence[Pack]) -> tuple[list[Pack], int]:
+    def _rewrite(self, marks: LiveSet, group: Sequence[Pack]) -> tuple[list[Pack], int]:
         """Move what is live in the packs of a group into a new pack; returns the packs that went, and the new one's size."""
         builder, moves = PackBuilder(), dict[int, list[PackRecord]]()
         for pack in group:
@@ -293,9 +303,21 @@ class Collector:
         keys, names = self._writers.relied_on()
         return [pack for pack in candidates if pack.id not in keys and pack.name not in names]
 
-    def _mark_late(self, marks: Marks, roots: Iterable[bytes]) -> None:
+    def _mark_late(self, marks: LiveSet, roots: Iterable[bytes]) -> None:
         for root in roots:
             mark_tree(marks, self._chunks.get, root)
+
+    # --- for purges ---
+
+    def rewrite_without(self, keep: LiveSet, pack: Pack) -> bool:
+        """Rewrite one pack now, with only the chunks that ``keep`` keeps. False if a writer is using it."""
+        if self._live(keep, pack.id):
+            return bool(self._rewrite(keep, [pack])[0])
+        return bool(self._drop(keep, [pack]))
+
+    def delete_orphan(self, name: str) -> bool:
+        """Delete a pack that no row knows. False if a writer is about to add its rows."""
+        return self._delete_orphans({name: 1}) == 1
 
     # --- what crashes and failed writes have left ---
 

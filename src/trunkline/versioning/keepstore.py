@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
-from trunkline.storage.db.schema import branches, commit_provenance, commits, repos, tree_holds
+from trunkline.storage.db.schema import (
+    branches,
+    commit_provenance,
+    commits,
+    purged_roots,
+    purges,
+    repos,
+    tree_holds,
+)
 from trunkline.versioning.roots import RootSource
 
 ROOTS = (
@@ -100,3 +108,69 @@ def set_sizes(connection: Connection, root: str, size: int, file_count: int) -> 
     wrong = sa.or_(commits.c.size != size, commits.c.file_count != file_count)
     statement = sa.update(commits).where(commits.c.root == root, wrong)
     return connection.execute(statement.values(size=size, file_count=file_count)).rowcount
+
+
+# --- purges -------------------------------------------------------------------------------------------------------
+
+
+def trees_of_repo(connection: Connection, repo_id: int) -> list[str]:
+    """The distinct trees of a repo's commits."""
+    query = sa.select(commits.c.root).where(commits.c.repo_id == repo_id, commits.c.root.is_not(None))
+    return list(connection.execute(query.distinct()).scalars())
+
+
+def downstream(connection: Connection, found: Iterable[tuple[str, str, str]]) -> list[str]:
+    """The commits that were made from commits (given as project, repo, ID), directly or not, as addresses."""
+    level: list[int] = []
+    for project, repo, commit_id in found:
+        query = sa.select(commits.c.pk).join_from(commits, repos)
+        query = query.where(repos.c.project == project, repos.c.name == repo, commits.c.id == commit_id)
+        level += connection.execute(query).scalars()
+    seen = set(level)
+    made: list[int] = []
+    while level:
+        part, level = level[:500], level[500:]
+        query = sa.select(commit_provenance.c.commit_pk).where(commit_provenance.c.upstream_pk.in_(part))
+        fresh = [pk for pk in connection.execute(query.distinct()).scalars() if pk not in seen]
+        seen.update(fresh)
+        made += fresh
+        level += fresh
+    names: list[str] = []
+    for start in range(0, len(made), 500):
+        query = sa.select(_label() + "@" + commits.c.id).join_from(commits, repos).order_by(commits.c.pk)
+        names += connection.execute(query.where(commits.c.pk.in_(made[start : start + 500]))).scalars()
+    return names
+
+
+def add_purge(connection: Connection, **values: Any) -> int:
+    return int(connection.execute(sa.insert(purges).values(values).returning(purges.c.id)).scalar_one())
+
+
+def add_purged_root(connection: Connection, purge_id: int, old: str, new: str) -> None:
+    known = sa.select(purged_roots).where(purged_roots.c.purge_id == purge_id, purged_roots.c.old_root == old)
+    if connection.execute(known).first() is None:
+        connection.execute(sa.insert(purged_roots).values(purge_id=purge_id, old_root=old, new_root=new))
+
+
+def update_purge(connection: Connection, purge_id: int, **values: Any) -> None:
+    connection.execute(sa.update(purges).where(purges.c.id == purge_id).values(values))
+
+
+def list_purges(connection: Connection, *where: sa.ColumnElement[bool]) -> list[Row[Any]]:
+    return list(connection.execute(sa.select(purges).where(*where).order_by(purges.c.id)))
+
+
+def unfinished_purges(connection: Connection) -> list[Row[Any]]:
+    return list_purges(connection, purges.c.state == "erasing")
+
+
+def purge_of(connection: Connection, project: str, repo: str, path: str) -> Row[Any] | None:
+    """The purge that a path of a repo fell to, if any."""
+    found = list_purges(connection, purges.c.project == project, purges.c.repo == repo)
+    return next(
+        (row for row in found if path == row.path or path.startswith(row.path.rstrip("/") + "/")), None
+    )
+
+
+def drop_cached(connection: Connection, source: RootSource, root: str) -> int:
+    return connection.execute(sa.delete(source.column.table).where(source.column == root)).rowcount

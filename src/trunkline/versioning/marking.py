@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, decode_list, decode_tree
 
@@ -92,7 +92,15 @@ class Marks:
         return int(self._db.execute("SELECT count(*) FROM roots").fetchone()[0])
 
 
-def mark_tree(marks: Marks, get: Get, root: bytes) -> None:
+class Marked(Protocol):
+    """Where a walk leaves its marks."""
+
+    def visit(self, name: bytes, kind: int) -> bool: ...
+
+    def add_contents(self, names: Iterable[bytes]) -> None: ...
+
+
+def mark_tree(marks: Marked, get: Get, root: bytes) -> None:
     """Mark all that a tree needs. What was walked before is not walked again.
 
     :raises CorruptionError: where a part of it is lost: then nothing may be concluded from the marks.
@@ -113,7 +121,7 @@ def mark_tree(marks: Marks, get: Get, root: bytes) -> None:
         marks.add_contents(contents)
 
 
-def mark_list(marks: Marks, get: Get, entry: Entry) -> None:
+def mark_list(marks: Marked, get: Get, entry: Entry) -> None:
     """The same for the content of one large file."""
     stack = [(entry.hash, entry.level)]
     while stack:

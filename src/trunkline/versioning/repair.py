@@ -150,8 +150,7 @@ class Repairer:
                     if any(label == root.label or label.startswith(root.label + ":/") for label in damaged)
                 }
                 for root in roots:
-                    table = source.column.table
-                    count += connection.execute(sa.delete(table).where(source.column == root)).rowcount
+                    count += keepstore.drop_cached(connection, source, root)
         return [f"{count} cached results were dropped: they are computed again"] if count else []
 
 

@@ -9,6 +9,7 @@ first wins, and the other sees it. ``docs/guarantees.md`` has the argument in fu
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,7 @@ from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import condemned_packs, tree_holds
 from trunkline.versioning import chunkindex
 
+WAIT_POLL_SECONDS = 0.02
 HOLD_SECONDS = 24 * 3600.0
 """How long a staged tree waits to be referred to."""
 
@@ -49,6 +51,18 @@ class Writers:
     def _end(self, lease: WriterLease) -> None:
         with self.sweep_lock:
             self._leases.discard(lease)
+
+    def wait_for_present(self, timeout_seconds: float) -> bool:
+        """Wait until every writer that is at work now has ended. False if the time is over first."""
+        with self.sweep_lock:
+            present = set(self._leases)
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            with self.sweep_lock:
+                if not present & self._leases:
+                    return True
+            time.sleep(WAIT_POLL_SECONDS)
+        return False
 
     # --- the collector's side; all but the first two under the sweep lock ---
 

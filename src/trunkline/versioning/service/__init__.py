@@ -5,6 +5,7 @@ from __future__ import annotations
 from trunkline.core.clock import Clock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash
 from trunkline.core.paths import parse_address
+from trunkline.errors import NotFoundError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import refs, store
@@ -14,16 +15,16 @@ from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service.branches import Branches
 from trunkline.versioning.service.changing import Changing
 from trunkline.versioning.service.commits import Commits
-from trunkline.versioning.service.keeping import Keeping
 from trunkline.versioning.service.owned import OwnedRepos
 from trunkline.versioning.service.projects import Projects
+from trunkline.versioning.service.purging import Purging
 from trunkline.versioning.service.repos import Repos
 from trunkline.versioning.writers import Writers
 
 __all__ = ["Publisher", "VersioningService"]
 
 
-class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos, Keeping):
+class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos, Purging):
     """Projects, repos, branches, commits, and the trees behind them.
 
     Addresses are strings: ``[project/]repo@branch|ID|branch=ID[^…|^N|.N][:path]``; ``project`` is the one meant where the
@@ -49,9 +50,21 @@ class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos
         """The commit, the tree that it shows and the path that an address names (``/`` if it names none).
 
         A commit that failed, or that a job has not finished, shows its nearest good ancestor's tree.
+
+        :raises NotFoundError: ``purged``, where the path is gone because it was purged; other paths need not be there.
         """
         where = parse_address(address, project)
         with self._db.read() as connection:
             found = refs.find(connection, where)
-            root = store.shown_tree(connection, found.pk)[0]
-        return found.commit, root or TreeHash(EMPTY_ROOT.hex()), where.path or "/"
+            root = store.shown_tree(connection, found.pk)[0] or TreeHash(EMPTY_ROOT.hex())
+        path = where.path or "/"
+        gone = self._purged(where.project, where.repo, path) if path != "/" else None
+        if gone is not None and not self._has(root, path):
+            raise gone
+        return found.commit, root, path
+
+    def _has(self, root: TreeHash, path: str) -> bool:
+        try:
+            return self.stat(root, path) is not None
+        except NotFoundError:
+            return False

@@ -55,6 +55,8 @@ class Keeping(UseCases):
         :raises StateError: ``busy``. :raises CorruptionError: if something that is needed is lost; nothing was deleted then.
         """
         with exclusive(self._db, self._clock, "gc"), self.progress.of("gc"):
+            if not dry_run:
+                self._finish_purges()
             collector = Collector(
                 db=self._db, objects=self._objects, chunk_store=self._chunks, clock=self._clock,
                 sources=self._roots, grace_seconds=grace_seconds, progress=self.progress, at=at,
@@ -83,6 +85,9 @@ class Keeping(UseCases):
             done += self._rederive(found)
             checker = self._checker()
             return self._report(checker, checker.run(), done)
+
+    def _finish_purges(self) -> None:
+        """What an interrupted purge has left to do (see ``Purging``)."""
 
     def _rederive(self, found: Findings) -> list[str]:
         """Nodes of trees that something else knows how to make again."""
