@@ -16,13 +16,14 @@ from trunkline.access.model import Scope
 from trunkline.access.service import AccessService
 from trunkline.core.clock import Clock, SystemClock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, is_commit_id
-from trunkline.errors import CorruptionError, InvalidInputError, NotFoundError
+from trunkline.errors import CorruptionError, InvalidInputError, NotFoundError, StateError
 from trunkline.jobs.engines.process import ProcessEngine
-from trunkline.jobs.model import LaunchSpec
+from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, LaunchSpec, Outcome, Task
 from trunkline.jobs.outbox import Outbox
 from trunkline.jobs.pool import Pool, ProcessTable
 from trunkline.jobs.queue import TaskQueue
 from trunkline.jobs.service import JobsService
+from trunkline.lineage import PurgeLineage
 from trunkline.pipelines import datum_store
 from trunkline.pipelines import store as pipeline_store
 from trunkline.pipelines.service import PipelineService
@@ -43,6 +44,10 @@ log = logging.getLogger(__name__)
 
 _REPO_URI = re.compile(r"(?:trunkline://)?([\w-]+/)?[\w-]+@[^:]+(:.*)?", re.ASCII)
 
+GC = "gc"
+BUSY_SECONDS = 600.0
+FIRST_GC_SECONDS = 900.0
+"""After a start: the server is busy with other things then."""
 _COMMIT_LABEL = re.compile(r"commit ([\w-]+)/([\w-]+)@([0-9a-f]{32})", re.ASCII)
 
 
@@ -62,11 +67,19 @@ class Services:
     pipelines: PipelineService
     training: TrainingService
     serving: ServingService
+    lineage: PurgeLineage
     started_at: float
 
     def start(self) -> None:
         """Adopt what still runs, and start the background loops."""
         self._forget_old_workers()
+        self.versioning.forget_crashed_work()
+        if self.settings.gc_every_hours:
+            with self.db.write() as connection:
+                self.jobs.queue.enqueue(
+                    connection, kind=GC, key="store", queue=CONTROL_QUEUE, payload={},
+                    after_seconds=min(FIRST_GC_SECONDS, self.settings.gc_every_hours * 3600),
+                )  # fmt: skip
         self.serving.start()
         self.jobs.start()
 
@@ -119,6 +132,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     )  # fmt: skip
     pipelines.register()
     training.register()
+    jobs.on_control(GC, PeriodicGc(versioning, settings))
     versioning.learn_roots(root_sources())
     versioning.learn_to_make(OutputMaker(db, versioning))
     outbox.subscribe(
@@ -130,8 +144,32 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     return Services(
         settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning,
         secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
+        lineage=PurgeLineage(
+            db=db, versioning=versioning, pipelines=pipelines, training=training, registry=registry, serving=serving
+        ),
         started_at=clock.now(),
     )  # fmt: skip
+
+
+class PeriodicGc:
+    """The control step that collects garbage now and then."""
+
+    def __init__(self, versioning: VersioningService, settings: Settings) -> None:
+        self._versioning = versioning
+        self._settings = settings
+
+    def __call__(self, task: Task) -> Outcome:
+        hours = self._settings.gc_every_hours
+        if not hours:
+            return Done()
+        try:
+            done = self._versioning.gc(grace_seconds=self._settings.gc_grace_hours * 3600)
+            log.info("gc: %d bytes freed, %d packs deleted", done.freed_bytes, done.packs_deleted)
+        except StateError:
+            return Again(after_seconds=BUSY_SECONDS)  # a backup, say
+        except CorruptionError as error:
+            log.error("gc: %s", error)
+        return Again(after_seconds=hours * 3600)
 
 
 class OutputMaker:

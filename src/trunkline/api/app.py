@@ -18,6 +18,7 @@ from trunkline.api.routes import (
     files,
     filesets,
     inferenceservices,
+    keeping,
     leases,
     models,
     namespaces,
@@ -33,7 +34,7 @@ from trunkline.wire.base import Error
 
 NOUNS = (
     server, projects, repos, commits, files, filesets, pipelines, leases, experiments, models, namespaces,
-    inferenceservices, pages,
+    inferenceservices, keeping, pages,
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from trunkline.cli import (
     deleting,
     files,
     inspecting,
+    keeping,
     listing,
     logs,
     server,
@@ -48,6 +49,7 @@ def build() -> typer.Typer:
     logs.register(app)
     steering.register(app)
     deleting.register(app)
+    keeping.register(app)
     return app
 
 

@@ -233,3 +233,23 @@ ROOTS = (
         is_cache=True,
     ),
 )
+
+
+def consumers(connection: Connection, keys: Mapping[str, Sequence[bytes]]) -> Iterator[tuple[str, str]]:
+    """The datums that saw any of the files (given by tree and key), with their identities."""
+    query = sa.select(
+        datums.c.inputs, datums.c.identity, pipelines.c.project, pipelines.c.name, datums.c.id, jobs.c.id
+    )
+    query = query.select_from(datums.join(jobs).join(pipelines))
+    for inputs, identity, project, pipeline, datum, job in connection.execute(query):
+        if any(_sees(one, keys.get(one["root"], ())) for one in inputs):
+            yield f"datum {datum} of job {project}/{pipeline}@{job}", identity
+
+
+def _sees(given: Mapping[str, Any], keys: Sequence[bytes]) -> bool:
+    files = ["/" + key.decode() for key in keys]
+    return any(
+        file == path or (path.endswith("/") and file.startswith(path))
+        for file in files
+        for path in given["paths"]
+    )

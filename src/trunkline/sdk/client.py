@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from trunkline.sdk.live import LiveMethods
+from trunkline.sdk.keeping import KeepingMethods
 
 
-class Client(LiveMethods):
+class Client(KeepingMethods):
     """Speaks with a control server; without arguments, with the one of this user's data directory.
 
     ``url`` and ``token`` default to ``TRUNKLINE_URL`` and ``TRUNKLINE_TOKEN``, then to what the data directory says.

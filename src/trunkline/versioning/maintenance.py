@@ -46,6 +46,12 @@ class Progress:
         self.done += count
 
 
+def forget(db: Database) -> None:
+    """At the server's start: who held the store is dead."""
+    with db.write() as connection:
+        connection.execute(sa.delete(maintenance))
+
+
 def is_running(connection: Connection, now: float) -> bool:
     """Whether somebody holds the store for such work."""
     return _holder(connection, now) is not None

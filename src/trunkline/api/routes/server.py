@@ -12,13 +12,12 @@ from trunkline.api.routes import new_router
 from trunkline.core.ids import is_commit_id
 from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.services import Services
-from trunkline.wire.base import Page
 from trunkline.wire.commits import Commit
 from trunkline.wire.experiments import Experiment
 from trunkline.wire.inferenceservices import Revision
 from trunkline.wire.jobs import Job
 from trunkline.wire.models import ModelVersion
-from trunkline.wire.status import ConsoleLink, Everything, Problem, Process, Status
+from trunkline.wire.status import ConsoleLink, Everything, Process, Status
 
 router = new_router("server")
 
@@ -40,11 +39,6 @@ def status(use: Use) -> Status:
 @router.post("/console-link", status_code=201)
 def console_link(use: Use) -> ConsoleLink:
     return ConsoleLink(url=f"{use.settings.url}/login?link={use.access.console_link_token()}")
-
-
-@router.get("/fsck")
-def fsck(use: Use) -> Page[Problem]:
-    return Page(items=[Problem.model_validate(found) for found in use.versioning.fsck()])
 
 
 @router.get("/inspect/{commit_id}")

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool
 
-from trunkline.errors import CorruptionError, InvalidInputError, LimitError, UnavailableError
+from trunkline.errors import CorruptionError, InvalidInputError, LimitError, StateError, UnavailableError
 from trunkline.storage.db import schema
 
 BUSY_TIMEOUT_MS = 30_000
@@ -122,6 +122,18 @@ class Database:
         return found + [
             f"row {row[1]} of table {row[0]} refers to a missing row of {row[2]}" for row in lost[:20]
         ]
+
+    def snapshot(self, path: Path) -> None:
+        """A consistent copy of the whole database in a new file, made while others write.
+
+        :raises StateError: ``not_sqlite``: other databases have tools of their own.
+        """
+        if not self.is_sqlite:
+            raise StateError(
+                "only the built-in database is backed up here: use pg_dump for PostgreSQL", kind="not_sqlite"
+            )
+        with _translated(), self._engine.connect() as connection:
+            connection.exec_driver_sql("VACUUM INTO ?", (str(path),))
 
     def close(self) -> None:
         self._engine.dispose()

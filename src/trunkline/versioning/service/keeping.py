@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from trunkline.core.clock import Clock
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import keepstore
+from trunkline.versioning.backup import BackupMaker, BackupReport
 from trunkline.versioning.commits import Publisher
 from trunkline.versioning.fsck import Checker, Findings, FsckReport, Problem, advice, bounded, reindex
 from trunkline.versioning.gc import GRACE_SECONDS, Collector, GcReport, Hook
-from trunkline.versioning.maintenance import Progress, exclusive
+from trunkline.versioning.maintenance import Progress, exclusive, forget
 from trunkline.versioning.repair import Repairer
 from trunkline.versioning.roots import RootSource
 from trunkline.versioning.service.base import UseCases
@@ -119,6 +122,33 @@ class Keeping(UseCases):
             problems=problems, problems_more=more, packs=found.packs, pack_bytes=found.pack_bytes,
             roots=found.roots, orphans=orphans, orphan_bytes=orphan_bytes, repaired=tuple(done), advice=advice(found),
         )  # fmt: skip
+
+    def backup(
+        self,
+        target: ObjectStore,
+        *,
+        folder: Path,
+        release: str,
+        files: Mapping[str, str],
+        keep: int | None = None,
+    ) -> BackupReport:
+        """Copy everything that is committed to another store. ``folder``: has room for a copy of the database.
+
+        :raises CorruptionError: if a pack is lost or damaged: the backup is not finished, those before it stay.
+        """
+        maker = BackupMaker(
+            db=self._db, objects=self._objects, target=target, clock=self._clock, progress=self.progress
+        )
+        with (
+            exclusive(self._db, self._clock, "backup"),
+            self.progress.of("backup"),
+            TemporaryDirectory(dir=folder, prefix=".backup-") as temporary,
+        ):
+            return maker.run(Path(temporary) / "copy.db", release=release, files=files, keep=keep)
+
+    def forget_crashed_work(self) -> None:
+        """At the server's start: nothing goes on yet, whatever the rows say."""
+        forget(self._db)
 
     def reindex(self) -> int:
         """Learn from the packs what the database does not know of them; returns how many packs were new."""
