@@ -11,6 +11,9 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import Connection
 
 from trunkline.access.model import Scope
 from trunkline.access.service import AccessService
@@ -34,14 +37,15 @@ from trunkline.secrets.service import SecretsService
 from trunkline.serving.service import ServingService
 from trunkline.settings import Settings, inherited_environment
 from trunkline.storage.db.engine import Database
-from trunkline.storage.objects.local import LocalStore
+from trunkline.storage.objects import open_store
 from trunkline.training import store as training_store
 from trunkline.training.service import TrainingService
 from trunkline.versioning.roots import RootSource
-from trunkline.versioning.service import VersioningService
+from trunkline.versioning.service import TransactionService, VersioningService
 
 log = logging.getLogger(__name__)
 
+FIRE_TRIGGERS = "fire-triggers"
 _REPO_URI = re.compile(r"(?:trunkline://)?([\w-]+/)?[\w-]+@[^:]+(:.*)?", re.ASCII)
 
 GC = "gc"
@@ -62,6 +66,7 @@ class Services:
     jobs: JobsService
     table: ProcessTable
     versioning: VersioningService
+    transactions: TransactionService
     secrets: SecretsService
     registry: RegistryService
     pipelines: PipelineService
@@ -114,9 +119,8 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     commands = WorkerCommands(settings, access)
     pool = Pool(db=db, queue=queue, table=table, command=commands, limits={"trial": settings.trials_max})
     jobs = JobsService(db=db, clock=clock, queue=queue, outbox=outbox, pool=pool)
-    versioning = VersioningService(
-        db=db, objects=LocalStore(settings.objects_dir), clock=clock, publish=outbox.publish
-    )
+    objects = open_store(settings.place_of_objects, settings.options_of_objects)
+    versioning = VersioningService(db=db, objects=objects, clock=clock, publish=outbox.publish)
     secrets = SecretsService(db=db, clock=clock)
     registry = RegistryService(db=db, clock=clock, versioning=versioning, publish=outbox.publish)
     pipelines = PipelineService(
@@ -135,6 +139,11 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     jobs.on_control(GC, PeriodicGc(versioning, settings))
     versioning.learn_roots(root_sources())
     versioning.learn_to_make(OutputMaker(db, versioning))
+    transactions = TransactionService(
+        db=db, clock=clock, publish=outbox.publish,
+        cases={**versioning.transaction_cases(), "create_pipeline": pipelines.create},
+    )  # fmt: skip
+    _watch_the_clock(versioning, jobs, clock)
     outbox.subscribe(
         "job.finished",
         lambda connection, job: access.revoke_in(
@@ -143,7 +152,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     )
     return Services(
         settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning,
-        secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
+        transactions=transactions, secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
         lineage=PurgeLineage(
             db=db, versioning=versioning, pipelines=pipelines, training=training, registry=registry, serving=serving
         ),
@@ -196,6 +205,20 @@ class OutputMaker:
 def root_sources() -> tuple[RootSource, ...]:
     """Every column outside of versioned data that refers to a tree."""
     return (*pipeline_store.ROOTS, *datum_store.ROOTS, *training_store.ROOTS, *registry_store.ROOTS)
+
+
+def _watch_the_clock(versioning: VersioningService, jobs: JobsService, clock: Clock) -> None:
+    """Triggers with a time: one control task, which is asked for when there is a new time and sleeps until the next one."""
+
+    def step(_task: Task) -> Outcome:
+        next_at = versioning.fire_due_triggers()
+        return Done() if next_at is None else Again(after_seconds=max(0.0, next_at - clock.now()))
+
+    def wake(connection: Connection, _event: dict[str, Any]) -> None:
+        jobs.queue.enqueue(connection, kind=FIRE_TRIGGERS, key="all", queue=CONTROL_QUEUE)
+
+    jobs.on_control(FIRE_TRIGGERS, step)
+    jobs.outbox.subscribe("trigger.scheduled", wake)
 
 
 def stop_children(table: ProcessTable) -> int:

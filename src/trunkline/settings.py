@@ -10,8 +10,9 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -86,9 +87,26 @@ class Settings(BaseSettings):
     domain: str = Field(
         default="example.com", description="Services answer to the host NAME.NAMESPACE.<domain>."
     )
-    database_url: str | None = Field(
-        default=None, description="SQLAlchemy URL; default: SQLite in the data directory."
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="`postgresql://USER@HOST:PORT/DATABASE`; default: SQLite in the data directory.",
     )
+    database_password: SecretStr | None = Field(
+        default=None,
+        description="Password for `database_url`; better in the environment or in `database_password_file` than in the URL.",
+    )
+    database_password_file: Path | None = Field(
+        default=None, description="A file whose first line is the password for `database_url`."
+    )
+    objects: str | None = Field(
+        default=None,
+        description="Where stored bytes live: a folder, or `s3://BUCKET/PREFIX`, `gs://…`, `az://…`; default: `objects` in the "
+        "data directory. Credentials come from the environment (`AWS_ACCESS_KEY_ID` …), never from here.",
+    )
+    objects_endpoint: str | None = Field(
+        default=None, description="URL of an S3 service other than Amazon's."
+    )
+    objects_region: str | None = Field(default=None, description="Region of the bucket.")
     environments: dict[str, Environment] = Field(
         default_factory=dict, description="Maps the `image` of a pipeline to an environment on this machine."
     )
@@ -172,7 +190,39 @@ class Settings(BaseSettings):
 
     @property
     def url_of_database(self) -> str:
-        return self.database_url or f"sqlite:///{self.home / 'trunkline.db'}"
+        """With its password: for the driver, not for people.
+
+        :raises InvalidInputError: ``bad_database_url``; ``no_password_file``.
+        """
+        if self.database_url is None:
+            return f"sqlite:///{self.home / 'trunkline.db'}"
+        url, password = self.database_url.get_secret_value(), self._database_password()
+        return url if password is None else _with_password(url, password)
+
+    def _database_password(self) -> str | None:
+        if self.database_password is not None:
+            return self.database_password.get_secret_value()
+        if self.database_password_file is None:
+            return None
+        try:
+            return self.database_password_file.read_text().partition("\n")[0].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(
+                f"database_password_file {self.database_password_file} cannot be read: "
+                f"{getattr(error, 'strerror', None) or 'it is not text'}",
+                kind="no_password_file",
+            ) from error
+
+    @property
+    def place_of_objects(self) -> str:
+        """A folder or a URL."""
+        return self.objects or str(self.objects_dir)
+
+    @property
+    def options_of_objects(self) -> dict[str, str]:
+        """What the driver of a URL must know beside it."""
+        options = {"endpoint": self.objects_endpoint, "region": self.objects_region}
+        return {name: value for name, value in options.items() if value is not None}
 
     def environment_for(self, image: str) -> Environment:
         """The environment that stands for ``image``; tags and digests are ignored for the built-in ones.
@@ -196,6 +246,17 @@ class Settings(BaseSettings):
                 details={"image": image, "python": found.python},
             )
         return found
+
+
+def _with_password(url: str, password: str) -> str:
+    scheme, found, rest = url.partition("://")
+    user, found_at, place = rest.partition("@")
+    if not found or not found_at or not user.partition(":")[0]:
+        raise InvalidInputError(
+            "database_url names no user for the password: write postgresql://USER@HOST:PORT/DATABASE",
+            kind="bad_database_url",
+        )
+    return f"{scheme}://{user.partition(':')[0]}:{quote(password, safe='')}@{place}"
 
 
 def _reachable(host: str) -> str:

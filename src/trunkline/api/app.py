@@ -27,13 +27,14 @@ from trunkline.api.routes import (
     projects,
     repos,
     server,
+    transactions,
 )
 from trunkline.errors import TrunklineError
 from trunkline.services import Services
 from trunkline.wire.base import Error
 
 NOUNS = (
-    server, projects, repos, commits, files, filesets, pipelines, leases, experiments, models, namespaces,
+    server, projects, repos, commits, transactions, files, filesets, pipelines, leases, experiments, models, namespaces,
     inferenceservices, keeping, pages,
 )  # fmt: skip
 

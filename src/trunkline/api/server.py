@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,17 +50,23 @@ def serve(settings: Settings, *, to_stderr: bool, on_ready: Callable[[Services, 
         port = home.choose_gateway_port(settings, is_ours=_gateway_runs(settings))
         settings = settings.model_copy(update={"gateway_port": port})
         services = build(settings)
-        services.access.admin_token(settings.token_file)
-        home.write_down(settings, started_at=services.started_at)
-        server = _Server(services)
-        with _signals_to(server.handle_exit):
-            services.start()
-            log.info("serving at %s, process %d", settings.url, os.getpid())
-            on_ready(services, f"{settings.url}/login?link={services.access.console_link_token()}")
-            server.run(sockets=[listener])
-        log.info("stopping")
-        services.stop()
+        with services.db.only_server():
+            _serve(services, listener, on_ready)
+            services.stop()
         home.write_down(settings, started_at=services.started_at, is_up=False)
+
+
+def _serve(services: Services, listener: socket.socket, on_ready: Callable[[Services, str], None]) -> None:
+    settings = services.settings
+    services.access.admin_token(settings.token_file)
+    home.write_down(settings, started_at=services.started_at)
+    server = _Server(services)
+    with _signals_to(server.handle_exit):
+        services.start()
+        log.info("serving at %s, process %d", settings.url, os.getpid())
+        on_ready(services, f"{settings.url}/login?link={services.access.console_link_token()}")
+        server.run(sockets=[listener])
+    log.info("stopping")
 
 
 class _Server(uvicorn.Server):

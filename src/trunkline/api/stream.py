@@ -11,7 +11,7 @@ import contextlib
 import io
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from trunkline.api.middleware import BODY_LIMIT_KEY
-from trunkline.errors import UnavailableError
+from trunkline.errors import TrunklineError, UnavailableError
 from trunkline.storage.db.engine import Changes
 
 PART_BYTES = 1024 * 1024
@@ -227,5 +227,35 @@ def ndjson(tail: Tail, *, offset: int, follow: bool) -> StreamingResponse:
             if not found:
                 await asyncio.sleep(FOLLOW_SECONDS)
             found, at, done = await run_in_threadpool(tail, at)
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+def followed(
+    look: Callable[[], Sequence[BaseModel]], *, changes: Changes, stopping: threading.Event
+) -> StreamingResponse:
+    """What comes, as newline-delimited JSON, until the client goes or the server stops. ``look`` gives each thing once."""
+    count = changes.count
+    first = look()  # here, in the endpoint's thread, so that what fails early gets its own status
+
+    async def lines() -> AsyncIterator[bytes]:
+        found, seen = first, count
+        loop = asyncio.get_running_loop()
+        spoke_at = loop.time()
+        while not stopping.is_set():
+            if found:
+                spoke_at = loop.time()
+                yield b"".join(one.model_dump_json().encode() + b"\n" for one in found)
+            elif changes.count == seen:
+                if loop.time() - spoke_at > SILENCE_SECONDS_MAX:
+                    spoke_at = loop.time()
+                    yield b"\n"
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
+            seen = changes.count
+            try:
+                found = await run_in_threadpool(look)
+            except TrunklineError:
+                return  # what was followed is gone; whoever asks again is told so
 
     return StreamingResponse(lines(), media_type="application/x-ndjson")

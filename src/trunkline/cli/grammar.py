@@ -18,7 +18,7 @@ NOUNS = {
     "branch": "branches", "checkpoint": "checkpoints", "commit": "commits", "datum": "datums",
     "experiment": "experiments", "file": "files", "inferenceservice": "inferenceservices", "job": "jobs",
     "model": "models", "namespace": "namespaces", "pipeline": "pipelines", "project": "projects", "purge": "purges",
-    "repo": "repos", "secret": "secrets", "trial": "trials", "version": "versions",
+    "repo": "repos", "secret": "secrets", "transaction": "transactions", "trial": "trials", "version": "versions",
 }  # fmt: skip
 SAME = {plural: singular for singular, plural in NOUNS.items()} | {
     "isvc": "inferenceservice", "ns": "namespace", "branchs": "branch", "exp": "experiment",
@@ -42,7 +42,10 @@ class Verb(TyperGroup):
         return name, self.commands[name], args[1:]
 
 
-LATE = {"train": "trunkline.cli.loop", "deploy": "trunkline.cli.loop", "demo": "trunkline.cli.demo"}
+LATE = {
+    "train": "trunkline.cli.loop", "deploy": "trunkline.cli.loop", "demo": "trunkline.cli.demo",
+    "mount": "trunkline.cli.mounting", "unmount": "trunkline.cli.mounting",
+}  # fmt: skip
 """Commands whose modules are imported only when they are called (or listed); their ``register(app)`` adds them."""
 
 
@@ -77,7 +80,10 @@ def unknown_word(word: str, group: TyperGroup, ctx: Any) -> InvalidInputError:
 
 
 def new_verb(parent: typer.Typer, name: str, help_text: str) -> typer.Typer:
-    """A verb with nouns below it."""
+    """A verb with nouns below it; several modules may add nouns to one."""
+    for known in parent.registered_groups:
+        if known.name == name and known.typer_instance is not None:
+            return known.typer_instance
     verb = typer.Typer(cls=Verb, help=help_text, no_args_is_help=True, rich_markup_mode=None)
     parent.add_typer(verb, name=name)
     return verb

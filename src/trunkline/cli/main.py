@@ -17,12 +17,14 @@ from trunkline.cli import (
     create,
     deleting,
     files,
+    following,
     inspecting,
     keeping,
     listing,
     logs,
     server,
     steering,
+    transactions,
 )
 from trunkline.cli.errors import INTERRUPTED, exit_code
 from trunkline.cli.grammar import Verbs
@@ -50,6 +52,8 @@ def build() -> typer.Typer:
     steering.register(app)
     deleting.register(app)
     keeping.register(app)
+    following.register(app)
+    transactions.register(app)
     return app
 
 

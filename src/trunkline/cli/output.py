@@ -43,6 +43,15 @@ def structured(value: Any, form: Format) -> None:
         show(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip("\n"))
 
 
+def structured_line(value: Any, form: Format) -> None:
+    """One wire model of a stream: a line of JSON, or a YAML document."""
+    plain = _plain(value)
+    if form is Format.json:
+        show(json.dumps(plain, ensure_ascii=False))
+    else:
+        show("---\n" + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip("\n"))
+
+
 def done(value: BaseModel, form: Format | None, text: str) -> None:
     """Say what was done, or print what came of it."""
     if form is not None:

@@ -168,6 +168,8 @@ def _status_lines(found: Status, link: str) -> list[str]:
     return [
         f"trunkline {found.version}, process {found.pid}, up for {duration_text(time.time() - found.started_at)}",
         f"  data directory  {found.home}",
+        *([f"  database        {found.database}"] if "@" in found.database else []),
+        *([f"  objects         {found.objects}"] if "://" in found.objects else []),
         f"  API             {found.url}",
         f"  predictions     {found.gateway_url}",
         f"  console         {link}   (works once, for ten minutes)",

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.ids import CommitId, PipelineName, ProjectName, RepoName, TreeHash
@@ -15,6 +14,7 @@ from trunkline.core.status import TRANSITIONS, Status
 from trunkline.pipelines.model import Job, JobInput, Pipeline
 from trunkline.pipelines.spec import input_in_short, notes
 from trunkline.storage.db.schema import events, jobs, pipeline_versions, pipelines
+from trunkline.storage.db.upsert import upsert
 from trunkline.versioning.roots import RootSource
 
 WAITING = "waiting"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -13,8 +13,8 @@ from trunkline.errors import InvalidInputError, NotFoundError, UnavailableError
 from trunkline.sdk import config
 from trunkline.sdk.tar import Source, files_below
 from trunkline.sdk.transport import Body, Download, Transport, path_of
-from trunkline.wire.branches import Branch
-from trunkline.wire.commits import Commit, CommitSet
+from trunkline.wire.branches import Branch, BranchDetails
+from trunkline.wire.commits import Commit, CommitDetails, CommitSet
 from trunkline.wire.files import DiffEntry, FileInfo, TreeInfo
 from trunkline.wire.projects import Project
 from trunkline.wire.repos import Repo
@@ -103,15 +103,23 @@ class DataMethods(Transport):
         """
         self.call("DELETE", self._in(project, "repos", name), query={"force": force})
 
-    def create_branch(self, address: str, *, head: str | None = None, project: str | None = None) -> Branch:
-        """Create or move a branch.
+    def create_branch(
+        self, address: str, *, head: str | None = None, provenance: Sequence[str] | None = None,
+        trigger: Mapping[str, Any] | None = None, drop_trigger: bool = False, project: str | None = None,
+    ) -> Branch:  # fmt: skip
+        """Create a branch, or change one: move it to ``head``, let it follow the branches ``provenance`` of other repos, or give
+        it a ``trigger`` with the keys ``branch``, ``size``, ``commits``, ``rate_limit``, ``cron`` and ``all``.
 
-        >>> client.create_branch("images@staging", head="master")
+        >>> client.create_branch("images@master", trigger={"branch": "staging", "size": "100MB"})
         """
         where = parse_address(address, project or self.project)
         if where.branch is None:
             raise InvalidInputError(f"{address!r} names no branch: write repo@branch", kind="bad_address")
-        body = {"name": where.branch, "head": head}
+        body = {
+            "name": where.branch, "head": head, "drop_trigger": drop_trigger,
+            "provenance": None if provenance is None else list(provenance),
+            "trigger": None if trigger is None else dict(trigger),
+        }  # fmt: skip
         path = path_of("projects", where.project, "repos", where.repo, "branches")
         return Branch.model_validate(self.call("POST", path, json=body))
 
@@ -122,12 +130,12 @@ class DataMethods(Transport):
         """
         return [Branch.model_validate(one) for one in self._items(self._repo(repo, project, "branches"))]
 
-    def inspect_branch(self, address: str, *, project: str | None = None) -> Branch:
-        """One branch.
+    def inspect_branch(self, address: str, *, project: str | None = None) -> BranchDetails:
+        """One branch, with all that it follows and all that follows it.
 
         >>> client.inspect_branch("images@master").head
         """
-        return Branch.model_validate(self.call("GET", self._branch(address, project)))
+        return BranchDetails.model_validate(self.call("GET", self._branch(address, project)))
 
     def delete_branch(self, address: str, *, project: str | None = None, force: bool = False) -> None:
         """Delete a branch; one that others follow only with ``force``.
@@ -158,23 +166,25 @@ class DataMethods(Transport):
         body = {"at": address, "description": description}
         return Commit.model_validate(self.call("POST", self._in(project, "commits", "finish"), json=body))
 
-    def inspect_commit(self, address: str, *, project: str | None = None) -> Commit:
-        """One commit.
+    def inspect_commit(self, address: str, *, project: str | None = None) -> CommitDetails:
+        """One commit, with all that it was made from and what was made from it.
 
         >>> client.inspect_commit("images@master^").size
         """
-        query = {"at": address}
-        return Commit.model_validate(self.call("GET", self._in(project, "commits"), query=query))
+        query = {"at": address, "details": True}
+        return CommitDetails.model_validate(self.call("GET", self._in(project, "commits"), query=query))
 
     def list_commits(
-        self, repo: str, *, branch: str | None = None, limit: int | None = None, project: str | None = None
-    ) -> list[Commit]:
+        self, repo: str, *, branch: str | None = None, since: str | None = None, origin: str | None = None,
+        limit: int | None = None, project: str | None = None,
+    ) -> list[Commit]:  # fmt: skip
         """The commits of a repo, newest first: all, or at most ``limit``. ``branch`` may also be a commit's ID: that commit
-        and its ancestors.
+        and its ancestors. ``since``: only those newer than this commit. ``origin``: ``user`` or ``auto``.
 
         >>> [commit.id for commit in client.list_commits("images", branch="master")]
         """
-        found = self._pages(self._repo(repo, project, "commits"), {"branch": branch}, limit)
+        query = {"branch": branch, "since": since, "origin": origin}
+        found = self._pages(self._repo(repo, project, "commits"), query, limit)
         return [Commit.model_validate(one) for one in found]
 
     def list_commit_sets(self, *, limit: int | None = None) -> list[CommitSet]:

@@ -18,6 +18,7 @@ from trunkline import errors
 from trunkline.errors import TrunklineError, UnavailableError
 from trunkline.sdk import config
 from trunkline.sdk.tar import PART_BYTES, Source, tar_parts, unpack
+from trunkline.wire.transactions import TRANSACTION_HEADER
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 120.0
@@ -50,6 +51,8 @@ class Transport:
         self._may_move = url is None or config.home_is_named()
         self._token = token
         self.retry_seconds = retry_seconds
+        self.transaction: str | None = None
+        """The transaction that gathers what is changed through this client; None: it happens at once."""
         self._pool = urllib3.PoolManager(maxsize=8, retries=False)
 
     @property
@@ -187,6 +190,8 @@ class Transport:
     ) -> urllib3.BaseHTTPResponse:
         target = self.url + path + encode_query(query)
         headers = {"authorization": f"Bearer {self.token}", **headers}
+        if self.transaction is not None:
+            headers[TRANSACTION_HEADER] = self.transaction
         try:
             response = self._pool.request(
                 method, target, body=body, headers=headers, preload_content=False, redirect=False,

@@ -206,7 +206,7 @@ class Checker:
 
     def _check_sizes(self, label: str, root: bytes, size: int, count: int) -> None:
         try:
-            ref = root_ref(lambda name: decode_tree(self._chunks.get(name)), root)
+            ref = root_ref(lambda name, _=(): decode_tree(self._chunks.get(name)), root)
         except (CorruptionError, IndexError):
             return  # said already
         if (ref.size, ref.files) != (size, count):
@@ -358,7 +358,7 @@ def _check_node(node: TreeNode, data: bytes, ref: Ref | None) -> None:
         raise CorruptionError("this tree node goes on where it should have ended", kind="bad_node")
     if ref is None:
         return
-    own = root_ref(lambda _: node, ref.hash)
+    own = root_ref(lambda _, __=(): node, ref.hash)
     if (own.level, own.last_key, own.identity, own.size, own.files) != (
         ref.level, ref.last_key, ref.identity, ref.size, ref.files,
     ):  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -248,7 +248,7 @@ class Collector:
         if not builder.records:
             return [], 0
         name = builder.seal()
-        self._objects.put(object_key(name), builder.parts)
+        self._objects.put(object_key(name), cast("list[bytes]", builder.parts))
         self._at("rewritten pack stored")
         going = [pack for pack in group if pack.id in moves]
         while True:

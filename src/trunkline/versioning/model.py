@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash
 
@@ -40,14 +41,43 @@ class Repo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trigger:
+    """When a branch moves to the head of another one by itself: at the next commit that meets the conditions."""
+
+    branch: BranchName
+    """The watched branch, of the same repo."""
+    size: str | None = None
+    """The new head has so many bytes more than the old one, e.g. ``100MB``."""
+    commits: int | None = None
+    """There are so many commits since the old head."""
+    rate_limit: str | None = None
+    """The next time of this schedule after the old head has passed, e.g. ``@every 1h``."""
+    cron: str | None = None
+    """At the times of this schedule, whatever happened; stands alone."""
+    all: bool = False
+    """All conditions must be met, not just one of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Branch:
     project: ProjectName
     repo: RepoName
     name: BranchName
     head: CommitId | None
     provenance: tuple[str, ...]
-    """Upstream branches as ``project/repo@branch``."""
+    """What it follows directly, as ``project/repo@branch``."""
+    subvenance: tuple[str, ...]
+    """What follows it directly."""
+    trigger: Trigger | None
     created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchDetails(Branch):
+    """A branch with all that it follows and all that follows it, directly or not."""
+
+    all_provenance: tuple[str, ...]
+    all_subvenance: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +106,49 @@ class Commit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommitDetails(Commit):
+    """A commit with all that it was made from and what was made from it, directly or not."""
+
+    all_provenance: tuple[str, ...]
+    all_subvenance: tuple[str, ...]
+    """The first thousand, by their beginning."""
+    has_more_subvenance: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class CommitSet:
     """All commits that share one ID."""
 
     id: CommitId
     commits: tuple[Commit, ...]
     created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One step of a transaction: the name of a use case, and its arguments as plain values."""
+
+    kind: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """Operations that wait to be applied together."""
+
+    id: CommitId
+    """That of the commit set that it will make."""
+    operations: tuple[Operation, ...]
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedTransaction:
+    """What a transaction did: each operation with what it gave."""
+
+    id: CommitId
+    operations: tuple[Operation, ...]
+    answers: tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +178,7 @@ class PutFile:
     """Write a file; overwrites unless ``append``. ``parts`` is consumed once, as it is stored."""
 
     path: str
-    parts: Iterable[bytes]
+    parts: Iterable[bytes | memoryview]
     modified_at: float | None = None
     executable: bool = False
     append: bool = False

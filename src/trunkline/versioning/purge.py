@@ -26,7 +26,15 @@ from trunkline.versioning.fsck import index_of
 from trunkline.versioning.gc import Collector, Pack, mark_all
 from trunkline.versioning.maintenance import Progress
 from trunkline.versioning.marking import TREE, Marks
-from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity, decode_list, decode_tree
+from trunkline.versioning.nodes import (
+    EMPTY_ROOT,
+    Entry,
+    Ref,
+    TreeNode,
+    content_identity,
+    decode_list,
+    decode_tree,
+)
 from trunkline.versioning.roots import Root, RootSource, all_roots
 
 SCANS_MAX = 10
@@ -117,7 +125,7 @@ class Scanner:
             clean.visit(name, TREE)
         return keys
 
-    def _load(self, name: bytes) -> Any:
+    def _load(self, name: bytes, _ahead: Sequence[bytes] = (), /) -> TreeNode:
         return decode_tree(self._get(name))
 
     def chunks_of(self, contents: Iterable[Content]) -> set[bytes]:

@@ -8,7 +8,7 @@ from trunkline.core.ids import DEFAULT_BRANCH, CommitId
 from trunkline.core.paths import Address, parse_address
 from trunkline.core.suggest import did_you_mean
 from trunkline.errors import InvalidInputError, NotFoundError, StateError
-from trunkline.versioning import store
+from trunkline.versioning import lineage, store
 from trunkline.versioning.model import Project
 from trunkline.versioning.store import BranchRow, RepoRow, StoredCommit
 
@@ -109,19 +109,11 @@ def _by_id(connection: Connection, repo: RepoRow, commit_id: CommitId, branch: s
         )
     if branch is not None and found.commit.branch != branch:
         head = store.find_branch(connection, repo, branch)
-        if head is None or head.head is None or not _is_on(connection, head.head, found.pk):
+        if head is None or head.head is None or not lineage.is_on(connection, head.head, found.pk):
             raise NotFoundError(
                 f"commit {commit_id} is not on branch {repo.address}@{branch}", kind="no_commit"
             )
     return found
-
-
-def _is_on(connection: Connection, head: int, pk: int) -> bool:
-    """Whether a commit is the head or an ancestor of it; keys grow, so the walk ends early."""
-    at: int | None = head
-    while at is not None and at > pk:
-        at = store.commit_by_pk(connection, at).parent_pk
-    return at == pk
 
 
 def _through_provenance(
@@ -137,7 +129,7 @@ def _through_provenance(
         links = store.upstream_commits(connection, level)
         level = [pk for pk in dict.fromkeys(upstream for _, _, upstream in links) if pk not in seen]
         seen.update(level)
-        here = [commit for pk in level if (commit := store.commit_by_pk(connection, pk)).repo_id == repo.id]
+        here = [one for one in store.commits_by_pk(connection, level) if one.repo_id == repo.id]
         if branch is not None:
             named = {pk for _, name, pk in links if name == branch}
             here = [commit for commit in here if commit.pk in named or commit.commit.branch == branch]

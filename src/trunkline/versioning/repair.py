@@ -7,6 +7,7 @@ rows that pointed into it go. A lost chunk without a row is stored again by the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -114,7 +115,7 @@ class Repairer:
         if new_name == name:
             return  # only rows were wrong, and they have been corrected
         if new_name:
-            self._objects.put(object_key(new_name), builder.parts)
+            self._objects.put(object_key(new_name), cast("list[bytes]", builder.parts))
         with self._db.write() as connection:
             if new_name:
                 new = chunkindex.add_pack(connection, new_name, builder.size, [], self._clock.now())

@@ -112,7 +112,7 @@ def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
                 f"{path}: the modification time {change.modified_at} is out of range", kind="bad_time"
             )
         mtime = round(change.modified_at * 10**9)
-    content = write_content(change.parts, writer.add)
+    content = write_content(change.parts, writer.add, writer.add_stream)
     entry = Entry(path[1:].encode(), content.size, content.hash, content.level, mtime, change.executable)
     return PutEntry(entry=entry, append=change.append)
 

@@ -26,6 +26,9 @@ class Status(Wire):
     url: str
     gateway_url: str
     started_at: float
+    database: str = ""
+    """Where it is, without a password; as ``objects``, empty from an older server."""
+    objects: str = ""
     processes: list[Process]
 
 

@@ -6,7 +6,7 @@ import os
 
 from trunkline import __version__
 from trunkline.access.model import Scope
-from trunkline.api.auth import allow
+from trunkline.api.auth import allow, gathered
 from trunkline.api.deps import Use
 from trunkline.api.routes import new_router
 from trunkline.core.ids import is_commit_id
@@ -32,11 +32,13 @@ def status(use: Use) -> Status:
     ]
     return Status(
         version=__version__, home=str(settings.home), pid=os.getpid(), url=settings.url,
-        gateway_url=settings.gateway_url, started_at=use.started_at, processes=processes,
+        gateway_url=settings.gateway_url, started_at=use.started_at, database=use.db.shown_url,
+        objects=settings.place_of_objects, processes=processes,
     )  # fmt: skip
 
 
 @router.post("/console-link", status_code=201)
+@gathered
 def console_link(use: Use) -> ConsoleLink:
     return ConsoleLink(url=f"{use.settings.url}/login?link={use.access.console_link_token()}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trunkline.core.clock import Clock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash
 from trunkline.core.paths import parse_address
@@ -10,7 +12,7 @@ from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import refs, store
 from trunkline.versioning.commits import Publisher
-from trunkline.versioning.model import Commit
+from trunkline.versioning.model import Branch, Commit, Trigger
 from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service.branches import Branches
 from trunkline.versioning.service.changing import Changing
@@ -19,9 +21,10 @@ from trunkline.versioning.service.owned import OwnedRepos
 from trunkline.versioning.service.projects import Projects
 from trunkline.versioning.service.purging import Purging
 from trunkline.versioning.service.repos import Repos
+from trunkline.versioning.service.transactions import TransactionService, UseCase
 from trunkline.versioning.writers import Writers
 
-__all__ = ["Publisher", "VersioningService"]
+__all__ = ["Publisher", "TransactionService", "VersioningService"]
 
 
 class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos, Purging):
@@ -68,3 +71,16 @@ class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos
             return self.stat(root, path) is not None
         except NotFoundError:
             return False
+
+    def transaction_cases(self) -> dict[str, UseCase]:
+        """The use cases that touch only refs, so that transactions can gather them; their arguments are plain values."""
+
+        def create_branch(*, trigger: dict[str, Any] | None = None, **arguments: Any) -> Branch:
+            made = None if trigger is None else Trigger(**trigger)
+            return self.create_branch(**arguments, trigger=made)
+
+        return {
+            "create_repo": self.create_repo, "delete_repo": self.delete_repo, "create_branch": create_branch,
+            "delete_branch": self.delete_branch, "start_commit": self.start_commit,
+            "finish_commit": self.finish_commit,
+        }  # fmt: skip

@@ -36,7 +36,7 @@ class Changing(UseCases):
         with self._db.read() as connection:  # fail before the data is read, where that is possible
             self._target(connection, where)
         with self._chunks.writer() as writer:
-            load = self._nodes.loader(writer.get)
+            load = self._nodes.loader(writer.get, writer.get_many)
             steps = staging.ingest(self._built_on(changes, writer), writer, load)
             with self._lock_of(where.project, where.repo):
                 for _ in range(ATTEMPTS_MAX):
@@ -46,7 +46,7 @@ class Changing(UseCases):
                     writer.finish()
                     with self._db.write() as connection:
                         if self._target(connection, where) == (target, base):
-                            return self._write(connection, where, target, base, ref, description)
+                            return self._write(connection, where, target, ref, description)
         raise ConflictError(
             f"{address}: other writers were faster {ATTEMPTS_MAX} times; try again", kind="busy"
         )
@@ -67,14 +67,14 @@ class Changing(UseCases):
             branch = store.find_branch(connection, repo, where.branch or DEFAULT_BRANCH)
             pk = branch.head if branch else None
         if branch is not None:
-            commits.refuse_output(connection, branch, "its files cannot be changed by hand")
+            commits.refuse_written(connection, branch, pk)
         else:
             commits.refuse_owned(repo, "its files cannot be changed by hand; change its input instead")
         root = store.shown_tree(connection, pk)[0]
         return pk, EMPTY_ROOT if root is None else bytes.fromhex(root)
 
     def _write(
-        self, connection: Connection, where: Address, pk: int | None, base: bytes, ref: Ref, description: str
+        self, connection: Connection, where: Address, pk: int | None, ref: Ref, description: str
     ) -> Commit:
         tree = tree_info(ref)
         present = None if pk is None else store.commit_by_pk(connection, pk)
@@ -82,7 +82,7 @@ class Changing(UseCases):
             done = store.write_tree(
                 connection,
                 present.pk,
-                old_root=base.hex(),
+                old_root=present.commit.root,
                 root=tree.root,
                 size=tree.size,
                 file_count=tree.file_count,

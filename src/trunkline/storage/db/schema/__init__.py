@@ -7,9 +7,10 @@ foreign key: domains meet through ids.
 
 from __future__ import annotations
 
-from trunkline.storage.db.schema.base import meta, metadata
+from trunkline.storage.db.schema.base import fit_postgresql, meta, metadata
 from trunkline.storage.db.schema.data import (
     branch_provenance,
+    branch_triggers,
     branches,
     chunks,
     commit_provenance,
@@ -18,6 +19,8 @@ from trunkline.storage.db.schema.data import (
     projects,
     repos,
     tokens,
+    transaction_operations,
+    transactions,
 )
 from trunkline.storage.db.schema.keeping import (
     condemned_packs,
@@ -56,6 +59,7 @@ from trunkline.storage.db.schema.work import (
 __all__ = [
     "SCHEMA_VERSION",
     "branch_provenance",
+    "branch_triggers",
     "branches",
     "checkpoints",
     "chunks",
@@ -91,6 +95,10 @@ __all__ = [
     "services",
     "tasks",
     "tokens",
+    "transaction_operations",
+    "transactions",
     "tree_holds",
     "trials",
 ]
+
+fit_postgresql(metadata)

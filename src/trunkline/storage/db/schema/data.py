@@ -79,6 +79,7 @@ commits = sa.Table(
     sa.UniqueConstraint("repo_id", "id"),
     sa.Index("commits_id", "id"),
     sa.Index("commits_parent", "parent"),
+    sa.Index("commits_repo", "repo_id", "pk"),
 )
 commit_provenance = sa.Table(
     "commit_provenance",
@@ -89,6 +90,32 @@ commit_provenance = sa.Table(
         "upstream_branch", sa.Text, primary_key=True
     ),  # whose head it was; it may have been made on another
     sa.Index("commit_provenance_upstream", "upstream_pk"),
+)
+branch_triggers = sa.Table(
+    "branch_triggers",
+    metadata,
+    sa.Column("branch_id", sa.Integer, sa.ForeignKey("branches.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("source_id", sa.Integer, sa.ForeignKey("branches.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("spec", sa.JSON, nullable=False),  # size, commits, rate_limit, cron, all
+    time_column("next_at", nullable=True),  # when to look at it by the clock
+    sa.Index("branch_triggers_source", "source_id"),
+    sa.Index("branch_triggers_next", "next_at"),
+)
+transactions = sa.Table(
+    "transactions",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # the ID of the commit set that it will make
+    time_column("created_at"),
+)
+transaction_operations = sa.Table(
+    "transaction_operations",
+    metadata,
+    sa.Column(
+        "transaction_id", sa.Text, sa.ForeignKey("transactions.id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),  # e.g. create_branch
+    sa.Column("arguments", sa.JSON, nullable=False),
 )
 packs = sa.Table(
     "packs",

@@ -134,6 +134,7 @@ jobs = sa.Table(
     time_column("finished_at", nullable=True),
     sa.UniqueConstraint("pipeline_id", "id"),
     sa.Index("jobs_id", "id"),
+    sa.Index("jobs_status", "status"),
 )
 datums = sa.Table(
     "datums",
