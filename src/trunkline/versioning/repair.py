@@ -88,9 +88,7 @@ class Repairer:
         return found
 
     def _unknown(self, records: Sequence[PackRecord]) -> set[bytes]:
-        """Where a node is missing, nobody knows what else was below it: then all that no row knows is learned."""
-        if not self._found.missing:
-            return set()
+        """Where a node is lost, nobody knows what was below it: so all that no row knows is learned, too."""
         names = [record.hash for record in records]
         with self._db.read() as connection:
             return set(names) - chunkindex.known(connection, names)

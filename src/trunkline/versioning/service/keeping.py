@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from trunkline.core.clock import Clock
+from trunkline.errors import UnavailableError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import keepstore
@@ -19,6 +21,18 @@ from trunkline.versioning.repair import Repairer
 from trunkline.versioning.roots import RootSource
 from trunkline.versioning.service.base import UseCases
 from trunkline.versioning.writers import Writers
+
+
+@contextmanager
+def _room_in(folder: Path) -> Iterator[Path]:
+    """A temporary folder; trouble with it is ours to tell."""
+    try:
+        with TemporaryDirectory(dir=folder, prefix=".backup-") as temporary:
+            yield Path(temporary)
+    except OSError as error:
+        raise UnavailableError(
+            f"the copy of the database in {folder} failed: {error.strerror or error}", kind="disk_error"
+        ) from error
 
 
 class Keeping(UseCases):
@@ -139,12 +153,8 @@ class Keeping(UseCases):
         maker = BackupMaker(
             db=self._db, objects=self._objects, target=target, clock=self._clock, progress=self.progress
         )
-        with (
-            exclusive(self._db, self._clock, "backup"),
-            self.progress.of("backup"),
-            TemporaryDirectory(dir=folder, prefix=".backup-") as temporary,
-        ):
-            return maker.run(Path(temporary) / "copy.db", release=release, files=files, keep=keep)
+        with exclusive(self._db, self._clock, "backup"), self.progress.of("backup"), _room_in(folder) as room:
+            return maker.run(room / "copy.db", release=release, files=files, keep=keep)
 
     def forget_crashed_work(self) -> None:
         """At the server's start: nothing goes on yet, whatever the rows say."""
