@@ -75,11 +75,11 @@ def test_old_backups_go_with_what_only_they_needed(
     assert done.backups_deleted == 1
     assert len(backup.list_backups(target)) == 2
     kept = {info.key for info in target.list()}
-    assert len(kept) == 2 * 3 + 2 * 1  # manifest, list and database each; a pack each
+    assert len(kept) == 1 + 2 * 3 + 2 * 1  # manifest, list and database each; a pack each
     assert shown(restored(target, tmp_path / "new", clock), "r3@master") == {"/a": noise(3)}
 
 
-@pytest.mark.parametrize("nth", range(1, 7))
+@pytest.mark.parametrize("nth", range(1, 8))
 def test_an_interrupted_backup_leaves_the_one_before(
     versioning: VersioningService, target: LocalStore, clock: FakeClock, tmp_path: Path, nth: int
 ) -> None:
@@ -178,7 +178,11 @@ def test_restoring_a_home(tmp_path: Path) -> None:
     fill(services.versioning, "r", FILES)
     for wrong in (str(home / "inside"), "relative"):
         with pytest.raises(InvalidInputError, match="outside"):
-            backup.check_target(wrong, home)
+            backup.check_target(wrong, home, str(home / "objects"))
+    with pytest.raises(InvalidInputError, match="outside"):
+        backup.check_target("s3://bucket/data/x", home, "s3://bucket/data")
+    with pytest.raises(InvalidInputError, match="holds the data"):
+        services.versioning.backup(LocalStore(home / "objects"), folder=home, release="test", files={})
     place = str(tmp_path / "copies")
     services.versioning.backup(
         backup.open_target(place), folder=home, release="test", files=backup.settings_files(home)

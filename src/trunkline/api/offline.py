@@ -54,7 +54,9 @@ def restore(source: str, settings: Settings, *, backup_id: str | None = None) ->
     part = target.parent / f".{target.name}.restoring-{secrets.token_hex(4)}"
     part.mkdir(mode=0o700)
     try:
-        manifest = backup.restore(backup.open_target(source), part, backup_id=backup_id)
+        manifest = backup.restore(
+            backup.open_target(source, settings.options_of_objects), part, backup_id=backup_id
+        )
         for folder in ("run", "logs"):
             (part / folder).mkdir()
         report = check(Settings(home=part), repair=False)

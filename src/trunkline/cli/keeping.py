@@ -242,10 +242,10 @@ def restore(
 ) -> None:
     """Make a new data directory from a backup, verify all of it, and say so. The place must be empty."""
     from trunkline.api.offline import restore as restore_home  # noqa: PLC0415
-    from trunkline.settings import Settings  # noqa: PLC0415
+    from trunkline.settings import load_settings  # noqa: PLC0415
 
     place = source if "://" in source else str(Path(source).expanduser().absolute())
-    settings = Settings(home=(home or config.home()).absolute())
+    settings = load_settings(home=(home or config.home()).absolute())
     manifest, report = restore_home(place, settings, backup_id=backup_id)
     found = Backup.model_validate(manifest)
     if output is not None:

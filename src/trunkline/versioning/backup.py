@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -21,9 +22,16 @@ from blake3 import blake3
 
 from trunkline.core.clock import Clock
 from trunkline.core.hashing import digest
-from trunkline.errors import CorruptionError, InvalidInputError, NotFoundError, StateError
+from trunkline.errors import (
+    CorruptionError,
+    InvalidInputError,
+    NotFoundError,
+    StateError,
+    UnavailableError,
+)
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import SCHEMA_VERSION
+from trunkline.storage.objects import open_store
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.storage.objects.local import LocalStore
 from trunkline.versioning.maintenance import Progress
@@ -34,6 +42,7 @@ VERSION = 1
 COPIERS = 4
 PART_BYTES = 4 * 2**20
 MANIFESTS = "backups/"
+MARK = "trunkline-backups"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +74,33 @@ class BackupReport:
     backups_deleted: int
 
 
-def open_target(url: str) -> ObjectStore:
-    """The store behind a folder's path or a bucket's URL."""
+def open_target(url: str, options: Mapping[str, str] | None = None) -> ObjectStore:
+    """The store behind a folder's path or a bucket's URL; ``options`` are the bucket's, as ``open_store`` takes them."""
     if "://" in url and not url.startswith("file://"):
-        from trunkline.storage import objects  # noqa: PLC0415 (drivers of clouds are imported where they are used)
-
-        opener = getattr(objects, "open_store", None)
-        if opener is None:
-            raise InvalidInputError(
-                f"{url}: this installation can only back up to a folder", kind="bad_target"
-            )
-        found: ObjectStore = opener(url)
-        return found
+        return open_store(url, options)
     folder = Path(url.removeprefix("file://")).expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)  # secrets are in the database
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)  # secrets are in the database
+    except OSError as error:
+        raise UnavailableError(f"cannot use {folder}: {error.strerror}", kind="disk_error") from error
     return LocalStore(folder)
 
 
-def check_target(url: str, home: Path) -> None:
-    """:raises InvalidInputError: ``bad_target``, for a folder that is not absolute, or inside the data directory."""
+def check_target(url: str, home: Path, objects: str) -> None:
+    """:raises InvalidInputError: ``bad_target``, for a folder that is not absolute, or a place inside the data itself."""
     if "://" in url and not url.startswith("file://"):
-        return
-    folder = Path(url.removeprefix("file://"))
-    if not folder.is_absolute() or folder.resolve().is_relative_to(home.resolve()):
+        here, there = objects.rstrip("/") + "/", url.rstrip("/") + "/"
+        is_inside = here.startswith(there) or there.startswith(here)
+    else:
+        folder = Path(url.removeprefix("file://"))
+        places = [home.resolve(), *([] if "://" in objects else [Path(objects).resolve()])]
+        is_inside = not folder.is_absolute() or any(
+            folder.resolve().is_relative_to(place) for place in places
+        )
+    if is_inside:
         raise InvalidInputError(
-            f"cannot back up to {url}: name an absolute folder outside of the data directory, or a bucket's URL",
+            f"cannot back up to {url}: name an absolute folder, or a bucket's prefix, outside of the data itself",
             kind="bad_target",
         )
 
@@ -133,6 +143,7 @@ class BackupMaker:
         self, snapshot: Path, *, release: str, files: Mapping[str, str], keep: int | None = None
     ) -> BackupReport:
         """``snapshot``: where the copy of the database may lie meanwhile; ``keep``: so many backups stay."""
+        self._claim()
         self._db.snapshot(snapshot)
         _forget_this_machine(snapshot)
         names = packs_of(snapshot)
@@ -163,6 +174,15 @@ class BackupMaker:
         return BackupReport(
             manifest=manifest, packs_copied=len(missing), bytes_copied=copied, backups_deleted=deleted
         )
+
+    def _claim(self) -> None:
+        """Only a place for backups may be written to and pruned: packs without our mark are somebody's data."""
+        if next(iter(self._target.list(MARK)), None) is None:
+            if next(iter(self._target.list("packs/")), None) is not None:
+                raise InvalidInputError(
+                    "that place holds the data of a trunkline, not backups: name another", kind="bad_target"
+                )
+            self._target.put(MARK, [b"trunkline backups: see docs/guides/keeping.md\n"])
 
     def _copy(self, name: str) -> None:
         data = _checked(self._objects, name, "the store")
@@ -266,7 +286,7 @@ def restore(
             raise CorruptionError(
                 f"backup {manifest.id} names an unknown file {name!r}", kind="damaged_backup"
             )
-        path = folder / name
+        path = folder / (f"{name}.old" if names_other_stores(text) else name)
         path.write_text(text)
         path.chmod(0o600)
     return manifest
@@ -274,6 +294,16 @@ def restore(
 
 SETTINGS_FILES = ("trunkline.toml",)
 """What a backup takes along of the data directory, besides the database and the packs."""
+
+
+def names_other_stores(settings: str) -> bool:
+    """Whether settings lead to a database or bucket elsewhere: two servers on one bucket would delete each other's data, so
+    a restored data directory does not take such settings over by itself."""
+    try:
+        found = tomllib.loads(settings)
+    except tomllib.TOMLDecodeError:
+        return True
+    return "database_url" in found or "objects" in found
 
 
 def _ranges(target: ObjectStore, key: str, size: int) -> Iterable[bytes]:

@@ -126,7 +126,7 @@ def downstream(connection: Connection, found: Iterable[tuple[str, str, str]]) ->
         query = sa.select(commits.c.pk).join_from(commits, repos)
         query = query.where(repos.c.project == project, repos.c.name == repo, commits.c.id == commit_id)
         level += connection.execute(query).scalars()
-    seen = set(level)
+    seen: set[int] = set()
     made: list[int] = []
     while level:
         part, level = level[:500], level[500:]

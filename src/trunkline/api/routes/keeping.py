@@ -55,9 +55,10 @@ def list_purges(use: Use) -> Page[Purge]:
 
 @router.post("/backups", status_code=201)
 def backup(ask: AskBackup, use: Use) -> BackupReport:
-    home = use.settings.home
-    check_target(ask.target, home)
+    settings = use.settings
+    check_target(ask.target, settings.home, settings.place_of_objects)
     done = use.versioning.backup(
-        open_target(ask.target), folder=home, release=__version__, files=settings_files(home), keep=ask.keep
-    )
+        open_target(ask.target, settings.options_of_objects), folder=settings.home, release=__version__,
+        files=settings_files(settings.home), keep=ask.keep,
+    )  # fmt: skip
     return BackupReport.model_validate(done)
