@@ -16,10 +16,14 @@ from trunkline.errors import CorruptionError, InvalidInputError, NotFoundError, 
 from trunkline.services import build
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
+from trunkline.storage.objects.base import ObjectStore
 from trunkline.storage.objects.local import LocalStore
+from trunkline.testing.bucket import BucketServer
 from trunkline.testing.faulty import Fault, FaultyStore
 from trunkline.versioning import backup
 from trunkline.versioning.service import VersioningService
+
+pytestmark = pytest.mark.local_only
 
 FILES = {"/a": noise(1), "/d/b": b"text " * 1000}
 
@@ -29,13 +33,11 @@ def target(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "backup")
 
 
-def save(
-    service: VersioningService, target: LocalStore | FaultyStore, tmp_path: Path, keep: int | None = None
-):
+def save(service: VersioningService, target: ObjectStore, tmp_path: Path, keep: int | None = None):
     return service.backup(target, folder=tmp_path, release="test", files={"trunkline.toml": ""}, keep=keep)
 
 
-def restored(target: LocalStore, folder: Path, clock: FakeClock) -> VersioningService:
+def restored(target: ObjectStore, folder: Path, clock: FakeClock) -> VersioningService:
     folder.mkdir()
     backup.restore(target, folder)
     return open_service(
@@ -217,3 +219,19 @@ def test_a_restore_that_fails_leaves_nothing(
     with pytest.raises(CorruptionError):
         offline.restore(str(tmp_path / "backup"), Settings(home=tmp_path / "x" / "new"))
     assert list((tmp_path / "x").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_bucket_as_the_place(
+    bucket_server: BucketServer, versioning: VersioningService, clock: FakeClock, tmp_path: Path
+) -> None:
+    fill(versioning, "r", FILES)
+    url = bucket_server.new_url()
+    place = backup.open_target(url, bucket_server.options)
+    save(versioning, place, tmp_path)
+    clock.advance(60)
+    versioning.modify("default", "r@master", [put("/c", noise(2))])
+    assert save(versioning, place, tmp_path, keep=1).packs_copied == 1
+    service = restored(backup.open_target(url, bucket_server.options), tmp_path / "new", clock)
+    assert shown(service, "r@master") == {**FILES, "/c": noise(2)}
+    assert service.check().problems == ()

@@ -19,6 +19,8 @@ from trunkline.versioning.packs import object_key
 from trunkline.versioning.service import VersioningService
 from trunkline.versioning.trees import decode_tree
 
+pytestmark = pytest.mark.local_only
+
 FILES = {"/a": noise(1, 400), "/d/b": b"text " * 80, "/d/c": b""}
 
 

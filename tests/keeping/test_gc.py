@@ -161,6 +161,7 @@ def test_large_files_are_followed_through_their_lists(
     assert shown(open_service(db, objects, clock), "kept@master") == {"/big": big}
 
 
+@pytest.mark.local_only
 def test_orphans_and_temporary_files_go_when_they_are_old(
     versioning: VersioningService, objects: LocalStore, clock: FakeClock, tmp_path: Path
 ) -> None:

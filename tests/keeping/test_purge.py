@@ -16,6 +16,8 @@ from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.local import LocalStore
 from trunkline.versioning.service import VersioningService
 
+pytestmark = pytest.mark.local_only
+
 SECRET = noise(1)
 LATER = noise(2)
 
