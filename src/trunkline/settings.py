@@ -9,13 +9,14 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -55,6 +56,9 @@ def default_home() -> Path:
 GATEWAY_HOST = "127.0.0.1"
 """Predictions are asked for without authentication, so the gateway never listens anywhere else."""
 
+DOORS = ("s3",)
+"""The doors that there are."""
+
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 """All that worker processes get of the server's own environment."""
 
@@ -83,6 +87,16 @@ class Settings(BaseSettings):
     )
     gateway_port: int = Field(
         default=8081, ge=0, le=65535, description="Port of the prediction gateway; 0 picks a free one."
+    )
+    doors: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="APIs of other systems that are spoken, too: `s3`; `all` means all of them. By comma, or a list.",
+    )
+    s3_port: int = Field(
+        default=30600,
+        ge=0,
+        le=65535,
+        description="Port of the S3 door, where `host` listens; 0 picks a free one.",
     )
     domain: str = Field(
         default="example.com", description="Services answer to the host NAME.NAMESPACE.<domain>."
@@ -143,6 +157,18 @@ class Settings(BaseSettings):
     )
     log_json: bool = Field(default=False, description="Write the server's log as JSON lines.")
 
+    @field_validator("doors", mode="before")
+    @classmethod
+    def _known_doors(cls, value: object) -> object:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise ValueError("write the doors' names, divided by commas")
+        wanted = [name.strip() for name in names if name.strip()]
+        for name in wanted:
+            if name not in (*DOORS, "all"):
+                raise ValueError(f"there is no door {name!r}; known are {', '.join(DOORS)} and all")
+        return tuple(name for name in DOORS if name in wanted or "all" in wanted)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -187,6 +213,12 @@ class Settings(BaseSettings):
     @property
     def gateway_url(self) -> str:
         return f"http://{GATEWAY_HOST}:{self.gateway_port}"
+
+    @property
+    def door_urls(self) -> dict[str, str]:
+        """Where clients on this machine find the doors that are open."""
+        ports = {"s3": self.s3_port}
+        return {name: f"http://{_reachable(self.host)}:{ports[name]}" for name in self.doors}
 
     @property
     def url_of_database(self) -> str:

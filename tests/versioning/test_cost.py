@@ -19,6 +19,8 @@ from trunkline.storage.db.schema import branch_provenance, branches, commits, re
 from trunkline.versioning.model import Origin, Trigger
 from trunkline.versioning.service import TransactionService, VersioningService
 
+pytestmark = pytest.mark.local_only  # it is SQLite that is asked for its plans
+
 COMMITS = 20_000
 OTHERS = 200
 

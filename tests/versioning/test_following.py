@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from tests.versioning.conftest import put
 from trunkline.errors import InvalidInputError, NotFoundError
+from trunkline.storage.db.engine import Database
+from trunkline.storage.db.schema import branches, commits
 from trunkline.versioning.model import Commit, Origin
 from trunkline.versioning.service import VersioningService
 from trunkline.versioning.service import following as module
@@ -64,6 +67,21 @@ class TestFollowing:
         versioning.create_branch("default", "data@master", head=made[2])
         assert ids(following.next()) == made[2:]
 
+    def test_what_comes_after_a_removed_commit_is_not_taken_for_it(
+        self, versioning: VersioningService, db: Database
+    ) -> None:
+        made = [commit(versioning) for _ in range(2)]
+        following = versioning.follow_commits("default", "data@master")
+        assert ids(following.next()) == made
+        with db.write() as connection:
+            last = sa.select(commits.c.pk).where(commits.c.id == made[1]).scalar_subquery()
+            before = sa.select(commits.c.pk).where(commits.c.id == made[0]).scalar_subquery()
+            connection.execute(sa.update(branches).where(branches.c.head == last).values(head=before))
+            connection.execute(sa.delete(commits).where(commits.c.id == made[1]))
+        assert ids(following.next()) == []
+        new = commit(versioning)
+        assert ids(following.next()) == [new]
+
     def test_by_origin(self, versioning: VersioningService) -> None:
         versioning.create_repo("default", "views")
         commit(versioning, "views@master")
@@ -109,6 +127,10 @@ class TestListing:
         assert listed(branch="master^2") == everything[:-2]
         assert listed(branch="master.3") == everything[:3]
         assert listed(branch=followed[0]) == everything[:3]
+        for one in everything:  # IDs begin with digits and with letters
+            assert listed(branch=one, limit=1) == [one]
+        versioning.create_branch("default", "views@2026-empty")
+        assert listed(branch="2026-empty") == []
         with pytest.raises(InvalidInputError):
             listed(since="data@master")
         with pytest.raises(NotFoundError):

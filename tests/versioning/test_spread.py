@@ -11,6 +11,7 @@ from trunkline.core.ids import new_commit_id
 from trunkline.errors import AlreadyExistsError, InvalidInputError, StateError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import outbox
+from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning.model import Commit, CommitStatus, Origin, TreeInfo, Trigger
 from trunkline.versioning.service import VersioningService
 
@@ -290,6 +291,35 @@ class TestTriggers:
         good = commit(versioning, "data@master")
         end_jobs(versioning, db, "edges")
         assert head(versioning, "edges@good") == good.id
+
+    def test_the_move_and_its_cause_are_one(
+        self, versioning: Service, db: Database, clock: FakeClock, objects: ObjectStore
+    ) -> None:
+        watch(versioning, "data@master", branch="staging")
+        output_repo(versioning, db, "edges", "data@master")
+        end_jobs(versioning, db, "edges")
+        first = commit(versioning, "data@staging")
+        end_jobs(versioning, db, "edges")
+
+        def break_down(_connection: object, topic: str, payload: dict[str, object]) -> None:
+            if (topic, payload["repo"]) == ("commit.opened", "edges"):
+                raise RuntimeError("the last thing that a spreading commit does")
+
+        broken = Service(db=db, objects=objects, clock=clock, publish=break_down)
+        before = events(db)
+        with pytest.raises(RuntimeError):
+            commit(broken, "data@staging")
+        for address in ("data@staging", "data@master", "edges@master"):
+            assert head(versioning, address) == first.id
+        assert events(db) == before
+
+    def test_a_branch_that_is_written_to_stays(self, versioning: Service) -> None:
+        watch(versioning, "data@master", branch="staging")
+        opened = versioning.start_commit("default", "data@master")
+        commit(versioning, "data@staging")
+        assert head(versioning, "data@master") == opened.id
+        versioning.finish_commit("default", "data@master")
+        assert commit(versioning, "data@staging").id == head(versioning, "data@master")
 
     def test_what_is_no_trigger(self, versioning: Service) -> None:
         watch(versioning, "data@a", branch="b")

@@ -54,7 +54,10 @@ operations = st.one_of(
 class Spreading(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        memory = (
+            "/dev/shm" if Path("/dev/shm").is_dir() else None
+        )  # this is not about power cuts: no disk is waited for
+        self.folder = Path(tempfile.mkdtemp(dir=memory))
         self.clock = FakeClock()
         self.start()
         for name in REPOS:
@@ -179,6 +182,8 @@ class Spreading(RuleBasedStateMachine):
 
 
 Spreading.TestCase.settings = settings(
-    max_examples=max(5, settings.default.max_examples // 5), stateful_step_count=15, deadline=None
+    max_examples=max(5, settings.default.max_examples // 5),
+    stateful_step_count=15 if settings.default.max_examples <= 25 else 50,
+    deadline=None,
 )
 TestSpreading = Spreading.TestCase

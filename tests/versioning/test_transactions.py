@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -21,7 +20,8 @@ from trunkline.errors import (
 from trunkline.jobs.outbox import Outbox
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import outbox, repos
-from trunkline.storage.objects.local import LocalStore
+from trunkline.storage.objects.base import ObjectStore
+from trunkline.testing.stores import Stores
 from trunkline.versioning.model import CommitStatus
 from trunkline.versioning.service import TransactionService, VersioningService
 from trunkline.versioning.service import transactions as module
@@ -195,11 +195,11 @@ class TestGathering:
         assert [one.name for one in versioning.list_repos()] == ["a", "b"]
 
     def test_it_outlives_the_process(
-        self, tmp_path: Path, db: Database, clock: FakeClock, gather: TransactionService, objects: LocalStore
+        self, stores: Stores, db: Database, clock: FakeClock, gather: TransactionService, objects: ObjectStore
     ) -> None:
         started = gather.start()
         gather.do(started.id, "create_repo", project="default", name="x")
-        other = Database(f"sqlite:///{tmp_path / 'trunkline.db'}")
+        other = Database(stores.database_url)
         service = open_service(other, objects, clock)
         again = TransactionService(
             db=other, clock=clock, publish=Outbox(other, clock).publish, cases=service.transaction_cases()

@@ -17,6 +17,7 @@ from trunkline.api.routes import (
     experiments,
     files,
     filesets,
+    history,
     inferenceservices,
     keeping,
     leases,
@@ -27,6 +28,7 @@ from trunkline.api.routes import (
     projects,
     repos,
     server,
+    tags,
     transactions,
 )
 from trunkline.errors import TrunklineError
@@ -34,7 +36,8 @@ from trunkline.services import Services
 from trunkline.wire.base import Error
 
 NOUNS = (
-    server, projects, repos, commits, transactions, files, filesets, pipelines, leases, experiments, models, namespaces,
+    server, projects, repos, tags, history, commits, transactions, files, filesets, pipelines, leases, experiments, models,
+    namespaces,
     inferenceservices, keeping, pages,
 )  # fmt: skip
 

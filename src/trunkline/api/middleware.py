@@ -82,7 +82,7 @@ class Guard:
     async def _identify(self, path: str, headers: Headers) -> Identity | None:
         if path in OPEN_PATHS:
             return None
-        token = _token(headers)
+        token = token_of(headers)
         if token is None:
             raise UnauthenticatedError(
                 "no token: send 'Authorization: Bearer TOKEN' with the token of the data directory's 'token' file",
@@ -93,7 +93,8 @@ class Guard:
         return await run_in_threadpool(self._access.check, token)
 
 
-def _token(headers: Headers) -> str | None:
+def token_of(headers: Headers) -> str | None:
+    """The token that a request carries, unchecked."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import chain
@@ -44,7 +45,9 @@ T = TypeVar("T", bound=BaseModel)
 class BodyReader(io.RawIOBase):
     """A request's body as a file for a thread. The event loop reads one part ahead while the thread works on the last."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, *, idle_seconds: float | None = None) -> None:
+        """``idle_seconds``: how long the client may send nothing; None: as long as it likes."""
+        self._idle_seconds = idle_seconds
         self._parts = request.stream()
         self._loop = asyncio.get_running_loop()
         self._rest = memoryview(b"")
@@ -78,6 +81,7 @@ class BodyReader(io.RawIOBase):
     def _wait_for_next(self) -> bytes:
         future = self._ahead or asyncio.run_coroutine_threadsafe(self._next(), self._loop)
         self._ahead = None
+        deadline = None if self._idle_seconds is None else time.monotonic() + self._idle_seconds
         while True:
             try:
                 part = future.result(timeout=STOP_LOOK_SECONDS)
@@ -91,6 +95,13 @@ class BodyReader(io.RawIOBase):
                     future.cancel()
                     self._ended = True
                     raise UnavailableError("the server is stopping: repeat later", kind="stopping") from None
+                if deadline is not None and time.monotonic() > deadline:
+                    future.cancel()
+                    self._ended = True
+                    raise UnavailableError(
+                        f"nothing of the request came for {self._idle_seconds:.0f} s: repeat it",
+                        kind="client_stalled",
+                    ) from None
 
     def parts(self) -> Iterator[bytes]:
         """The body, part by part."""

@@ -143,14 +143,20 @@ def copy_file(
 
 def diff_file(
     address: FileArgument,
-    old: Annotated[str | None, typer.Argument(help="Compare with this; default: the commit before.")] = None,
+    old: Annotated[
+        str | None,
+        typer.Argument(help="Compare with this, of any repo or branch; default: the commit before."),
+    ] = None,
+    shallow: Annotated[
+        bool, typer.Option("--shallow", "-s", help="Directories as a whole, not the files below them.")
+    ] = False,
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """Show which files were added, deleted or changed."""
+    """Show which files were added (+), deleted (-) or changed (~)."""
     signs = {"added": "+", "deleted": "-", "changed": "~"}
     shown(
-        client().diff_files(address, old, project=project), output, ("OP", "SIZE", "NAME"),
+        client().diff_files(address, old, shallow=shallow, project=project), output, ("OP", "SIZE", "NAME"),
         lambda entry: (
             signs[entry.op], size_text((entry.new or entry.old).size), entry.path,
         ),

@@ -17,6 +17,7 @@ from trunkline.cli.output import (
     duration_text,
     say,
     short_age,
+    show,
     size_text,
     structured,
     table,
@@ -53,10 +54,11 @@ def register(app: typer.Typer) -> typer.Typer:
     command(verb, "namespace", "trunkline list namespaces")(list_namespaces)
     command(verb, "inferenceservice", "trunkline list inferenceservices -n models")(get_services)
     command(verb, "purge", "trunkline list purges")(list_purges)
-    get = new_verb(app, "get", "Get files, inference services, namespaces or secrets.")
+    get = new_verb(app, "get", "Get files, inference services, namespaces, secrets or S3 credentials.")
     command(get, "inferenceservice", "trunkline get inferenceservices -n models")(get_services)
     command(get, "namespace", "trunkline get namespaces")(list_namespaces)
     command(get, "secret", "trunkline get secrets -n default")(list_secrets)
+    command(get, "s3credentials", "trunkline get s3credentials")(get_s3_credentials)
     return get
 
 
@@ -324,6 +326,18 @@ def list_secrets(
         client().list_secrets(namespace), output, ("NAME", "TYPE", "KEYS", "CREATED"),
         lambda s: (s.name, s.type, ", ".join(s.keys), time_text(s.created_at, full_timestamps)),
     )  # fmt: skip
+
+
+def get_s3_credentials(output: Output = None) -> None:
+    """Print what S3 clients need, for a shell's eval: the keys that stand for your token, and where the S3 door is."""
+    found = client().s3_credentials()
+    if output is not None:
+        structured(found, output)
+        return
+    show(f"export AWS_ACCESS_KEY_ID={found.access_key_id}")
+    show(f"export AWS_SECRET_ACCESS_KEY={found.secret_access_key}")
+    show(f"export AWS_ENDPOINT_URL={found.endpoint_url}")
+    show("export AWS_DEFAULT_REGION=local")  # any will do; for AWS's first one, botocore presigns as of 2006
 
 
 def list_namespaces(output: Output = None) -> None:

@@ -18,6 +18,7 @@ from trunkline.cli import (
     deleting,
     files,
     following,
+    history,
     inspecting,
     keeping,
     listing,
@@ -54,6 +55,7 @@ def build() -> typer.Typer:
     keeping.register(app)
     following.register(app)
     transactions.register(app)
+    history.register(app)
     return app
 
 

@@ -74,13 +74,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     for number, row in enumerate(cells):
         if number % HEADER_EVERY_LINES == 0:
-            show(_padded(header, widths))
-        show(_padded(row, widths))
+            show(padded(header, widths))
+        show(padded(row, widths))
     if not cells:
-        show(_padded(header, widths))
+        show(padded(header, widths))
 
 
-def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
+def padded(row: Sequence[str], widths: Sequence[int]) -> str:
+    """One row of a table."""
     return " ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 

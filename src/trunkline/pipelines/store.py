@@ -220,6 +220,11 @@ def list_jobs(
     return [_job(row).job for row in connection.execute(statement)]
 
 
+def delete_job(connection: Connection, pk: int) -> None:
+    """With its datums; what they have computed stays known."""
+    connection.execute(sa.delete(jobs).where(jobs.c.pk == pk))
+
+
 def pipelines_with_waiting_jobs(connection: Connection) -> list[tuple[str, str]]:
     rows = connection.execute(
         sa.select(pipelines.c.project, pipelines.c.name)

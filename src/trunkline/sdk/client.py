@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from trunkline.sdk.history import HistoryMethods
 from trunkline.sdk.keeping import KeepingMethods
 from trunkline.sdk.refs import RefMethods
 
 
-class Client(RefMethods, KeepingMethods):
+class Client(HistoryMethods, RefMethods, KeepingMethods):
     """Speaks with a control server; without arguments, with the one of this user's data directory.
 
     ``url`` and ``token`` default to ``TRUNKLINE_URL`` and ``TRUNKLINE_TOKEN``, then to what the data directory says.

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from trunkline.core.paths import parse_address
+from trunkline.core.paths import Address, parse_address
 from trunkline.errors import InvalidInputError, NotFoundError, UnavailableError
 from trunkline.sdk import config
 from trunkline.sdk.tar import Source, files_below
@@ -112,7 +112,7 @@ class DataMethods(Transport):
 
         >>> client.create_branch("images@master", trigger={"branch": "staging", "size": "100MB"})
         """
-        where = parse_address(address, project or self.project)
+        where = self._of_branch(address, project)
         if where.branch is None:
             raise InvalidInputError(f"{address!r} names no branch: write repo@branch", kind="bad_address")
         body = {
@@ -151,7 +151,7 @@ class DataMethods(Transport):
 
         >>> client.start_commit("images@master", "the second batch")
         """
-        where = parse_address(address, project or self.project)
+        where = self._of_branch(address, project)
         body = {"branch": where.branch or "master", "description": description}
         path = path_of("projects", where.project, "repos", where.repo, "commits")
         return Commit.model_validate(self.call("POST", path, json=body))
@@ -307,13 +307,14 @@ class DataMethods(Transport):
         return [FileInfo.model_validate(one) for one in self._pages(self._in(project, "tree"), query)]
 
     def diff_files(
-        self, address: str, old: str | None = None, *, project: str | None = None
+        self, address: str, old: str | None = None, *, shallow: bool = False, project: str | None = None
     ) -> list[DiffEntry]:
-        """What changed since ``old``, or since the commit before.
+        """What changed since ``old`` (any commit, also of another repo), or since the commit before. ``shallow``: the direct
+        children that differ, directories as a whole.
 
         >>> [(entry.op, entry.new) for entry in client.diff_files("images@master:/")]
         """
-        query = {"at": address, "old": old}
+        query = {"at": address, "old": old, "shallow": shallow}
         return [DiffEntry.model_validate(one) for one in self._pages(self._in(project, "diff"), query)]
 
     def copy_file(self, source: str, target: str, *, project: str | None = None) -> Commit:
@@ -367,8 +368,16 @@ class DataMethods(Transport):
         where = parse_address(repo.partition("@")[0], project or self.project)
         return path_of("projects", where.project, "repos", where.repo, *parts)
 
-    def _branch(self, address: str, project: str | None) -> str:
+    def _of_branch(self, address: str, project: str | None) -> Address:
         where = parse_address(address, project or self.project)
+        if where.commit is not None or where.ancestors or where.from_root is not None or where.dotted:
+            raise InvalidInputError(
+                f"{address!r} names a commit; a branch is needed here, as repo@branch", kind="bad_address"
+            )
+        return where
+
+    def _branch(self, address: str, project: str | None) -> str:
+        where = self._of_branch(address, project)
         return path_of("projects", where.project, "repos", where.repo, "branches", where.branch or "master")
 
 

@@ -15,7 +15,7 @@ from trunkline.sdk.work import WorkMethods
 from trunkline.wire.inferenceservices import InferenceService, Revision
 from trunkline.wire.namespaces import Namespace
 from trunkline.wire.secrets import Secret
-from trunkline.wire.status import Everything, Status
+from trunkline.wire.status import Everything, S3Credentials, Status
 
 LOOK_SECONDS = 0.25
 KINDS = ("Namespace", "Secret", "InferenceService")
@@ -217,6 +217,17 @@ class LiveMethods(WorkMethods):
         >>> client.inspect("1035715e796f45caae7a1d3ffd1f93ca").jobs
         """
         return Everything.model_validate(self.call("GET", path_of("inspect", commit_id)))
+
+    def s3_credentials(self) -> S3Credentials:
+        """The key pair with which S3 clients may do what this client's token may, and the URL of the S3 door.
+
+        :raises UnavailableError: ``door_closed``.
+
+        >>> keys = client.s3_credentials()
+        >>> keys.endpoint_url
+        'http://127.0.0.1:30600'
+        """
+        return S3Credentials.model_validate(self.call("GET", path_of("s3credentials")))
 
     def console_link(self) -> str:
         """A link that opens the console once, within ten minutes.

@@ -16,6 +16,8 @@ from trunkline.storage.db.schema import (
     purges,
     repos,
     tree_holds,
+    upload_parts,
+    uploads,
 )
 from trunkline.versioning.roots import RootSource
 
@@ -31,6 +33,17 @@ ROOTS = (
         column=tree_holds.c.root,
         keys=(tree_holds.c.expires_at,),
         label=lambda row: "an upload of the last day",
+    ),
+    RootSource(
+        column=uploads.c.root,
+        keys=(uploads.c.address, uploads.c.path),
+        label=lambda row: f"upload in parts to {row.k0}:{row.k1}",
+    ),
+    RootSource(
+        column=upload_parts.c.root,
+        keys=(uploads.c.address, uploads.c.path, upload_parts.c.number),
+        join=(uploads,),
+        label=lambda row: f"part {row.k2} of an upload to {row.k0}:{row.k1}",
     ),
 )
 """Trees of versioned data itself."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash
+from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TagName, TreeHash
 
 
 class CommitStatus(StrEnum):
@@ -200,12 +200,104 @@ class CopyTree:
     source_path: str = "/"
 
 
-Change = PutFile | DeletePath | CopyTree
+@dataclass(frozen=True, kw_only=True)
+class JoinFiles:
+    """Write a file of other trees' files, one behind the other; overwrites. Their chunks are used again, so it costs little
+    more than their number."""
+
+    path: str
+    sources: Sequence[tuple[TreeHash, str]]
+    """Trees, and the path of a file in each."""
+    modified_at: float | None = None
+
+
+Change = PutFile | DeletePath | CopyTree | JoinFiles
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffEntry:
     op: str
     """``added``, ``deleted`` or ``changed``."""
+    old: FileInfo | None
+    new: FileInfo | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A file that arrives in numbered parts; nothing of it is in any commit until it is completed."""
+
+    id: str
+    address: str
+    """Where it will be written: ``project/repo@branch`` or ``project/repo@branch=ID``."""
+    path: str
+    modified_at: float | None
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadPart:
+    number: int
+    root: TreeHash
+    """A tree that holds the part as its only file."""
+    hash: str
+    size: int
+    created_at: float
+
+
+# --- history ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """A name for one commit, which protects it."""
+
+    project: ProjectName
+    repo: RepoName
+    name: TagName
+    commit: CommitId
+    description: str
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """What a squash or drop took away, and what it began."""
+
+    commits: tuple[Commit, ...]
+    """As they were."""
+    opened: tuple[Commit, ...] = ()
+    """New AUTO commits on branches that follow others, so that they follow the heads that these have now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConflict:
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """What a merge did, or would do."""
+
+    commit: Commit | None
+    """None for a dry run, and where the target has all of the source already."""
+    base: CommitId | None
+    """The nearest common ancestor; None where the target had no commits."""
+    is_up_to_date: bool
+    added: int
+    deleted: int
+    changed: int
+    conflicts: tuple[MergeConflict, ...] = ()
+    """Those that a strategy has settled, the first of them."""
+    conflict_count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundCommit:
+    """A commit that touched a path."""
+
+    commit: Commit
+    op: str
+    """What it did to the path: ``added``, ``deleted`` or ``changed``."""
     old: FileInfo | None
     new: FileInfo | None

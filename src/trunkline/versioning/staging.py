@@ -16,7 +16,8 @@ from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
 from trunkline.versioning import trees
 from trunkline.versioning.chunks import ChunkWriter
 from trunkline.versioning.files import Content, append_content, write_content
-from trunkline.versioning.model import Change, CopyTree, DeletePath, PutFile
+from trunkline.versioning.join import join_contents
+from trunkline.versioning.model import Change, CopyTree, DeletePath, JoinFiles, PutFile
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity
 from trunkline.versioning.trees import Load
 
@@ -64,6 +65,8 @@ def ingest(changes: Iterable[Change], writer: ChunkWriter, load: Load) -> list[S
         elif isinstance(change, CopyTree):
             path, source = clean_path(change.path), clean_path(change.source_path)
             gathered.add(Copy(path=path, root=from_hex(change.root, "tree hash"), source_path=source))
+        elif isinstance(change, JoinFiles):
+            gathered.add(_join_files(change, writer, load))
         else:
             raise InvalidInputError(f"{type(change).__name__} is not a change of files", kind="bad_change")
     return gathered.finish()
@@ -102,19 +105,36 @@ class _Steps:
 
 
 def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
-    path = clean_path(change.path)
+    key, mtime = _target_of(change.path, change.modified_at)
+    content = write_content(change.parts, writer.add, writer.add_stream)
+    entry = Entry(key, content.size, content.hash, content.level, mtime, change.executable)
+    return PutEntry(entry=entry, append=change.append)
+
+
+def _join_files(change: JoinFiles, writer: ChunkWriter, load: Load) -> PutEntry:
+    key, mtime = _target_of(change.path, change.modified_at)
+    contents = []
+    for root, source in change.sources:
+        found = trees.find(load, from_hex(root, "tree hash"), clean_path(source)[1:].encode())
+        if found is None:
+            raise NotFoundError(f"there is no file {source} in tree {root}", kind="no_file")
+        contents.append(Content(found.size, found.hash, found.level))
+    content = join_contents(contents, writer.get, writer.add)
+    return PutEntry(entry=Entry(key, content.size, content.hash, content.level, mtime, False), append=False)
+
+
+def _target_of(path: str, modified_at: float | None) -> tuple[bytes, int | None]:
+    """The key and the modification time (nanoseconds) of a file that is written."""
+    path = clean_path(path)
     if path == "/":
         raise InvalidInputError("a file cannot be put at '/': name it, as in /data.csv", kind="bad_path")
-    mtime: int | None = None
-    if change.modified_at is not None:
-        if not abs(change.modified_at) < MTIME_SECONDS_MAX:
-            raise InvalidInputError(
-                f"{path}: the modification time {change.modified_at} is out of range", kind="bad_time"
-            )
-        mtime = round(change.modified_at * 10**9)
-    content = write_content(change.parts, writer.add, writer.add_stream)
-    entry = Entry(path[1:].encode(), content.size, content.hash, content.level, mtime, change.executable)
-    return PutEntry(entry=entry, append=change.append)
+    if modified_at is None:
+        return path[1:].encode(), None
+    if not abs(modified_at) < MTIME_SECONDS_MAX:
+        raise InvalidInputError(
+            f"{path}: the modification time {modified_at} is out of range", kind="bad_time"
+        )
+    return path[1:].encode(), round(modified_at * 10**9)
 
 
 def apply(steps: Iterable[Step], base: bytes, writer: ChunkWriter, load: Load) -> Ref:

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash
+from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash, check_name
+from trunkline.errors import AlreadyExistsError
 from trunkline.storage.db.schema import (
     branch_provenance,
     branches,
@@ -18,6 +19,7 @@ from trunkline.storage.db.schema import (
     projects,
     repos,
 )
+from trunkline.versioning import tagstore
 from trunkline.versioning.model import Commit, CommitStatus, Origin, Project
 
 _KEPT = "kept:"
@@ -146,6 +148,7 @@ def delete_repo(connection: Connection, repo_id: int) -> None:
     own_commits = sa.select(commits.c.pk).where(commits.c.repo_id == repo_id)
     connection.execute(sa.delete(branch_provenance).where(branch_provenance.c.upstream_id.in_(own_branches)))
     connection.execute(sa.delete(commit_provenance).where(commit_provenance.c.upstream_pk.in_(own_commits)))
+    tagstore.delete_tags_of(connection, repo_id)
     connection.execute(sa.delete(repos).where(repos.c.id == repo_id))
 
 
@@ -209,6 +212,14 @@ def heads_named(connection: Connection, repo_ids: Sequence[int], name: str) -> d
 
 
 def insert_branch(connection: Connection, repo: RepoRow, name: str, now: float) -> BranchRow:
+    """:raises AlreadyExistsError: ``tag_exists``: one address must not mean two things."""
+    check_name("branch", name)
+    for tag in tagstore.names_that_begin(connection, repo.id, name):
+        if tag == name or (tag.startswith(f"{name}.") and tag[len(name) + 1 :].isdigit()):
+            raise AlreadyExistsError(
+                f"there is a tag {repo.address}@{tag}, and tags cannot be written to: use another name for the branch",
+                kind="tag_exists",
+            )
     statement = sa.insert(branches).values(repo_id=repo.id, name=name, head=None, created_at=now)
     key = connection.execute(statement.returning(branches.c.id)).scalar_one()
     return BranchRow(id=key, repo=repo, name=BranchName(name), head=None, created_at=now)

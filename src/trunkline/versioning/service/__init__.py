@@ -17,22 +17,29 @@ from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service.branches import Branches
 from trunkline.versioning.service.changing import Changing
 from trunkline.versioning.service.commits import Commits
+from trunkline.versioning.service.history import History
+from trunkline.versioning.service.merging import Merging
 from trunkline.versioning.service.owned import OwnedRepos
 from trunkline.versioning.service.projects import Projects
 from trunkline.versioning.service.purging import Purging
 from trunkline.versioning.service.repos import Repos
+from trunkline.versioning.service.tags import Tags
 from trunkline.versioning.service.transactions import TransactionService, UseCase
+from trunkline.versioning.service.uploads import Uploads
 from trunkline.versioning.writers import Writers
 
 __all__ = ["Publisher", "TransactionService", "VersioningService"]
 
 
-class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos, Purging):
+class VersioningService(
+    Projects, Repos, Branches, Uploads, Commits, Changing, OwnedRepos, History, Merging, Tags, Purging
+):
     """Projects, repos, branches, commits, and the trees behind them.
 
     Addresses are strings: ``[project/]repo@branch|ID|branch=ID[^…|^N|.N][:path]``; ``project`` is the one meant where the
-    address names none. Events published: ``commit.finished`` ``{project, repo, branch, id, error}`` and ``commit.opened``
-    with the same keys (for AUTO commits), each in the transaction that makes it true.
+    address names none. A tag stands wherever a branch or ID does for reading. Events published: ``commit.finished``
+    ``{project, repo, branch, id, error}`` and, with the same keys, ``commit.opened`` (for AUTO commits), ``commit.squashed``
+    and ``commit.dropped``, each in the transaction that makes it true.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from trunkline.core.paths import Address
 from trunkline.errors import StateError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import refs, store, trigger_store
+from trunkline.versioning import history, refs, store, tagstore, trigger_store
 from trunkline.versioning.commits import Publisher
 from trunkline.versioning.service.trees import TreeService
 from trunkline.versioning.store import BranchRow, RepoRow
@@ -52,7 +52,7 @@ class UseCases(TreeService):
         """
         followers = store.downstream_branches(connection, branch.id)
         if followers:
-            names = ", ".join(other.address for other in followers)
+            names = history.named(other.address for other in followers)
             raise StateError(
                 f"{names} follows {branch.address}: delete that first, or use --force", kind="has_followers"
             )
@@ -67,7 +67,13 @@ class UseCases(TreeService):
             )
 
     def _delete_repo(self, connection: Connection, repo: RepoRow, *, force: bool) -> None:
-        for branch in store.list_branches(connection, repo):
-            if not force:
+        """With ``force``, what was made from it keeps its commits and loses the links to it."""
+        if not force:
+            for branch in store.list_branches(connection, repo):
                 self._refuse_followed(connection, branch, of_repo=True)
+            history.refuse_tagged(
+                tagstore.protecting_repo(connection, repo.id),
+                subject=f"repo {repo.address}",
+                way_out="delete the tag first, or use --force",
+            )
         store.delete_repo(connection, repo.id)

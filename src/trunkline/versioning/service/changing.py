@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sqlalchemy.engine import Connection
 
-from trunkline.core.ids import DEFAULT_BRANCH
+from trunkline.core.ids import DEFAULT_BRANCH, TreeHash
 from trunkline.core.paths import Address, parse_address
 from trunkline.errors import ConflictError, InvalidInputError, StateError
 from trunkline.versioning import commits, refs, staging, store
@@ -21,17 +21,26 @@ ATTEMPTS_MAX = 1000
 class Changing(UseCases):
     """Writes to branches and open commits."""
 
-    def modify(self, project: str, address: str, changes: Iterable[Change], description: str = "") -> Commit:
+    def modify(
+        self,
+        project: str,
+        address: str,
+        changes: Iterable[Change],
+        description: str = "",
+        *,
+        check: Callable[[TreeHash], None] | None = None,
+    ) -> Commit:
         """Apply changes in order, all or none. On a branch whose head is finished, or that does not exist yet: one new,
         finished commit. On a branch with an open head, or an open commit named by its ID: a write into that commit.
-        Writers to one branch all land, one after the other.
+        Writers to one branch all land, one after the other. ``check`` sees the tree that is about to be changed: what it
+        raises ends the write, and what it has found still holds when the write is done.
 
         :raises StateError: ``commit_finished``, ``output_branch`` or ``owned_repo``.
         """
         where = parse_address(address, project)
-        if where.ancestors or where.from_root is not None:
+        if where.ancestors or where.from_root is not None or where.dotted is not None:
             raise InvalidInputError(
-                f"{address!r} names an ancestor; only a branch can be written to", kind="bad_address"
+                f"{address!r} names an ancestor or a tag; only a branch can be written to", kind="bad_address"
             )
         with self._db.read() as connection:  # fail before the data is read, where that is possible
             self._target(connection, where)
@@ -42,6 +51,8 @@ class Changing(UseCases):
                 for _ in range(ATTEMPTS_MAX):
                     with self._db.read() as connection:
                         target, base = self._target(connection, where)
+                    if check is not None:
+                        check(TreeHash(base.hex()))
                     ref = staging.apply(steps, base, writer, load)
                     writer.finish()
                     with self._db.write() as connection:
@@ -70,6 +81,7 @@ class Changing(UseCases):
             commits.refuse_written(connection, branch, pk)
         else:
             commits.refuse_owned(repo, "its files cannot be changed by hand; change its input instead")
+            refs.refuse_tag(connection, repo, where.branch or DEFAULT_BRANCH)
         root = store.shown_tree(connection, pk)[0]
         return pk, EMPTY_ROOT if root is None else bytes.fromhex(root)
 

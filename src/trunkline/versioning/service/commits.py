@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from trunkline.core.ids import CommitId
+from trunkline.core.ids import CommitId, is_commit_id, is_name
 from trunkline.core.paths import parse_address
 from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.versioning import commits, lineage, refs, store
@@ -88,8 +88,8 @@ class Commits(UseCases):
                 return [found.commit for found in listed]
             if last is not None:
                 start = last.parent_pk
-            elif branch.isascii() and branch.replace("-", "_").isidentifier():
-                start = refs.need_branch(connection, row, branch).head
+            elif is_name(branch) and not is_commit_id(branch):
+                start = refs.head_of(connection, row, branch)  # which may have no commits yet
             else:
                 start = self._at(connection, row, branch).pk
             return self._history(connection, start, limit, first, origin)

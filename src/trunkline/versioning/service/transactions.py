@@ -20,8 +20,8 @@ from trunkline.versioning import spread, transaction_store
 from trunkline.versioning.model import FinishedTransaction, Operation, Transaction
 from trunkline.versioning.spread import Publisher
 
-OPERATIONS_MAX = 500
-"""In one transaction: each new one runs all before it."""
+OPERATIONS_MAX = 100
+"""In one transaction. Each new one runs all before it, some milliseconds each, and other writers wait meanwhile."""
 OPEN_MAX = 1000
 
 UseCase = Callable[..., Any]

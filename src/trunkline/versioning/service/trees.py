@@ -14,7 +14,7 @@ from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import bulk, chunkindex, staging, trees, views, writers
 from trunkline.versioning.chunks import ChunkStore, ChunkWriter
 from trunkline.versioning.files import Content
-from trunkline.versioning.model import Change, CopyTree, DiffEntry, FileInfo, TreeInfo
+from trunkline.versioning.model import Change, CopyTree, DiffEntry, FileInfo, JoinFiles, TreeInfo
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, decode_list
 from trunkline.versioning.writers import Writers
 
@@ -57,6 +57,9 @@ class TreeService:
         for change in changes:
             if isinstance(change, CopyTree):
                 self._build_on(writer, from_hex(change.root, "tree hash"))
+            elif isinstance(change, JoinFiles):
+                for root, _ in change.sources:
+                    self._build_on(writer, from_hex(root, "tree hash"))
             yield change
 
     def _build_on(self, writer: ChunkWriter, root: bytes) -> bytes:
@@ -155,6 +158,14 @@ class TreeService:
         """All files at or below a path; with ``dirs`` the directories too. :raises NotFoundError: ``no_file``, at once."""
         return views.walk(self._load, from_hex(root, "tree hash"), path, dirs=dirs, after=after)
 
+    def scan(
+        self, root: TreeHash, prefix: str = "", *, delimiter: str = "", after: str = ""
+    ) -> Iterator[tuple[str, FileInfo | None]]:
+        """Keys (paths without the leading slash) by how they begin, behind the key ``after``; those with the ``delimiter``
+        behind the prefix are one item together: their common beginning, and None."""
+        name = from_hex(root, "tree hash")
+        return views.scan(self._load, name, prefix.encode(), delimiter.encode(), after.encode())
+
     def glob(self, root: TreeHash, pattern: str, *, after: str | None = None) -> Iterator[FileInfo]:
         """The files and directories that match. :raises InvalidInputError: ``bad_glob``, at once."""
         return views.glob(self._load, from_hex(root, "tree hash"), pattern, after=after)
@@ -192,12 +203,18 @@ class TreeService:
         return bulk.read_files(self._chunks, self._load, from_hex(root, "tree hash"), files)
 
     def diff(
-        self, old: TreeHash, new: TreeHash, path: str = "/", *, after: str | None = None
+        self,
+        old: TreeHash,
+        new: TreeHash,
+        path: str = "/",
+        *,
+        after: str | None = None,
+        shallow: bool = False,
     ) -> Iterator[DiffEntry]:
-        """The files that were added, deleted or changed, in the order of their paths. Costs what differs."""
-        return views.diff(
-            self._load, from_hex(old, "tree hash"), from_hex(new, "tree hash"), path, after=after
-        )
+        """The files that were added, deleted or changed, in the order of their paths. Costs what differs. ``shallow``: the
+        direct children that differ, directories as a whole."""
+        compare = views.diff_children if shallow else views.diff
+        return compare(self._load, from_hex(old, "tree hash"), from_hex(new, "tree hash"), path, after=after)
 
 
 def _no_tree(root: str) -> NotFoundError:

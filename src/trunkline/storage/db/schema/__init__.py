@@ -15,12 +15,16 @@ from trunkline.storage.db.schema.data import (
     chunks,
     commit_provenance,
     commits,
+    merges,
     packs,
     projects,
     repos,
+    tags,
     tokens,
     transaction_operations,
     transactions,
+    upload_parts,
+    uploads,
 )
 from trunkline.storage.db.schema.keeping import (
     condemned_packs,
@@ -72,6 +76,7 @@ __all__ = [
     "experiments",
     "jobs",
     "maintenance",
+    "merges",
     "meta",
     "metadata",
     "metrics",
@@ -93,12 +98,15 @@ __all__ = [
     "revisions",
     "secrets",
     "services",
+    "tags",
     "tasks",
     "tokens",
     "transaction_operations",
     "transactions",
     "tree_holds",
     "trials",
+    "upload_parts",
+    "uploads",
 ]
 
 fit_postgresql(metadata)

@@ -80,6 +80,7 @@ commits = sa.Table(
     sa.Index("commits_id", "id"),
     sa.Index("commits_parent", "parent"),
     sa.Index("commits_repo", "repo_id", "pk"),
+    sqlite_autoincrement=True,  # a key is never used again: they say which of two commits is the newer
 )
 commit_provenance = sa.Table(
     "commit_provenance",
@@ -117,6 +118,26 @@ transaction_operations = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),  # e.g. create_branch
     sa.Column("arguments", sa.JSON, nullable=False),
 )
+tags = sa.Table(
+    "tags",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("repo_id", sa.Integer, sa.ForeignKey("repos.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    # Without ON DELETE on purpose: nothing can remove a tagged commit by accident.
+    sa.Column("commit_pk", sa.Integer, sa.ForeignKey("commits.pk"), nullable=False),
+    sa.Column("description", sa.Text, nullable=False, default=""),
+    time_column("created_at"),
+    sa.UniqueConstraint("repo_id", "name"),
+    sa.Index("tags_commit", "commit_pk"),
+)
+merges = sa.Table(
+    "merges",  # what was merged into a commit, besides its parent; always an older commit of the same repo
+    metadata,
+    sa.Column("commit_pk", sa.Integer, sa.ForeignKey("commits.pk", ondelete="CASCADE"), primary_key=True),
+    sa.Column("source_pk", sa.Integer, sa.ForeignKey("commits.pk", ondelete="CASCADE"), primary_key=True),
+    sa.Index("merges_source", "source_pk"),
+)
 packs = sa.Table(
     "packs",
     metadata,
@@ -135,4 +156,28 @@ chunks = sa.Table(
     sa.Column("raw_length", sa.Integer, nullable=False),  # bytes after decompression
     sa.Column("codec", sa.Integer, nullable=False),  # 0 stored, 1 zstd
     sa.Index("chunks_pack", "pack_id"),
+)
+uploads = sa.Table(
+    "uploads",  # files that arrive in parts, see versioning.service.uploads
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("repo_id", sa.Integer, sa.ForeignKey("repos.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("address", sa.Text, nullable=False),  # project/repo@branch or project/repo@branch=ID
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("modified_at", sa.Float, nullable=True),
+    time_column("created_at"),
+    time_column("expires_at"),
+    sa.Column("commit_id", sa.Text, nullable=True),  # of the commit that it ended in
+    sa.Column("root", sa.Text, nullable=True),  # the tree of that commit then
+    sa.Index("uploads_repo", "repo_id", "path"),
+)
+upload_parts = sa.Table(
+    "upload_parts",
+    metadata,
+    sa.Column("upload_id", sa.Text, sa.ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("root", sa.Text, nullable=False),  # hash of a tree that holds the part as its only file
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    time_column("created_at"),
 )

@@ -135,6 +135,7 @@ jobs = sa.Table(
     sa.UniqueConstraint("pipeline_id", "id"),
     sa.Index("jobs_id", "id"),
     sa.Index("jobs_status", "status"),
+    sqlite_autoincrement=True,  # a late word about a deleted job must not meet another one
 )
 datums = sa.Table(
     "datums",
