@@ -19,14 +19,18 @@ from trunkline.access.model import Scope
 from trunkline.access.service import AccessService
 from trunkline.core.clock import Clock, SystemClock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, is_commit_id
-from trunkline.errors import InvalidInputError, NotFoundError
+from trunkline.errors import CorruptionError, InvalidInputError, NotFoundError, StateError
 from trunkline.jobs.engines.process import ProcessEngine
 from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, LaunchSpec, Outcome, Task
 from trunkline.jobs.outbox import Outbox
 from trunkline.jobs.pool import Pool, ProcessTable
 from trunkline.jobs.queue import TaskQueue
 from trunkline.jobs.service import JobsService
+from trunkline.lineage import PurgeLineage
+from trunkline.pipelines import datum_store
+from trunkline.pipelines import store as pipeline_store
 from trunkline.pipelines.service import PipelineService
+from trunkline.registry import store as registry_store
 from trunkline.registry.model import LATEST
 from trunkline.registry.service import RegistryService
 from trunkline.secrets.service import SecretsService
@@ -40,13 +44,21 @@ from trunkline.sources.web import Fetcher
 from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects import open_store
+from trunkline.training import store as training_store
 from trunkline.training.service import TrainingService
+from trunkline.versioning.roots import RootSource
 from trunkline.versioning.service import TransactionService, VersioningService
 
 log = logging.getLogger(__name__)
 
 FIRE_TRIGGERS = "fire-triggers"
 _REPO_URI = re.compile(r"(?:trunkline://)?([\w-]+/)?[\w-]+@[^:]+(:.*)?", re.ASCII)
+
+GC = "gc"
+BUSY_SECONDS = 600.0
+FIRST_GC_SECONDS = 900.0
+"""After a start: the server is busy with other things then."""
+_COMMIT_LABEL = re.compile(r"commit ([\w-]+)/([\w-]+)@([0-9a-f]{32})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +79,19 @@ class Services:
     pipelines: PipelineService
     training: TrainingService
     serving: ServingService
+    lineage: PurgeLineage
     started_at: float
 
     def start(self) -> None:
         """Adopt what still runs, and start the background loops."""
         self._forget_old_workers()
+        self.versioning.forget_crashed_work()
+        if self.settings.gc_every_hours:
+            with self.db.write() as connection:
+                self.jobs.queue.enqueue(
+                    connection, kind=GC, key="store", queue=CONTROL_QUEUE, payload={},
+                    after_seconds=min(FIRST_GC_SECONDS, self.settings.gc_every_hours * 3600),
+                )  # fmt: skip
         self.serving.start()
         self.jobs.start()
 
@@ -128,6 +148,9 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     )  # fmt: skip
     pipelines.register()
     training.register()
+    jobs.on_control(GC, PeriodicGc(versioning, settings))
+    versioning.learn_roots(root_sources())
+    versioning.learn_to_make(OutputMaker(db, versioning))
     transactions = TransactionService(
         db=db, clock=clock, publish=outbox.publish,
         cases={**versioning.transaction_cases(), "create_pipeline": pipelines.create},
@@ -142,6 +165,9 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     return Services(
         settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning, sources=sources,
         transactions=transactions, secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
+        lineage=PurgeLineage(
+            db=db, versioning=versioning, pipelines=pipelines, training=training, registry=registry, serving=serving
+        ),
         started_at=clock.now(),
     )  # fmt: skip
 
@@ -162,6 +188,53 @@ def build_sources(settings: Settings, versioning: VersioningService, buckets: Bu
             data_dir=settings.home, roots=roots, home=None if settings.remote else Path.home()
         ),
     )
+
+
+class PeriodicGc:
+    """The control step that collects garbage now and then."""
+
+    def __init__(self, versioning: VersioningService, settings: Settings) -> None:
+        self._versioning = versioning
+        self._settings = settings
+
+    def __call__(self, task: Task) -> Outcome:
+        hours = self._settings.gc_every_hours
+        if not hours:
+            return Done()
+        try:
+            done = self._versioning.gc(grace_seconds=self._settings.gc_grace_hours * 3600)
+            log.info("gc: %d bytes freed, %d packs deleted", done.freed_bytes, done.packs_deleted)
+        except StateError:
+            return Again(after_seconds=BUSY_SECONDS)  # a backup, say
+        except CorruptionError as error:
+            log.error("gc: %s", error)
+        return Again(after_seconds=hours * 3600)
+
+
+class OutputMaker:
+    """Puts the output commit of a job together again out of its datums' outputs, whose nodes are stored apart from it."""
+
+    def __init__(self, db: Database, versioning: VersioningService) -> None:
+        self._db = db
+        self._versioning = versioning
+
+    def __call__(self, label: str) -> bool:
+        """``label`` names what is damaged, as ``fsck`` does: ``commit PROJECT/REPO@ID``. False if it cannot be done."""
+        found = _COMMIT_LABEL.fullmatch(label)
+        if found is None:
+            return False
+        with self._db.read() as connection:
+            job = pipeline_store.get_job(connection, *found.groups())
+            outputs = datum_store.outputs(connection, job.pk) if job is not None else {}
+        try:
+            return bool(outputs) and bool(self._versioning.merge(outputs))
+        except (CorruptionError, NotFoundError):
+            return False
+
+
+def root_sources() -> tuple[RootSource, ...]:
+    """Every column outside of versioned data that refers to a tree."""
+    return (*pipeline_store.ROOTS, *datum_store.ROOTS, *training_store.ROOTS, *registry_store.ROOTS)
 
 
 def _watch_the_clock(versioning: VersioningService, jobs: JobsService, clock: Clock) -> None:

@@ -144,6 +144,12 @@ class Settings(BaseSettings):
     request_bytes_max: int = Field(
         default=64 * 2**20, ge=1, description="Largest JSON request body, in bytes."
     )
+    gc_every_hours: float = Field(
+        default=24.0, ge=0, description="How often garbage is collected; 0: only by 'trunkline gc'."
+    )
+    gc_grace_hours: float = Field(
+        default=24.0, ge=0, description="Garbage in packs that are younger than this is left alone."
+    )
     sandbox: str = Field(
         default="auto",
         pattern="^(auto|namespace|paths)$",

@@ -168,6 +168,14 @@ class Templates(ABC):
         return points.trail
 
 
+@contextlib.contextmanager
+def in_memory() -> Iterator[Path]:
+    """A folder on a disk that is quick to sync, where there is one: what is lost in a power cut is simulated."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
 class LocalTemplates(Templates):
     """Folders; on a disk that is quick to sync, where there is one: what is lost in a power cut is simulated."""
 
@@ -181,9 +189,8 @@ class LocalTemplates(Templates):
     @classmethod
     @contextlib.contextmanager
     def in_memory(cls) -> Iterator[LocalTemplates]:
-        memory = Path("/dev/shm")
-        with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-            yield cls(Path(folder))
+        with in_memory() as folder:
+            yield cls(folder)
 
     def _keep(self, stores: Stores) -> None:
         shutil.copytree(self._folder / "work", self._folder / str(len(self.states) - 1))

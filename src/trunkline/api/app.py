@@ -19,6 +19,7 @@ from trunkline.api.routes import (
     filesets,
     history,
     inferenceservices,
+    keeping,
     leases,
     models,
     namespaces,
@@ -37,7 +38,7 @@ from trunkline.wire.base import Error
 NOUNS = (
     server, projects, repos, tags, history, commits, transactions, files, filesets, pipelines, leases, experiments, models,
     namespaces,
-    inferenceservices, pages,
+    inferenceservices, keeping, pages,
 )  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from trunkline.errors import InvalidInputError
 NOUNS = {
     "branch": "branches", "checkpoint": "checkpoints", "commit": "commits", "datum": "datums",
     "experiment": "experiments", "file": "files", "inferenceservice": "inferenceservices", "job": "jobs",
-    "model": "models", "namespace": "namespaces", "pipeline": "pipelines", "project": "projects", "repo": "repos",
-    "secret": "secrets", "tag": "tags", "transaction": "transactions", "trial": "trials", "version": "versions",
+    "model": "models", "namespace": "namespaces", "pipeline": "pipelines", "project": "projects", "purge": "purges",
+    "repo": "repos", "secret": "secrets", "tag": "tags", "transaction": "transactions", "trial": "trials",
+    "version": "versions",
 }  # fmt: skip
 SAME = {plural: singular for singular, plural in NOUNS.items()} | {
     "isvc": "inferenceservice", "ns": "namespace", "branchs": "branch", "exp": "experiment",

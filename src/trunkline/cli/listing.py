@@ -53,6 +53,7 @@ def register(app: typer.Typer) -> typer.Typer:
     command(verb, "secret", "trunkline list secrets -n default")(list_secrets)
     command(verb, "namespace", "trunkline list namespaces")(list_namespaces)
     command(verb, "inferenceservice", "trunkline list inferenceservices -n models")(get_services)
+    command(verb, "purge", "trunkline list purges")(list_purges)
     get = new_verb(app, "get", "Get files, inference services, namespaces, secrets or S3 credentials.")
     command(get, "inferenceservice", "trunkline get inferenceservices -n models")(get_services)
     command(get, "namespace", "trunkline get namespaces")(list_namespaces)
@@ -67,6 +68,17 @@ def shown(found: Any, output: Output, header: Sequence[str], rows: Any) -> None:
         structured(found, output)
     else:
         table(header, [rows(one) for one in found])
+
+
+def list_purges(output: Output = None, full_timestamps: FullTimestamps = False) -> None:
+    """List what was purged from history, by whom and why."""
+    shown(
+        client().list_purges(), output, ("ID", "PATH", "CONTENTS", "STATE", "WHEN", "WHO", "WHY"),
+        lambda p: (
+            str(p.id), f"{p.project}/{p.repo}:{p.path}", str(len(p.contents)), p.state,
+            time_text(p.created_at, full_timestamps), p.who, p.why,
+        ),
+    )  # fmt: skip
 
 
 def list_projects(output: Output = None, full_timestamps: FullTimestamps = False) -> None:

@@ -20,6 +20,7 @@ from trunkline.cli import (
     following,
     history,
     inspecting,
+    keeping,
     listing,
     logs,
     server,
@@ -51,6 +52,7 @@ def build() -> typer.Typer:
     logs.register(app)
     steering.register(app)
     deleting.register(app)
+    keeping.register(app)
     following.register(app)
     transactions.register(app)
     history.register(app)

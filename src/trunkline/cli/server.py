@@ -17,7 +17,7 @@ from trunkline.cli.client import client
 from trunkline.cli.errors import exit_code
 from trunkline.cli.grammar import Output, command
 from trunkline.cli.output import duration_text, say, show, structured
-from trunkline.errors import CorruptionError, InternalError, LimitError, TrunklineError, UnavailableError
+from trunkline.errors import InternalError, LimitError, TrunklineError, UnavailableError
 from trunkline.sdk import config
 from trunkline.sdk.client import Client
 from trunkline.wire.status import Status
@@ -33,7 +33,6 @@ def register(app: typer.Typer) -> None:
     command(app, "down", "trunkline down")(down)
     command(app, "status", "trunkline status")(status)
     command(app, "version", "trunkline version")(version)
-    command(app, "fsck", "trunkline fsck")(fsck)
 
 
 def up(
@@ -198,17 +197,3 @@ def version(output: Output = None) -> None:
         structured({"version": __version__}, output)
     else:
         show(__version__)
-
-
-def fsck(output: Output = None) -> None:
-    """Verify every stored byte that commits refer to, and name what is lost and what needs it."""
-    problems = client().fsck()
-    if output is not None:
-        structured(problems, output)
-    for problem in problems if output is None else ():
-        show(f"{problem.kind}: {problem.message}")
-        for name in problem.referred_by:
-            show(f"  needed by {name}")
-    if problems:
-        raise CorruptionError(f"{len(problems)} problems found", kind="damaged")
-    say("all is well")

@@ -14,8 +14,9 @@ from trunkline.core.ids import TreeHash
 from trunkline.core.status import Status
 from trunkline.pipelines.datums import PlannedDatum
 from trunkline.pipelines.model import Datum, DatumInput
-from trunkline.storage.db.schema import datum_results, datums
+from trunkline.storage.db.schema import datum_results, datums, jobs, pipelines
 from trunkline.storage.db.upsert import upsert
+from trunkline.versioning.roots import RootSource
 
 T = TypeVar("T")
 
@@ -196,4 +197,59 @@ def _datum(row: Row[Any]) -> Datum:
         stats=row.stats,
         started_at=row.started_at,
         finished_at=row.finished_at,
+    )
+
+
+# --- trees that are referred to ---
+
+
+def _input_roots(inputs: Any) -> list[str]:
+    return [one["root"] for one in inputs if one.get("root")]
+
+
+def _datum_label(row: Row[Any]) -> str:
+    return f"datum {row.k2} of job {row.k0}/{row.k1}@{row.k3}"
+
+
+ROOTS = (
+    RootSource(
+        column=datums.c.output_root,
+        keys=(pipelines.c.project, pipelines.c.name, datums.c.id, jobs.c.id),
+        join=(jobs, pipelines),
+        label=_datum_label,
+    ),
+    RootSource(
+        column=datums.c.inputs,
+        keys=(pipelines.c.project, pipelines.c.name, datums.c.id, jobs.c.id),
+        join=(jobs, pipelines),
+        label=lambda row: f"input of {_datum_label(row)}",
+        where=datums.c.status.in_([Status.QUEUED, Status.RUNNING]),
+        read=_input_roots,
+    ),
+    RootSource(
+        column=datum_results.c.output_root,
+        keys=(datum_results.c.identity, datum_results.c.job_id),
+        label=lambda row: f"cached result {row.k0} of job {row.k1}",
+        is_cache=True,
+    ),
+)
+
+
+def consumers(connection: Connection, keys: Mapping[str, Sequence[bytes]]) -> Iterator[tuple[str, str]]:
+    """The datums that saw any of the files (given by tree and key), with their identities."""
+    query = sa.select(
+        datums.c.inputs, datums.c.identity, pipelines.c.project, pipelines.c.name, datums.c.id, jobs.c.id
+    )
+    query = query.select_from(datums.join(jobs).join(pipelines))
+    for inputs, identity, project, pipeline, datum, job in connection.execute(query):
+        if any(_sees(one, keys.get(one["root"], ())) for one in inputs):
+            yield f"datum {datum} of job {project}/{pipeline}@{job}", identity
+
+
+def _sees(given: Mapping[str, Any], keys: Sequence[bytes]) -> bool:
+    files = ["/" + key.decode() for key in keys]
+    return any(
+        file == path or (path.endswith("/") and file.startswith(path))
+        for file in files
+        for path in given["paths"]
     )

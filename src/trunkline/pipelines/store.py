@@ -15,6 +15,7 @@ from trunkline.pipelines.model import Job, JobInput, Pipeline
 from trunkline.pipelines.spec import input_in_short, notes
 from trunkline.storage.db.schema import events, jobs, pipeline_versions, pipelines
 from trunkline.storage.db.upsert import upsert
+from trunkline.versioning.roots import RootSource
 
 WAITING = "waiting"
 QUEUEING = "queueing"
@@ -324,3 +325,15 @@ def _job_input(value: Mapping[str, str]) -> JobInput:
         name=value["name"], project=ProjectName(value["project"]), repo=RepoName(value["repo"]),
         branch=value["branch"], commit=CommitId(value["commit"]),
     )  # fmt: skip
+
+
+# --- trees that are referred to -----------------------------------------------------------------------------------
+
+ROOTS = (
+    RootSource(
+        column=pipeline_versions.c.code_root,
+        keys=(pipelines.c.project, pipelines.c.name, pipeline_versions.c.version),
+        join=(pipelines,),
+        label=lambda row: f"code of pipeline {row.k0}/{row.k1} version {row.k2}",
+    ),
+)

@@ -12,6 +12,7 @@ from trunkline.core.ids import TreeHash
 from trunkline.registry.model import Model, ModelVersion
 from trunkline.storage.db.schema import model_aliases, model_versions, models
 from trunkline.storage.db.upsert import upsert
+from trunkline.versioning.roots import RootSource
 
 VERSIONS_MAX = 1000
 MODELS_MAX = 1000
@@ -149,3 +150,21 @@ def _version(row: Row[Any], aliases: list[str]) -> ModelVersion:
         checkpoint_root=row.checkpoint_root, package_root=row.package_root, metrics=row.metrics,
         metadata=row.metadata, notes=row.notes, aliases=tuple(aliases), created_at=row.created_at,
     )  # fmt: skip
+
+
+# --- trees that are referred to ---
+
+
+def _roots(column: sa.Column[Any], what: str) -> RootSource:
+    return RootSource(
+        column=column,
+        keys=(models.c.name, model_versions.c.name),
+        join=(models,),
+        label=lambda row: f"{what} of model {row.k0} version {row.k1}",
+    )
+
+
+ROOTS = (
+    _roots(model_versions.c.checkpoint_root, "checkpoint"),
+    _roots(model_versions.c.package_root, "package"),
+)

@@ -29,6 +29,11 @@ def home_is_named() -> bool:
     return bool(os.environ.get("TRUNKLINE_HOME"))
 
 
+def names_a_server() -> bool:
+    """Whether the environment names a server by its URL, so that no data directory here is meant."""
+    return bool(os.environ.get("TRUNKLINE_URL"))
+
+
 def recorded_url() -> str | None:
     """The URL that the data directory's control server has written down; None if none ever ran there."""
     try:

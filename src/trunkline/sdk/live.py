@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,9 @@ from trunkline.sdk.work import WorkMethods
 from trunkline.wire.inferenceservices import InferenceService, Revision
 from trunkline.wire.namespaces import Namespace
 from trunkline.wire.secrets import Secret
-from trunkline.wire.status import Everything, Problem, S3Credentials, Status
+from trunkline.wire.status import Everything, S3Credentials, Status
 
 LOOK_SECONDS = 0.25
-FSCK_SECONDS = 24 * 3600.0
 KINDS = ("Namespace", "Secret", "InferenceService")
 
 
@@ -219,15 +217,6 @@ class LiveMethods(WorkMethods):
         >>> client.inspect("1035715e796f45caae7a1d3ffd1f93ca").jobs
         """
         return Everything.model_validate(self.call("GET", path_of("inspect", commit_id)))
-
-    def fsck(self) -> list[Problem]:
-        """Verify every stored byte that commits refer to; returns what is lost or damaged, and what needs it.
-
-        >>> client.fsck()
-        []
-        """
-        with self.download(path_of("fsck"), read_seconds=FSCK_SECONDS) as stream:
-            return [Problem.model_validate(one) for one in json.loads(stream.read())["items"]]
 
     def s3_credentials(self) -> S3Credentials:
         """The key pair with which S3 clients may do what this client's token may, and the URL of the S3 door.

@@ -75,15 +75,23 @@ class Transport:
 
     # --- the verbs ---
 
-    def call(self, method: str, path: str, json: Any = None, query: Query | None = None) -> Any:
-        """Send JSON, get JSON (None where the answer is empty).
+    def call(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        query: Query | None = None,
+        *,
+        read_seconds: float = READ_SECONDS,
+    ) -> Any:
+        """Send JSON, get JSON (None where the answer is empty). ``read_seconds``: how long the answer may take.
 
         >>> client.call("GET", "/v1/repos")["items"]
         """
         body = None if json is None else jsonlib.dumps(json).encode()
         headers = {"content-type": "application/json"} if body is not None else {}
         with self._send(
-            method, path, query, (lambda: body) if body is not None else None, headers
+            method, path, query, (lambda: body) if body is not None else None, headers, read_seconds
         ) as response:
             return _parsed(response)
 

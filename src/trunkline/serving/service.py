@@ -139,6 +139,11 @@ class ServingService:
         with self._db.read() as connection:
             return store.revisions_of_commit(connection, commit_id)
 
+    def active_revisions(self) -> Revisions:
+        """The revisions of all services that run, or are about to."""
+        with self._db.read() as connection:
+            return store.active_revisions(connection)
+
     # --- the life of the control server ---
 
     def start(self) -> None:

@@ -73,6 +73,9 @@ class FaultyStore(ObjectStore):
         self._store.delete(key)
         self._after("delete", fault)
 
+    def sweep_temporary(self, before: float, *, dry_run: bool) -> tuple[int, int]:
+        return self._store.sweep_temporary(before, dry_run=dry_run)
+
     def _before(self, operation: Operation) -> Fault | None:
         if self._points is not None and self._points.at_operation(operation):
             return Fault(operation=operation, nth=0, how="lost_response")

@@ -20,6 +20,7 @@ from trunkline.training.model import (
     MetricsRow,
     Trial,
 )
+from trunkline.versioning.roots import RootSource
 
 EXPERIMENTS_MAX = 1000
 METRIC_ROWS_MAX = 100_000
@@ -274,3 +275,20 @@ def _checkpoint(row: Row[Any]) -> Checkpoint:
 
 def _tree(root: str | None) -> TreeHash | None:
     return TreeHash(root) if root is not None else None
+
+
+# --- trees that are referred to ---
+
+ROOTS = (
+    RootSource(
+        column=experiments.c.code_root,
+        keys=(experiments.c.id,),
+        label=lambda row: f"code of experiment {row.k0}",
+    ),
+    RootSource(
+        column=checkpoints.c.root,
+        keys=(checkpoints.c.uuid, checkpoints.c.trial_id),
+        label=lambda row: f"checkpoint {row.k0} of trial {row.k1}",
+        sizes=True,
+    ),
+)

@@ -28,6 +28,8 @@ _LOCATE = (
     .join_from(chunks, packs)
     .where(_WANTED)
 )
+_PACKS_OF = sa.select(chunks.c.hash, chunks.c.pack_id).where(_WANTED)
+_PACKS_OF_SQL = "SELECT hash, pack_id FROM chunks WHERE hash IN "
 _KNOWN_SQL = "SELECT hash FROM chunks WHERE hash IN "
 _LOCATE_SQL = (
     "SELECT c.hash, p.name, c.offset, c.length, c.raw_length, c.codec"
@@ -70,6 +72,17 @@ def known(connection: Connection, hashes: Sequence[bytes]) -> set[bytes]:
     return found
 
 
+def packs_of(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, int]:
+    """The keys of the packs that hold those of the hashes that are stored."""
+    if connection.dialect.name == "sqlite":
+        return {row[0]: row[1] for row in _ask(connection, _PACKS_OF_SQL, hashes)}
+    found: dict[bytes, int] = {}
+    for start in range(0, len(hashes), HASHES_PER_QUERY):
+        part = hashes[start : start + HASHES_PER_QUERY]
+        found.update((name, pack) for name, pack in connection.execute(_PACKS_OF, {"hashes": part}))
+    return found
+
+
 def _ask(connection: Connection, question: str, hashes: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
     """Plain SQL: for a million chunks, composing the statements would cost more than running them. Long lists in few
     statements, whose lengths are powers of two, so that SQLite need not parse many of them."""
@@ -87,14 +100,14 @@ def _marks(one: str, count: int) -> str:
     return "(" + ",".join([one] * count) + ")"
 
 
-def add_pack(connection: Connection, name: str, size: int, records: Iterable[PackRecord], now: float) -> None:
-    """Record a pack that is durable. A chunk that is known already keeps its place."""
+def add_pack(connection: Connection, name: str, size: int, records: Iterable[PackRecord], now: float) -> int:
+    """Record a pack that is durable; returns its key. A chunk that is known already keeps its place."""
     is_sqlite = connection.dialect.name == "sqlite"
     connection.execute(upsert(packs).values(name=name, size=size, created_at=now).on_conflict_do_nothing())
     pack_id = connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).scalar_one()
     if is_sqlite:
         _add_chunks(connection, pack_id, records)
-        return
+        return int(pack_id)
     rows = [
         {
             "hash": r.hash, "pack_id": pack_id, "offset": r.offset, "length": r.length,
@@ -104,6 +117,7 @@ def add_pack(connection: Connection, name: str, size: int, records: Iterable[Pac
     ]  # fmt: skip
     if rows:
         connection.execute(upsert(chunks).on_conflict_do_nothing(), rows)
+    return int(pack_id)
 
 
 def _add_chunks(connection: Connection, pack_id: int, records: Iterable[PackRecord]) -> None:
@@ -123,6 +137,43 @@ def _insert_chunks(count: int) -> str:
     columns = "hash, pack_id, offset, length, raw_length, codec"
     rows = ",".join(["(?,?,?,?,?,?)"] * count)
     return f"INSERT INTO chunks ({columns}) VALUES {rows} ON CONFLICT DO NOTHING"
+
+
+def chunks_in(connection: Connection, pack_id: int) -> int:
+    """How many chunks are read from a pack."""
+    query = sa.select(sa.func.count()).select_from(chunks).where(chunks.c.pack_id == pack_id)
+    return int(connection.execute(query).scalar_one())
+
+
+def has_pack(connection: Connection, name: str) -> bool:
+    return connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).first() is not None
+
+
+def move_chunks(connection: Connection, old_pack: int, new_pack: int, records: Sequence[PackRecord]) -> None:
+    """Chunks are read from another pack from now on, where they are still read from the old one."""
+    statement = (
+        sa.update(chunks)
+        .where(chunks.c.hash == sa.bindparam("name"), chunks.c.pack_id == old_pack)
+        .values(
+            pack_id=new_pack,
+            offset=sa.bindparam("at"),
+            length=sa.bindparam("stored"),
+            codec=sa.bindparam("how"),
+        )
+    )
+    rows = [{"name": r.hash, "at": r.offset, "stored": r.length, "how": r.codec} for r in records]
+    if rows:
+        connection.execute(statement, rows)
+
+
+def key_of(connection: Connection, name: str) -> int | None:
+    return connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).scalar_one_or_none()
+
+
+def all_packs(connection: Connection) -> list[tuple[int, str, int]]:
+    """Key, name and size of every pack."""
+    query = sa.select(packs.c.id, packs.c.name, packs.c.size).order_by(packs.c.id)
+    return [(key, name, size) for key, name, size in connection.execute(query)]
 
 
 def list_packs(connection: Connection) -> list[tuple[str, int]]:

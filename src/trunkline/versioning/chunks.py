@@ -16,10 +16,10 @@ from typing import Self, TypeVar, cast
 
 from trunkline.core.clock import Clock
 from trunkline.core.hashing import digest
-from trunkline.errors import CorruptionError, NotFoundError
+from trunkline.errors import CorruptionError, NotFoundError, UnavailableError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import chunkindex, slabs
+from trunkline.versioning import chunkindex, maintenance, slabs, writers
 from trunkline.versioning.chunkindex import Location
 from trunkline.versioning.links import Links
 from trunkline.versioning.nodes import EMPTY_LEAF, EMPTY_ROOT, ListRef
@@ -32,6 +32,7 @@ from trunkline.versioning.packs import (
     object_key,
 )
 from trunkline.versioning.slabs import Slabs
+from trunkline.versioning.writers import Writers
 
 QUEUE_CHUNKS_MAX = 8192
 QUEUE_BYTES_MAX = 4 * 2**20
@@ -42,6 +43,8 @@ HELP_FROM_MEAN = 4096
 """Batches of so many bytes in all and per chunk are compressed by another thread: with less, handing over costs more."""
 PACKS_IN_FLIGHT_MAX = 2
 LOCATIONS_CACHED_MAX = 20_000
+STORE_ATTEMPTS_MAX = 200
+COLLECTOR_POLL_SECONDS = 0.05
 RUN_BYTES_MAX = 4 * 2**20
 RUN_GAP_BYTES = 32 * 2**10
 """So many bytes are rather read and thrown away than left out."""
@@ -58,11 +61,20 @@ Stored = tuple[int, bytes | memoryview, int]
 class ChunkStore:
     """All chunks of a data directory. Safe between threads."""
 
-    def __init__(self, db: Database, objects: ObjectStore, clock: Clock, links: Links | None = None) -> None:
+    def __init__(
+        self,
+        db: Database,
+        objects: ObjectStore,
+        clock: Clock,
+        *,
+        links: Links | None = None,
+        registry: Writers | None = None,
+    ) -> None:
         self._db = db
         self._objects = objects
         self._clock = clock
         self._links = links or Links(db)
+        self.writers = registry or Writers()
         self._lock = threading.Lock()
         self._locations: OrderedDict[bytes, Location] = OrderedDict()
 
@@ -79,7 +91,26 @@ class ChunkStore:
             if linked is None:
                 raise _lost(name)
             return linked
-        return self._unpack(name, place, self._read(place.pack, place.offset, place.length, name))
+        try:
+            stored = self._read(place.pack, place.offset, place.length, name)
+        except CorruptionError:
+            moved = self._moved(name, place)  # the collector may have put it into another pack since
+            if moved is None:
+                raise
+            place, stored = moved, self._read(moved.pack, moved.offset, moved.length, name)
+        return self._unpack(name, place, stored)
+
+    def _moved(self, name: bytes, old: Location) -> Location | None:
+        """Where a chunk lies now, if that is not where it was."""
+        self.forget([name])
+        place = self._locate([name]).get(name)
+        return place if place is not None and place.pack != old.pack else None
+
+    def forget(self, names: Iterable[bytes]) -> None:
+        """Look their places up again when they are asked for next."""
+        with self._lock:
+            for name in names:
+                self._locations.pop(name, None)
 
     def get_many(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
         """The bytes of those chunks that can be read, verified; of the others ``get`` says what is wrong with them.
@@ -200,6 +231,7 @@ class ChunkWriter:
         self._objects = objects
         self._clock = clock
         self._store = store
+        self.lease = store.writers.begin()
         self._compress = Compressor()
         self._slabs = Slabs()
         self._queue: dict[bytes, bytes | memoryview] = {}
@@ -223,6 +255,7 @@ class ChunkWriter:
         for pool in (self._helper, self._pool):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
+        self.lease.end()
 
     def add(self, raw: bytes) -> bytes:
         """Keep a chunk; returns its hash."""
@@ -290,8 +323,7 @@ class ChunkWriter:
         """Chunks that are not stored yet go on into packs."""
         if not self._queue:
             return
-        with self._db.read() as connection:
-            stored_already = chunkindex.known(connection, list(self._queue))
+        stored_already = self.lease.known(self._db, list(self._queue))
         for name in stored_already:
             self._slabs.release(self._queue.pop(name))
         new, size = self._queue, self._queue_bytes
@@ -353,9 +385,30 @@ class ChunkWriter:
         if not pack.records:
             return
         name = pack.seal()
-        self._objects.put(object_key(name), cast("list[bytes]", pack.parts))  # or views of bytes: as good
+        self.lease.own(name)
+        for _ in range(STORE_ATTEMPTS_MAX):
+            self._objects.put(object_key(name), cast("list[bytes]", pack.parts))  # or views of bytes: as good
+            if self._record_pack(name, pack):
+                return
+        raise UnavailableError(
+            f"pack {name} is being deleted while it is stored again: repeat that", kind="busy"
+        )
+
+    def _record_pack(self, name: str, pack: PackBuilder) -> bool:
+        """Write its rows. False if that must be tried again, with the object stored once more: the collector was at it."""
+        now = self._clock.now()
         with self._recording, self._db.write() as connection:  # SQLite would poll for its lock
-            chunkindex.add_pack(connection, name, pack.size, pack.records, self._clock.now())
+            is_condemned = writers.is_condemned(connection, name)
+            if not is_condemned:
+                key = chunkindex.add_pack(connection, name, pack.size, pack.records, now)
+                is_alone = chunkindex.chunks_in(connection, key) == len(pack.records)
+            elif not maintenance.is_running(connection, now):  # who condemned it is dead
+                writers.pardon(connection, [name])
+        if is_condemned:
+            threading.Event().wait(COLLECTOR_POLL_SECONDS)
+            return False
+        names = [record.hash for record in pack.records]  # others were faster with some: rely on theirs
+        return is_alone or len(self.lease.known(self._db, names)) == len(set(names))
 
     def _settle(self) -> None:
         future, pack = self._in_flight.popleft()

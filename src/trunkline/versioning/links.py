@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from trunkline.core.hashing import digest
@@ -22,6 +21,7 @@ from trunkline.errors import CorruptionError, TrunklineError
 from trunkline.storage.buckets import Buckets, parse_place
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import chunks, linked_chunks, links
+from trunkline.storage.db.upsert import upsert
 
 FILE_SCHEME = "file://"
 PER_QUERY = 500
@@ -127,6 +127,43 @@ def linked(connection: Connection, contents: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def lengths(connection: Connection, names: Sequence[bytes]) -> dict[bytes, int]:
+    """Those of the chunks that some link has, with their lengths."""
+    found: dict[bytes, int] = {}
+    for start in range(0, len(names), PER_QUERY):
+        query = sa.select(linked_chunks.c.hash, linked_chunks.c.length)
+        part = query.where(linked_chunks.c.hash.in_(names[start : start + PER_QUERY]))
+        found.update((bytes(name), int(length)) for name, length in connection.execute(part))
+    return found
+
+
+def drop_chunks(connection: Connection, names: Sequence[bytes]) -> None:
+    """Forget every link that holds any of the chunks."""
+    for start in range(0, len(names), PER_QUERY):
+        holding = sa.select(linked_chunks.c.link_id).where(
+            linked_chunks.c.hash.in_(names[start : start + PER_QUERY])
+        )
+        connection.execute(sa.delete(links).where(links.c.id.in_(holding)))
+
+
+def older_than(connection: Connection, before: float, after: int | None, limit: int) -> list[int]:
+    """Links of before that time, in the order of their ids."""
+    query = sa.select(links.c.id).where(links.c.created_at < before).order_by(links.c.id).limit(limit)
+    return list(connection.execute(query if after is None else query.where(links.c.id > after)).scalars())
+
+
+def chunks_of(connection: Connection, link_id: int) -> list[bytes]:
+    """The chunks of one link."""
+    query = sa.select(linked_chunks.c.hash).where(linked_chunks.c.link_id == link_id)
+    return [bytes(name) for name in connection.execute(query).scalars()]
+
+
+def remove(connection: Connection, ids: Sequence[int]) -> None:
+    """Forget links."""
+    for start in range(0, len(ids), PER_QUERY):
+        connection.execute(sa.delete(links).where(links.c.id.in_(ids[start : start + PER_QUERY])))
+
+
 def any_link(connection: Connection) -> bool:
     """Whether anything was ever linked; cheap."""
     return connection.execute(sa.select(links.c.id).limit(1)).first() is not None
@@ -144,8 +181,7 @@ def add(connection: Connection, found: Iterable[Link], rows: Sequence[dict[str, 
     if values:
         connection.execute(sa.insert(links), values)
     if rows:
-        insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-        connection.execute(insert(linked_chunks).on_conflict_do_nothing(), list(rows))
+        connection.execute(upsert(linked_chunks).on_conflict_do_nothing(), list(rows))
 
 
 def complete(connection: Connection, link: Link) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from trunkline.core.hashing import HASH_BYTES, digest, digest_of_parts
@@ -163,6 +164,12 @@ def object_key(pack_name: str) -> str:
 
 
 TRAILER_BYTES = _TRAILER.size
+
+
+def packed_bytes(lengths: Iterable[int]) -> int:
+    """How large a pack is that holds chunks of these stored lengths and nothing else; nothing for none."""
+    found = list(lengths)
+    return len(HEADER) + sum(found) + len(found) * _RECORD.size + TRAILER_BYTES if found else 0
 
 
 def index_bytes(trailer: bytes) -> int:

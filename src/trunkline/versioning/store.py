@@ -448,10 +448,3 @@ def upstream_commits(connection: Connection, pks: Sequence[int]) -> list[tuple[i
         table.commit_pk.in_(pks)
     )
     return [(a, b, c) for a, b, c in connection.execute(query.order_by(*query.selected_columns))]
-
-
-def all_roots(connection: Connection) -> list[tuple[str, str]]:
-    """``(what refers to it, tree hash)`` of every commit that has a tree."""
-    query = sa.select(repos.c.project, repos.c.name, commits.c.id, commits.c.root).join_from(commits, repos)
-    rows = connection.execute(query.where(commits.c.root.is_not(None)).order_by(commits.c.pk))
-    return [(f"commit {project}/{repo}@{commit_id}", root) for project, repo, commit_id, root in rows]

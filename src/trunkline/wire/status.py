@@ -59,12 +59,3 @@ class Everything(Wire):
     experiments: list[Experiment]
     versions: list[ModelVersion]
     revisions: list[Revision]
-
-
-class Problem(Wire):
-    """Something stored that is lost or damaged, and what refers to it."""
-
-    kind: str
-    what: str
-    message: str
-    referred_by: tuple[str, ...]

@@ -38,7 +38,7 @@ def unpack_fileset(body: Body, use: Use) -> TreeInfo:
 @allow(Scope.WORKER, Scope.JOB)
 def get_fileset(root: str, use: Use, path: Annotated[list[str] | None, Query()] = None) -> Response:
     tree = TreeHash(root)
-    use.versioning.check_tree(tree)
+    use.versioning.check_tree(tree, to_keep=False)
     found = chain.from_iterable(use.versioning.walk(tree, one) for one in path or ["/"])
     return streamed(archive_of(use.versioning, tree, found), media_type="application/x-tar")
 
@@ -49,7 +49,7 @@ def list_fileset(
     root: str, use: Use, path: str = "/", walk: bool = True, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None
 ) -> Page[FileInfo]:  # fmt: skip
     tree = TreeHash(root)
-    use.versioning.check_tree(tree)
+    use.versioning.check_tree(tree, to_keep=False)
     _, after = tree_cursor(cursor, 0) or ([], None)
     found = (use.versioning.walk if walk else use.versioning.list_dir)(tree, path, after=after)
     return page_of(FileInfo, found, limit, lambda file: file.path)

@@ -15,13 +15,12 @@ from trunkline.api.routes import new_router
 from trunkline.core.ids import is_commit_id
 from trunkline.errors import InvalidInputError, NotFoundError, UnavailableError
 from trunkline.services import Services
-from trunkline.wire.base import Page
 from trunkline.wire.commits import Commit
 from trunkline.wire.experiments import Experiment
 from trunkline.wire.inferenceservices import Revision
 from trunkline.wire.jobs import Job
 from trunkline.wire.models import ModelVersion
-from trunkline.wire.status import ConsoleLink, Everything, Problem, Process, S3Credentials, Status
+from trunkline.wire.status import ConsoleLink, Everything, Process, S3Credentials, Status
 
 router = new_router("server")
 
@@ -58,11 +57,6 @@ def get_s3_credentials(request: Request, response: Response, use: Use) -> S3Cred
     pair = use.access.key_pair(token)
     response.headers["cache-control"] = "no-store"
     return S3Credentials(access_key_id=pair.id, secret_access_key=pair.secret, endpoint_url=url)
-
-
-@router.get("/fsck")
-def fsck(use: Use) -> Page[Problem]:
-    return Page(items=[Problem.model_validate(found) for found in use.versioning.fsck()])
 
 
 @router.get("/inspect/{commit_id}")

@@ -145,6 +145,30 @@ class Database:
         with self.write() as connection:
             return work(connection)
 
+    def damage(self) -> list[str]:
+        """What the database itself finds wrong with its file; empty if all is well, or if it has no such check."""
+        if not self.is_sqlite:
+            return []
+        with self.read() as connection:
+            said = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check(20)")]
+            lost = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        found = [line for line in said if line != "ok"]
+        return found + [
+            f"row {row[1]} of table {row[0]} refers to a missing row of {row[2]}" for row in lost[:20]
+        ]
+
+    def snapshot(self, path: Path) -> None:
+        """A consistent copy of the whole database in a new file, made while others write.
+
+        :raises StateError: ``not_sqlite``: other databases have tools of their own.
+        """
+        if not self.is_sqlite:
+            raise StateError(
+                "only the built-in database is backed up here: use pg_dump for PostgreSQL", kind="not_sqlite"
+            )
+        with _translated(), self._engine.connect() as connection:
+            connection.exec_driver_sql("VACUUM INTO ?", (str(path),))
+
     @contextmanager
     def only_server(self) -> Iterator[None]:
         """Be the only control server of the database. SQLite's is the only one of its data directory anyway.

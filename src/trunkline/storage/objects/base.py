@@ -44,3 +44,8 @@ class ObjectStore(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Not an error if it is absent."""
+
+    def sweep_temporary(self, before: float, *, dry_run: bool) -> tuple[int, int]:
+        """Delete what interrupted writes have left and that is older than ``before``; returns how many files and bytes.
+        A store that leaves nothing needs not say so."""
+        return 0, 0

@@ -109,6 +109,21 @@ class LocalStore(ObjectStore):
             path.unlink()
             _sync_folder(path.parent)
 
+    def sweep_temporary(self, before: float, *, dry_run: bool) -> tuple[int, int]:
+        count = size = 0
+        for folder, _, names in os.walk(self._root):
+            for name in names:
+                if not name.startswith(TEMPORARY_PREFIX):
+                    continue
+                path = Path(folder) / name
+                with _translated(path), suppress(FileNotFoundError):
+                    stat = path.stat()
+                    if stat.st_mtime <= before:
+                        count, size = count + 1, size + stat.st_size
+                        if not dry_run:
+                            path.unlink()
+        return count, size
+
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 

@@ -7,10 +7,11 @@ from typing import Any
 from trunkline.core.clock import Clock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash
 from trunkline.core.paths import parse_address
+from trunkline.errors import NotFoundError
 from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import fsck, refs, store
+from trunkline.versioning import refs, store
 from trunkline.versioning.commits import Publisher
 from trunkline.versioning.model import Branch, Commit, Trigger
 from trunkline.versioning.nodes import EMPTY_ROOT
@@ -22,16 +23,29 @@ from trunkline.versioning.service.linking import Linking
 from trunkline.versioning.service.merging import Merging
 from trunkline.versioning.service.owned import OwnedRepos
 from trunkline.versioning.service.projects import Projects
+from trunkline.versioning.service.purging import Purging
 from trunkline.versioning.service.repos import Repos
 from trunkline.versioning.service.tags import Tags
 from trunkline.versioning.service.transactions import TransactionService, UseCase
 from trunkline.versioning.service.uploads import Uploads
+from trunkline.versioning.writers import Writers
 
 __all__ = ["Publisher", "TransactionService", "VersioningService"]
 
 
 class VersioningService(
-    Projects, Repos, Branches, Uploads, Commits, Changing, Linking, OwnedRepos, History, Merging, Tags
+    Projects,
+    Repos,
+    Branches,
+    Uploads,
+    Commits,
+    Changing,
+    Linking,
+    OwnedRepos,
+    History,
+    Merging,
+    Tags,
+    Purging,
 ):
     """Projects, repos, branches, commits, and the trees behind them.
 
@@ -50,6 +64,7 @@ class VersioningService(
         publish: Publisher,
         allow_lookalikes: bool = False,
         buckets: Buckets | None = None,
+        registry: Writers | None = None,
     ) -> None:
         super().__init__(
             db=db,
@@ -58,6 +73,7 @@ class VersioningService(
             publish=publish,
             allow_lookalikes=allow_lookalikes,
             buckets=buckets,
+            registry=registry,
         )
         with db.write() as connection:
             if store.find_project(connection, DEFAULT_PROJECT) is None:
@@ -67,12 +83,24 @@ class VersioningService(
         """The commit, the tree that it shows and the path that an address names (``/`` if it names none).
 
         A commit that failed, or that a job has not finished, shows its nearest good ancestor's tree.
+
+        :raises NotFoundError: ``purged``, where the path is gone because it was purged; other paths need not be there.
         """
         where = parse_address(address, project)
         with self._db.read() as connection:
             found = refs.find(connection, where)
-            root = store.shown_tree(connection, found.pk)[0]
-        return found.commit, root or TreeHash(EMPTY_ROOT.hex()), where.path or "/"
+            root = store.shown_tree(connection, found.pk)[0] or TreeHash(EMPTY_ROOT.hex())
+        path = where.path or "/"
+        gone = self._purged(where.project, where.repo, path) if path != "/" else None
+        if gone is not None and not self._has(root, path):
+            raise gone
+        return found.commit, root, path
+
+    def _has(self, root: TreeHash, path: str) -> bool:
+        try:
+            return self.stat(root, path) is not None
+        except NotFoundError:
+            return False
 
     def transaction_cases(self) -> dict[str, UseCase]:
         """The use cases that touch only refs, so that transactions can gather them; their arguments are plain values."""
@@ -86,11 +114,3 @@ class VersioningService(
             "delete_branch": self.delete_branch, "start_commit": self.start_commit,
             "finish_commit": self.finish_commit, "squash": self.squash,
         }  # fmt: skip
-
-    def fsck(self) -> list[fsck.Problem]:
-        """Walk everything that commits refer to and verify it; what is lost or damaged, and what needs it."""
-        return fsck.check(self._db, self._objects, self._chunks)
-
-    def reindex(self) -> int:
-        """Learn from the packs what the database does not know of them; returns how many packs were new."""
-        return fsck.reindex(self._db, self._objects, self._clock)

@@ -16,6 +16,7 @@ from trunkline.versioning import history, refs, store, tagstore, trigger_store
 from trunkline.versioning.commits import Publisher
 from trunkline.versioning.service.trees import TreeService
 from trunkline.versioning.store import BranchRow, RepoRow
+from trunkline.versioning.writers import Writers
 
 _LOCKS = 64
 
@@ -32,9 +33,15 @@ class UseCases(TreeService):
         publish: Publisher,
         allow_lookalikes: bool = False,
         buckets: Buckets | None = None,
+        registry: Writers | None = None,
     ) -> None:
         super().__init__(
-            db=db, objects=objects, clock=clock, allow_lookalikes=allow_lookalikes, buckets=buckets
+            db=db,
+            objects=objects,
+            clock=clock,
+            allow_lookalikes=allow_lookalikes,
+            buckets=buckets,
+            registry=registry,
         )
         self._publish = publish
         # Only for speed: writers to one repo queue here instead of redoing their work. Truth is the compare-and-swap.

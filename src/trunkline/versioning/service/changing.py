@@ -46,7 +46,7 @@ class Changing(UseCases):
             self._target(connection, where)
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get, writer.get_many)
-            steps = staging.ingest(changes, writer, load)
+            steps = staging.ingest(self._built_on(changes, writer), writer, load)
             with self._lock_of(where.project, where.repo):
                 for _ in range(ATTEMPTS_MAX):
                     with self._db.read() as connection:

@@ -89,6 +89,7 @@ class Merging(UseCases):
             decisions = merging.decide(load, sides.base_root, sides.ours, sides.theirs)
             ref = trees.edit(load, writer.add, sides.ours, merging.edits(decisions, strategy))
             writer.finish()
+            self._hold(ref)
         return tree_info(ref)
 
     def _commit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from trunkline.core.clock import Clock
 from trunkline.core.hashing import from_hex
@@ -12,12 +12,16 @@ from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import bulk, chunkindex, staging, trees, views
-from trunkline.versioning.chunks import ChunkStore
+from trunkline.versioning import bulk, chunkindex, links, staging, trees, views, writers
+from trunkline.versioning.chunks import ChunkStore, ChunkWriter
 from trunkline.versioning.files import Content
 from trunkline.versioning.links import Links
-from trunkline.versioning.model import Change, DiffEntry, FileInfo, TreeInfo
-from trunkline.versioning.nodes import EMPTY_ROOT, Ref
+from trunkline.versioning.model import Change, CopyTree, DiffEntry, FileInfo, JoinFiles, PutContent, TreeInfo
+from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, decode_list
+from trunkline.versioning.writers import Writers
+
+RESOLVED_SECONDS_MAX = 3600.0
+"""A tree that was looked up longer ago than this is checked again before it is built on."""
 
 
 class TreeService:
@@ -31,25 +35,102 @@ class TreeService:
         clock: Clock,
         allow_lookalikes: bool = False,
         buckets: Buckets | None = None,
+        registry: Writers | None = None,
     ) -> None:
         self._lookalikes = allow_lookalikes
         self._db = db
         self._objects = objects
         self._clock = clock
         self._links = Links(db, buckets)
-        self._chunks = ChunkStore(db, objects, clock, self._links)
+        self._chunks = ChunkStore(db, objects, clock, links=self._links, registry=registry)
         self._nodes = trees.NodeCache()
         self._load = self._nodes.loader(self._chunks.get, self._chunks.get_many)
 
     def stage(self, changes: Iterable[Change], base: TreeHash | None = None) -> TreeInfo:
-        """A stored tree without a commit: ``base`` with the changes applied."""
+        """A stored tree without a commit: ``base`` with the changes applied. It is kept for a day, in which something is to
+        refer to it."""
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get, writer.get_many)
-            steps = staging.ingest(changes, writer, load)
-            root = EMPTY_ROOT if base is None else from_hex(base, "tree hash")
+            root = EMPTY_ROOT if base is None else self._build_on(writer, from_hex(base, "tree hash"))
+            steps = staging.ingest(self._built_on(changes, writer), writer, load)
             ref = staging.apply(steps, root, writer, load, lookalikes=self._lookalikes)
             writer.finish()
+            self._hold(ref)
         return tree_info(ref)
+
+    def _hold(self, ref: Ref) -> None:
+        if ref.hash != EMPTY_ROOT:
+            with self._db.write() as connection:
+                writers.hold(connection, ref.hash.hex(), self._clock.now())
+
+    def _built_on(self, changes: Iterable[Change], writer: ChunkWriter) -> Iterator[Change]:
+        """The same changes; the trees that they copy from stay while the writer lives."""
+        for change in changes:
+            if isinstance(change, CopyTree):
+                self._build_on(writer, from_hex(change.root, "tree hash"))
+            elif isinstance(change, JoinFiles):
+                for root, _ in change.sources:
+                    self._build_on(writer, from_hex(root, "tree hash"))
+            elif isinstance(change, PutContent) and change.level:
+                self._build_on_list(writer, change)
+            yield change
+
+    def _build_on_list(self, writer: ChunkWriter, change: PutContent) -> None:
+        """Rely on the chunk lists of a linked file."""
+        names = {change.hash}
+        for level in range(change.level, 0, -1):
+            if not names <= writer.lease.known(self._db, list(names)):
+                raise NotFoundError(
+                    f"the content of {change.path} is not known: link it again", kind="no_content"
+                )
+            if level > 1:
+                names = {ref.hash for name in names for ref in decode_list(self._chunks.get(name), level)}
+
+    def _build_on(self, writer: ChunkWriter, root: bytes) -> bytes:
+        """Rely on all of a tree. Whoever named it looked it up a moment ago; if something was collected since, look again.
+
+        :raises NotFoundError: ``no_tree``, if it is not whole any more.
+        """
+        if root == EMPTY_ROOT:
+            return root
+        writer.lease.build_on(root)
+        if self._clock.now() - self._chunks.writers.swept_at < RESOLVED_SECONDS_MAX:
+            self._check_whole(root)
+        return root
+
+    def _check_whole(self, root: bytes) -> None:
+        """That the index knows every chunk of a tree. What nothing refers to may be there in part: its newer chunks stay
+        longer than its older ones."""
+        stack = [root]
+        while stack:
+            name = stack.pop()
+            node = self._load(name) if self._all_known([name]) else None
+            if node is None:
+                raise _no_tree(root.hex())
+            plain: list[bytes] = []
+            for item in node.items:
+                if isinstance(item, Ref):
+                    stack.append(item.hash)
+                else:
+                    plain.append(item.hash)
+                    self._check_list(root, item)
+            if not self._all_known(plain):
+                raise _no_tree(root.hex())
+
+    def _check_list(self, root: bytes, entry: Entry) -> None:
+        stack = [(entry.hash, entry.level)] if entry.level else []
+        while stack:
+            name, level = stack.pop()
+            below = decode_list(self._chunks.get(name), level) if self._all_known([name]) else []
+            if not below or not self._all_known([ref.hash for ref in below]):
+                raise _no_tree(root.hex())
+            stack.extend((ref.hash, ref.level) for ref in below if ref.level)
+
+    def _all_known(self, names: Sequence[bytes]) -> bool:
+        wanted = set(names) - {EMPTY_ROOT}
+        with self._db.read() as connection:
+            missing = wanted - chunkindex.known(connection, list(wanted))
+            return not missing or missing <= links.lengths(connection, list(missing)).keys()
 
     def merge(self, roots: Mapping[str, TreeHash]) -> TreeInfo:
         """The union of trees, by label.
@@ -60,13 +141,17 @@ class TreeService:
         if names:
             self._chunks.expect(names[-1], names)
         with self._chunks.writer() as writer:
+            for name in names:
+                self._build_on(writer, name)
             load = self._nodes.loader(writer.get, writer.get_many)
             ref = staging.merge(roots, writer, load, lookalikes=self._lookalikes)
             writer.finish()
+            self._hold(ref)
         return tree_info(ref)
 
-    def check_tree(self, root: TreeHash) -> FileInfo:
-        """The root of a tree that somebody outside named.
+    def check_tree(self, root: TreeHash, *, to_keep: bool = True) -> FileInfo:
+        """The root of a tree that somebody outside named. ``to_keep``: a row will refer to it, so all of it must be there;
+        that is known of what was staged within a day, and looked up of everything else.
 
         :raises NotFoundError: ``no_tree``, where nothing of that name was ever stored; what was, and is lost, is a
             ``CorruptionError`` as everywhere.
@@ -74,7 +159,13 @@ class TreeService:
         name = from_hex(root, "tree hash")
         with self._db.read() as connection:
             if name != EMPTY_ROOT and not chunkindex.known(connection, [name]):
-                raise NotFoundError(f"there is no tree {root}: upload its files first", kind="no_tree")
+                raise _no_tree(root)
+            is_held = name == EMPTY_ROOT or writers.is_held(connection, root, self._clock.now())
+        if to_keep and not is_held:
+            with self._chunks.writers.begin() as lease:
+                lease.build_on(name)
+                self._check_whole(name)
+                self._hold(trees.root_ref(self._load, name))
         return views.stat(self._load, name, "/")
 
     def stat(self, root: TreeHash, path: str = "/") -> FileInfo:
@@ -150,6 +241,10 @@ class TreeService:
         direct children that differ, directories as a whole."""
         compare = views.diff_children if shallow else views.diff
         return compare(self._load, from_hex(old, "tree hash"), from_hex(new, "tree hash"), path, after=after)
+
+
+def _no_tree(root: str) -> NotFoundError:
+    return NotFoundError(f"there is no tree {root}: upload its files first", kind="no_tree")
 
 
 def tree_info(ref: Ref) -> TreeInfo:

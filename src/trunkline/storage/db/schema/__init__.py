@@ -28,6 +28,13 @@ from trunkline.storage.db.schema.data import (
     upload_parts,
     uploads,
 )
+from trunkline.storage.db.schema.keeping import (
+    condemned_packs,
+    maintenance,
+    purged_roots,
+    purges,
+    tree_holds,
+)
 from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
 from trunkline.storage.db.schema.models import (
     checkpoints,
@@ -64,6 +71,7 @@ __all__ = [
     "chunks",
     "commit_provenance",
     "commits",
+    "condemned_packs",
     "datum_results",
     "datums",
     "events",
@@ -71,6 +79,7 @@ __all__ = [
     "jobs",
     "linked_chunks",
     "links",
+    "maintenance",
     "merges",
     "meta",
     "metadata",
@@ -86,6 +95,8 @@ __all__ = [
     "pipelines",
     "processes",
     "projects",
+    "purged_roots",
+    "purges",
     "queues",
     "repos",
     "revisions",
@@ -96,6 +107,7 @@ __all__ = [
     "tokens",
     "transaction_operations",
     "transactions",
+    "tree_holds",
     "trials",
     "upload_parts",
     "uploads",
