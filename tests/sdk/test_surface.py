@@ -10,7 +10,9 @@ import trunkline
 from trunkline import errors
 from trunkline.api.errors import STATUS
 from trunkline.sdk.client import Client
-from trunkline.sdk.transport import CLASS_OF_STATUS
+from trunkline.sdk.endpoint import CLASS_OF_STATUS, Endpoint
+from trunkline.sdk.transfer import Transfers
+from trunkline.sdk.transport import Transport
 
 PUBLIC = [
     (name, member)
@@ -46,7 +48,8 @@ def test_the_client_imports_no_server() -> None:
 def test_every_public_method_is_documented(name: str, member: object) -> None:
     text = inspect.getdoc(member) or ""
     assert text, name
-    inherited = name in vars(Client.__mro__[-2])  # the transport's own plumbing needs no example
+    # the transport's own plumbing needs no example
+    inherited = any(name in vars(one) for one in (Endpoint, Transfers, Transport))
     assert inherited or isinstance(member, property) or ">>>" in text, f"{name} has no example"
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, cast
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 
 from trunkline.access.model import Identity
 from trunkline.api.auth import IDENTITY_KEY
-from trunkline.api.stream import BodyReader, body_of
+from trunkline.api.stream import StreamedBody, body_of
 from trunkline.services import Services
 
 
@@ -22,7 +22,9 @@ def _caller(request: Request) -> Identity:
 
 Use = Annotated[Services, Depends(_services)]
 Caller = Annotated[Identity, Depends(_caller)]
-Body = Annotated[BodyReader, Depends(body_of)]
+Body = Annotated[StreamedBody, Depends(body_of)]
+ContentType = Annotated[str | None, Header(alias="content-type")]
+Accept = Annotated[str | None, Header()]
 At = Annotated[str, Query(description="[project/]repo@branch-or-ID[:path]")]
 Offset = Annotated[int, Query(ge=0, description="Lines to leave out: those that were read already.")]
 WaitSeconds = Annotated[float, Query(ge=0, le=60)]

@@ -17,8 +17,8 @@ from trunkline.cli.listing import shown
 from trunkline.cli.output import done, progress, say, size_text
 from trunkline.core.paths import parse_address
 from trunkline.errors import InvalidInputError, LimitError, UnavailableError
-from trunkline.sdk.data import copied
-from trunkline.sdk.tar import files_below
+from trunkline.sdk.packing import Source, total_bytes
+from trunkline.sdk.transfer import copied
 
 STDIN = "-"
 FileArgument = Annotated[str, typer.Argument(metavar="REPO@BRANCH[:PATH]")]
@@ -57,20 +57,17 @@ def put_file(
         commit = api.put_file(address, sys.stdin.buffer, append=append, project=project)
     else:
         into = None if ":" not in address else address.partition(":")[2]
-        found = [pair for source in files for pair in _targets(Path(source), into, len(files), recursive)]
-        if not found:
-            raise InvalidInputError(f"there is no file in {', '.join(files)}", kind="no_file")
-        total = sum(path.stat().st_size for _, path in found)
-        with progress(total, f"{len(found)} files") as count:
+        found = [_target(Path(source), into, len(files), recursive) for source in files]
+        with progress(lambda: total_bytes(found)) as count:
             commit = api.put_files(
                 address.partition(":")[0], found, append=append, project=project, progress=count
             )
     done(commit, output, f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
 
 
-def _targets(source: Path, into: str | None, sources: int, recursive: bool) -> Iterator[tuple[str, Path]]:
-    """Where a source's files go: ``(path in the repo, file)``. As pachctl: without a path, under the source's own name;
-    one source takes the path itself; several go below it by their names."""
+def _target(source: Path, into: str | None, sources: int, recursive: bool) -> tuple[str, Source]:
+    """Where a source goes: ``(path in the repo, file or folder)``. As pachctl: without a path, under the source's own
+    name; one source takes the path itself; several go below it by their names."""
     name = source.resolve().name
     if into is None:
         top = name
@@ -81,12 +78,9 @@ def _targets(source: Path, into: str | None, sources: int, recursive: bool) -> I
     if source.is_dir():
         if not recursive:
             raise InvalidInputError(f"{source} is a folder: put it with -r", kind="is_directory")
-        for below, path in files_below(source):
-            yield f"{top}/{below}".lstrip("/"), path
-    elif source.is_file():
-        yield top, source
-    else:
+    elif not source.is_file():
         raise InvalidInputError(f"there is no file {source}", kind="no_file")
+    return top, source
 
 
 def get_file(
@@ -111,7 +105,7 @@ def get_file(
             sys.stdout.buffer.flush()
             return
         size = int(stream.headers.get("content-length") or 0)
-        with progress(size, target.name) as count_bytes, _whole(target) as file:
+        with progress(lambda: (1, size)) as count_bytes, _whole(target) as file:
             copied(stream, file, count_bytes)
 
 

@@ -142,10 +142,12 @@ def bar(part: float, width: int = 8) -> str:
 
 
 @contextmanager
-def progress(total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere."""
+def progress(total: Callable[[], tuple[int, int]]) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, nothing elsewhere. ``total`` gives files and bytes, and is asked only for a bar."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    with typer.progressbar(length=max(total, 1), label=label, file=sys.stderr) as shown:
+    count, size = total()
+    label = "1 file" if count == 1 else f"{count} files"
+    with typer.progressbar(length=max(size, 1), label=label, file=sys.stderr) as shown:
         yield shown.update

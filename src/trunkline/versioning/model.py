@@ -95,6 +95,8 @@ class FileInfo:
     """64 hex digits that change exactly when the content (for a directory: names and contents below) changes."""
     modified_at: float | None
     executable: bool = False
+    modified_ns: int | None = None
+    """The same time as ``modified_at``, exactly: nanoseconds since the epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,8 @@ class PutFile:
     modified_at: float | None = None
     executable: bool = False
     append: bool = False
+    modified_ns: int | None = None
+    """Nanoseconds since the epoch; goes before ``modified_at``, which is not exact."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,8 +105,8 @@ def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
     path = clean_path(change.path)
     if path == "/":
         raise InvalidInputError("a file cannot be put at '/': name it, as in /data.csv", kind="bad_path")
-    mtime: int | None = None
-    if change.modified_at is not None:
+    mtime = change.modified_ns
+    if mtime is None and change.modified_at is not None:
         if not abs(change.modified_at) < MTIME_SECONDS_MAX:
             raise InvalidInputError(
                 f"{path}: the modification time {change.modified_at} is out of range", kind="bad_time"

@@ -24,6 +24,7 @@ def file_info(entry: Entry) -> FileInfo:
         hash=content_identity(entry).hex(),
         modified_at=None if entry.mtime is None else entry.mtime / 10**9,
         executable=entry.executable,
+        modified_ns=entry.mtime,
     )
 
 
