@@ -178,7 +178,13 @@ class DirectBody(_Owned):
     """A request's body, read from the socket by a thread."""
 
     def __init__(
-        self, own: socket.socket, begun: bytes, left: int | None, stopping: threading.Event, *, is_awaited: bool
+        self,
+        own: socket.socket,
+        begun: bytes,
+        left: int | None,
+        stopping: threading.Event,
+        *,
+        is_awaited: bool,
     ) -> None:
         super().__init__(own, stopping)
         self._is_awaited = is_awaited

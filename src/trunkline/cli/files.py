@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from trunkline.cli.client import client
+from trunkline.cli.client import client, transfers
 from trunkline.cli.grammar import Output, Project, command, new_verb
-from trunkline.cli.listing import shown
 from trunkline.cli.output import done, progress, say, size_text
 from trunkline.core.paths import parse_address
 from trunkline.errors import InvalidInputError, LimitError, UnavailableError
@@ -26,14 +25,19 @@ FileArgument = Annotated[str, typer.Argument(metavar="REPO@BRANCH[:PATH]")]
 
 def register(app: typer.Typer, get: typer.Typer) -> None:
     put = new_verb(app, "put", "Write files into a repo.")
-    command(put, "file", "trunkline put file dogs-and-cats@master:/data1 -f dog-cat/ -r")(put_file)
-    command(get, "file", "trunkline get file dogs-and-cats@master:/data1 -r -o pictures/")(get_file)
+    register_transfers(put, get)
     copy = new_verb(app, "copy", "Copy files inside the store.")
     command(copy, "file", "trunkline copy file images@staging:/cats images@master:/cats")(copy_file)
     diff = new_verb(app, "diff", "Show what changed.")
     command(diff, "file", "trunkline diff file images@master:/ images@master^:/")(diff_file)
     glob = new_verb(app, "glob", "Find files by pattern.")
     command(glob, "file", "trunkline glob file 'images@master:/**.png'")(glob_file)
+
+
+def register_transfers(put: typer.Typer, get: typer.Typer) -> None:
+    """The two that move data; they need little of the program, and start at once."""
+    command(put, "file", "trunkline put file dogs-and-cats@master:/data1 -f dog-cat/ -r")(put_file)
+    command(get, "file", "trunkline get file dogs-and-cats@master:/data1 -r -o pictures/")(get_file)
 
 
 def put_file(
@@ -47,22 +51,22 @@ def put_file(
     output: Output = None,
 ) -> None:
     """Put files, as one commit. Given PATH, a single file is stored under it, a folder's files below it."""
-    api = client()
+    api = transfers()
     where = parse_address(address, project or api.project)
     if STDIN in files:
         if len(files) > 1 or where.path in (None, "/"):
             raise InvalidInputError(
                 "stdin is one file: write REPO@BRANCH:/PATH -f -, and nothing beside it", kind="bad_file"
             )
-        commit = api.put_file(address, sys.stdin.buffer, append=append, project=project)
+        commit = api.send_file(address, sys.stdin.buffer, append=append, project=project)
     else:
         into = None if ":" not in address else address.partition(":")[2]
         found = [_target(Path(source), into, len(files), recursive) for source in files]
         with progress(lambda: total_bytes(found)) as count:
-            commit = api.put_files(
+            commit = api.send_files(
                 address.partition(":")[0], found, append=append, project=project, progress=count
             )
-    done(commit, output, f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
+    done(commit, output, f"commit {commit['project']}/{commit['repo']}@{commit['id']} {commit['status']}")
 
 
 def _target(source: Path, into: str | None, sources: int, recursive: bool) -> tuple[str, Source]:
@@ -92,7 +96,7 @@ def get_file(
     project: Project = None,
 ) -> None:
     """Get a file to stdout or into a file, or with -r a directory into a folder."""
-    api = client()
+    api = transfers()
     if recursive:
         if target is None:
             raise InvalidInputError("a directory needs a folder: add -o FOLDER", kind="no_output")
@@ -142,6 +146,8 @@ def diff_file(
     output: Output = None,
 ) -> None:
     """Show which files were added, deleted or changed."""
+    from trunkline.cli.listing import shown  # noqa: PLC0415 (not for those who move files)
+
     signs = {"added": "+", "deleted": "-", "changed": "~"}
     shown(
         client().diff_files(address, old, project=project), output, ("OP", "SIZE", "NAME"),
@@ -157,6 +163,8 @@ def glob_file(
     output: Output = None,
 ) -> None:
     """Find files: * ? [] {a,b} within a directory, ** across directories."""
+    from trunkline.cli.listing import shown  # noqa: PLC0415
+
     where, colon, pattern = address.partition(":")
     if not colon:
         raise InvalidInputError(f"{address!r} has no pattern: write REPO@BRANCH:PATTERN", kind="bad_glob")

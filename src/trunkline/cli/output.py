@@ -12,8 +12,6 @@ from enum import StrEnum
 from typing import Any
 
 import typer
-import yaml
-from pydantic import BaseModel
 
 HEADER_EVERY_LINES = 50
 
@@ -40,10 +38,10 @@ def structured(value: Any, form: Format) -> None:
     if form is Format.json:
         show(json.dumps(plain, indent=2, ensure_ascii=False))
     else:
-        show(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip("\n"))
+        show(_yaml(plain))
 
 
-def done(value: BaseModel, form: Format | None, text: str) -> None:
+def done(value: Any, form: Format | None, text: str) -> None:
     """Say what was done, or print what came of it."""
     if form is not None:
         structured(value, form)
@@ -51,8 +49,14 @@ def done(value: BaseModel, form: Format | None, text: str) -> None:
         say(text)
 
 
+def _yaml(value: Any) -> str:
+    import yaml  # noqa: PLC0415 (most commands write none)
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip()
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
+    if hasattr(value, "model_dump"):  # a wire model; pydantic takes its time to import
         return value.model_dump(mode="json", exclude_none=False)
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
@@ -86,8 +90,7 @@ def described(pairs: Iterable[tuple[str, Any]]) -> None:
         if value is None or value == "" or value == () or value == [] or value == {}:
             continue
         if isinstance(value, dict | list | tuple):
-            text = yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True).rstrip()
-            show(f"{label}:\n  " + text.replace("\n", "\n  "))
+            show(f"{label}:\n  " + _yaml(_plain(value)).replace("\n", "\n  "))
         else:
             show(f"{label}: {value}")
 

@@ -119,7 +119,9 @@ class _Reader:
                 self._left = size
                 yield StreamedFile(name, size, modified_ns, executable, None, self._parts())
                 if self._left:
-                    raise AssertionError("the content of a large file is used up before the next is asked for")
+                    raise AssertionError(
+                        "the content of a large file is used up before the next is asked for"
+                    )
                 continue
             if self._filled - self._at < size:
                 self._need(size)

@@ -23,6 +23,7 @@ POLL_SECONDS = 30.0
 PAGE_ITEMS_MAX = 1000
 """How many items of a long list are asked for at a time."""
 
+
 class DataMethods(Transport):
     """The part of the client that speaks of data. Addresses are ``[project/]repo@branch-or-ID[:path]``; ``project`` is
     meant where the address names none."""

@@ -76,7 +76,9 @@ class Exchange:
 
     # --- the request ---
 
-    def ask(self, method: str, target: str, token: str, headers: Mapping[str, str], size: int | None = 0) -> None:
+    def ask(
+        self, method: str, target: str, token: str, headers: Mapping[str, str], size: int | None = 0
+    ) -> None:
         """Send the head. ``size``: of the body that follows; None if it is not known, and sent in chunks."""
         framing = {"transfer-encoding": "chunked"} if size is None else {"content-length": str(size)}
         self._sends_chunks = size is None
@@ -84,7 +86,12 @@ class Exchange:
             "host": self._host, "authorization": f"Bearer {token}", "accept-encoding": "identity",
             "connection": "close", **headers, **(framing if size != 0 or method != "GET" else {}),
         }  # fmt: skip
-        lines = [f"{method} {self._prefix}{target} HTTP/1.1", *(f"{k}: {v}" for k, v in every.items()), "", ""]
+        lines = [
+            f"{method} {self._prefix}{target} HTTP/1.1",
+            *(f"{k}: {v}" for k, v in every.items()),
+            "",
+            "",
+        ]
         try:
             self._socket.sendall("\r\n".join(lines).encode())
         except OSError as error:

@@ -120,7 +120,9 @@ class Transfers(Endpoint):
                     return write_files(filestream.read_files(stream), folder)
             except StreamFailureError as error:
                 said = error.said
-                raise error_named(said.get("class"), InternalError)(str(error), kind=said.get("kind")) from error
+                raise error_named(said.get("class"), InternalError)(
+                    str(error), kind=said.get("kind")
+                ) from error
             except UnavailableError:
                 if time.monotonic() >= deadline:
                     raise
@@ -216,7 +218,9 @@ def _replayable(stream: Body) -> Callable[[], Callable[[Exchange], None]]:
                 )
             source.seek(start)
         started = True
-        return lambda exchange: _send_parts(exchange, _parts_of(source) if hasattr(source, "read") else source)
+        return lambda exchange: _send_parts(
+            exchange, _parts_of(source) if hasattr(source, "read") else source
+        )
 
     return body
 

@@ -122,9 +122,7 @@ def diff_files(
 
 @router.get("/projects/{project}/archive", response_class=Response)
 @allow(Scope.JOB)
-def get_archive(
-    project: str, at: At, use: Use, glob: str | None = None, accept: Accept = None
-) -> Response:
+def get_archive(project: str, at: At, use: Use, glob: str | None = None, accept: Accept = None) -> Response:
     _, root, path = use.versioning.resolve(project, at)
     tops = [path] if glob is None else [info.path for info in use.versioning.glob(root, glob)]
     found = chain.from_iterable(use.versioning.walk(root, top) for top in tops)
