@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -31,7 +31,7 @@ class Forest:
         self.nodes[name] = data
         return name
 
-    def load(self, name: bytes) -> TreeNode:
+    def load(self, name: bytes, ahead: Sequence[bytes] = (), /) -> TreeNode:
         self.loaded += 1
         return decode_tree(self.nodes[name])
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,6 +14,9 @@ from trunkline.storage.db.schema import chunks, packs
 from trunkline.versioning.packs import PackRecord
 
 HASHES_PER_QUERY = 500
+HASHES_PER_STATEMENT = 4096
+"""Of plain SQL. SQLite takes 32,766 variables at most."""
+ROWS_PER_STATEMENT = 1024
 
 # Built once: building them costs more than running them.
 _WANTED = chunks.c.hash.in_(sa.bindparam("hashes", expanding=True))
@@ -23,6 +27,11 @@ _LOCATE = (
     )
     .join_from(chunks, packs)
     .where(_WANTED)
+)
+_KNOWN_SQL = "SELECT hash FROM chunks WHERE hash IN "
+_LOCATE_SQL = (
+    "SELECT c.hash, p.name, c.offset, c.length, c.raw_length, c.codec"
+    " FROM chunks c JOIN packs p ON p.id = c.pack_id WHERE c.hash IN "
 )
 
 
@@ -39,6 +48,10 @@ class Location(NamedTuple):
 def locate(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, Location]:
     """The places of those chunks that are known."""
     found: dict[bytes, Location] = {}
+    if connection.dialect.name == "sqlite":
+        for row in _ask(connection, _LOCATE_SQL, hashes):
+            found[row[0]] = Location._make(row[1:])
+        return found
     for start in range(0, len(hashes), HASHES_PER_QUERY):
         part = hashes[start : start + HASHES_PER_QUERY]
         for name, *place in connection.execute(_LOCATE, {"hashes": part}):
@@ -48,6 +61,8 @@ def locate(connection: Connection, hashes: Sequence[bytes]) -> dict[bytes, Locat
 
 def known(connection: Connection, hashes: Sequence[bytes]) -> set[bytes]:
     """Those of the hashes that are stored."""
+    if connection.dialect.name == "sqlite":
+        return {row[0] for row in _ask(connection, _KNOWN_SQL, hashes)}
     found: set[bytes] = set()
     for start in range(0, len(hashes), HASHES_PER_QUERY):
         part = hashes[start : start + HASHES_PER_QUERY]
@@ -55,11 +70,32 @@ def known(connection: Connection, hashes: Sequence[bytes]) -> set[bytes]:
     return found
 
 
+def _ask(connection: Connection, question: str, hashes: Sequence[bytes]) -> Iterator[tuple[Any, ...]]:
+    """Plain SQL: for a million chunks, composing the statements would cost more than running them. Long lists in few
+    statements, whose lengths are powers of two, so that SQLite need not parse many of them."""
+    for start in range(0, len(hashes), HASHES_PER_STATEMENT):
+        part = hashes[start : start + HASHES_PER_STATEMENT]
+        count = 1 << (len(part) - 1).bit_length()
+        if len(part) < count:
+            part = [*part, *[part[-1]] * (count - len(part))]
+        cursor = connection.exec_driver_sql(question + _marks("?", count), tuple(part))
+        yield from cursor.fetchall()
+
+
+@lru_cache(maxsize=64)
+def _marks(one: str, count: int) -> str:
+    return "(" + ",".join([one] * count) + ")"
+
+
 def add_pack(connection: Connection, name: str, size: int, records: Iterable[PackRecord], now: float) -> None:
     """Record a pack that is durable. A chunk that is known already keeps its place."""
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    is_sqlite = connection.dialect.name == "sqlite"
+    insert = sqlite.insert if is_sqlite else postgresql.insert
     connection.execute(insert(packs).values(name=name, size=size, created_at=now).on_conflict_do_nothing())
     pack_id = connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).scalar_one()
+    if is_sqlite:
+        _add_chunks(connection, pack_id, records)
+        return
     rows = [
         {
             "hash": r.hash, "pack_id": pack_id, "offset": r.offset, "length": r.length,
@@ -69,6 +105,25 @@ def add_pack(connection: Connection, name: str, size: int, records: Iterable[Pac
     ]  # fmt: skip
     if rows:
         connection.execute(insert(chunks).on_conflict_do_nothing(), rows)
+
+
+def _add_chunks(connection: Connection, pack_id: int, records: Iterable[PackRecord]) -> None:
+    """In the order of the hashes, as the table's tree has them, and many in one statement: between statements a thread
+    gives other threads the interpreter, and may wait long for its next turn."""
+    ordered = sorted(records)
+    for start in range(0, len(ordered), ROWS_PER_STATEMENT):
+        part = ordered[start : start + ROWS_PER_STATEMENT]
+        values: list[Any] = []
+        for name, offset, length, raw_length, codec in part:
+            values += (name, pack_id, offset, length, raw_length, codec)
+        connection.exec_driver_sql(_insert_chunks(len(part)), tuple(values))
+
+
+@lru_cache(maxsize=8)
+def _insert_chunks(count: int) -> str:
+    columns = "hash, pack_id, offset, length, raw_length, codec"
+    rows = ",".join(["(?,?,?,?,?,?)"] * count)
+    return f"INSERT INTO chunks ({columns}) VALUES {rows} ON CONFLICT DO NOTHING"
 
 
 def list_packs(connection: Connection) -> list[tuple[str, int]]:

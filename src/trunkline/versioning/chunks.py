@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,9 @@ QUEUE_CHUNKS_MAX = 500
 QUEUE_BYTES_MAX = 4 * 2**20
 PACKS_IN_FLIGHT_MAX = 2
 LOCATIONS_CACHED_MAX = 20_000
+RUN_BYTES_MAX = 4 * 2**20
+RUN_GAP_BYTES = 32 * 2**10
+"""So many bytes are rather read and thrown away than left out."""
 
 
 class ChunkStore:
@@ -50,6 +54,28 @@ class ChunkStore:
         if place is None:
             raise _lost(name)
         return self._unpack(name, place, self._read(place.pack, place.offset, place.length, name))
+
+    def get_many(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The bytes of those chunks that can be read, verified; of the others ``get`` says what is wrong with them.
+
+        Chunks that lie near each other are read together.
+        """
+        with self._db.read() as connection:
+            places = chunkindex.locate(connection, names)
+        found = {EMPTY_ROOT: EMPTY_LEAF}
+        for run in _runs(places):
+            start = run[0][1].offset
+            end = run[-1][1].offset + run[-1][1].length
+            try:
+                stored = self._objects.get(object_key(run[0][1].pack), offset=start, length=end - start)
+            except NotFoundError:
+                continue
+            view = memoryview(stored)
+            for name, place in run:
+                at = place.offset - start
+                with suppress(CorruptionError):
+                    found[name] = self._unpack(name, place, view[at : at + place.length])
+        return found
 
     def expect(self, name: bytes, neighbours: Iterable[bytes]) -> None:
         """``name`` will be read, and its neighbours probably after it: find their places with one query."""
@@ -86,7 +112,7 @@ class ChunkStore:
                 details={"chunk": name.hex(), "pack": pack},
             ) from error
 
-    def _unpack(self, name: bytes, place: Location, stored: bytes) -> bytes:
+    def _unpack(self, name: bytes, place: Location, stored: bytes | memoryview) -> bytes:
         try:
             raw = decompress(place.codec, stored, place.raw_length)
             if digest(raw) == name:
@@ -100,6 +126,30 @@ class ChunkStore:
             kind="damaged_chunk",
             details={"chunk": name.hex(), "pack": place.pack, "offset": place.offset},
         )
+
+
+def _runs(places: Mapping[bytes, Location]) -> Iterator[list[tuple[bytes, Location]]]:
+    """Neighbours in one pack, which one read brings."""
+    run: list[tuple[bytes, Location]] = []
+    pack, start, end = "", 0, 0
+    for item in sorted(places.items(), key=_by_place):
+        place = item[1]
+        after = place.offset + place.length
+        if run and (
+            place.pack != pack or place.offset > end + RUN_GAP_BYTES or after > start + RUN_BYTES_MAX
+        ):
+            yield run
+            run = []
+        if not run:
+            pack, start = place.pack, place.offset
+        run.append(item)
+        end = after
+    if run:
+        yield run
+
+
+def _by_place(item: tuple[bytes, Location]) -> tuple[str, int]:
+    return item[1][:2]
 
 
 def _lost(name: bytes) -> CorruptionError:

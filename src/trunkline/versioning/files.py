@@ -139,14 +139,19 @@ def write_content(parts: Iterable[bytes], put: Put) -> Content:
 
 def read_content(content: Content, get: Get, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
     """The bytes of a range, chunk by chunk."""
-    end = content.size if length is None else min(content.size, offset + length)
-    if offset >= end:
-        return
-    for ref, start in _chunks(ListRef(content.level, content.hash, content.size), 0, get, offset, end):
+    for ref, low, high in chunks_of(content, get, offset, length):
         data = get(ref.hash)
-        if start < offset or start + ref.size > end:
-            data = data[max(0, offset - start) : end - start]
-        yield data
+        yield data if high - low == ref.size else data[low:high]
+
+
+def chunks_of(
+    content: Content, get: Get, offset: int = 0, length: int | None = None
+) -> Iterator[tuple[ListRef, int, int]]:
+    """The chunks of a range, and from where to where it is in each."""
+    end = content.size if length is None else min(content.size, offset + length)
+    if offset < end:
+        for ref, start in _chunks(ListRef(content.level, content.hash, content.size), 0, get, offset, end):
+            yield ref, max(0, offset - start), min(ref.size, end - start)
 
 
 def _chunks(ref: ListRef, start: int, get: Get, offset: int, end: int) -> Iterator[tuple[ListRef, int]]:

@@ -75,10 +75,13 @@ class Compressor:
         return (ZSTD, packed) if len(packed) <= WORTHWHILE * size else (STORED, raw)
 
 
-def decompress(codec: int, stored: bytes, raw_length: int) -> bytes:
-    """:raises CorruptionError: if the bytes do not decompress to ``raw_length`` bytes."""
+def decompress(codec: int, stored: bytes | memoryview, raw_length: int) -> bytes:
+    """The chunk's bytes, which are no view of ``stored``.
+
+    :raises CorruptionError: if the bytes do not decompress to ``raw_length`` bytes.
+    """
     if codec == STORED:
-        raw = stored
+        raw = bytes(stored)  # of bytes: the same object, no copy
     elif codec == ZSTD:
         if raw_length > CHUNK_BYTES_MAX:
             raise CorruptionError(f"a chunk claims to have {raw_length} bytes", kind="bad_chunk")

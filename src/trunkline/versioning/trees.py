@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice, takewhile
+from typing import NamedTuple, Protocol, cast
 
-from trunkline.errors import InternalError
+from trunkline.errors import CorruptionError, InternalError
 from trunkline.versioning.nodes import (
     EMPTY_ROOT,
     LEVEL_MAX,
@@ -30,7 +32,15 @@ from trunkline.versioning.nodes import (
 
 CACHED_ITEMS_MAX = 65_536
 
-Load = Callable[[bytes], TreeNode]
+NODES_AHEAD_MAX = 64
+
+
+class Load(Protocol):
+    """Reads a node. ``ahead`` are others that will probably be asked for next: they may be brought along."""
+
+    def __call__(self, name: bytes, ahead: Sequence[bytes] = (), /) -> TreeNode: ...
+
+
 Edit = tuple[bytes, Entry | None]
 """A key, and what is to be there: None deletes."""
 
@@ -43,25 +53,41 @@ class NodeCache:
         self._nodes: OrderedDict[bytes, TreeNode] = OrderedDict()
         self._items = 0
 
-    def loader(self, get: Callable[[bytes], bytes]) -> Load:
-        """A ``load`` that looks here first."""
+    def loader(
+        self,
+        get: Callable[[bytes], bytes],
+        get_many: Callable[[Sequence[bytes]], Mapping[bytes, bytes]] | None = None,
+    ) -> Load:
+        """A ``load`` that looks here first. ``get_many`` brings nodes ahead; it may leave some out."""
 
-        def load(name: bytes) -> TreeNode:
+        def load(name: bytes, ahead: Sequence[bytes] = (), /) -> TreeNode:
             with self._lock:
                 node = self._nodes.get(name)
                 if node is not None:
                     self._nodes.move_to_end(name)
                     return node
-            node = decode_tree(get(name))
-            with self._lock:
-                if name not in self._nodes:
-                    self._nodes[name] = node
-                    self._items += len(node.items)
-                    while self._items > CACHED_ITEMS_MAX and len(self._nodes) > 1:
-                        self._items -= len(self._nodes.popitem(last=False)[1].items)
+                others = [other for other in ahead if other not in self._nodes] if get_many else []
+            if get_many is not None and others:
+                for other, data in get_many([*others, name]).items():
+                    if other == name:
+                        node = decode_tree(data)
+                    else:
+                        with suppress(CorruptionError):  # whoever asks for it is told
+                            self._keep(other, decode_tree(data))
+            if node is None:
+                node = decode_tree(get(name))
+            self._keep(name, node)
             return node
 
         return load
+
+    def _keep(self, name: bytes, node: TreeNode) -> None:
+        with self._lock:
+            if name not in self._nodes:
+                self._nodes[name] = node
+                self._items += len(node.items)
+                while self._items > CACHED_ITEMS_MAX and len(self._nodes) > 1:
+                    self._items -= len(self._nodes.popitem(last=False)[1].items)
 
 
 class TreeBuilder:
@@ -150,6 +176,7 @@ def entries(load: Load, root: bytes, low: bytes = b"", high: bytes | None = None
     stack: list[tuple[TreeNode, int]] = []
     node = load(root)
     at = bisect_left(node.keys, low) if low else 0
+    seen = 0
     while True:
         if at >= len(node.items):
             if not stack:
@@ -157,7 +184,8 @@ def entries(load: Load, root: bytes, low: bytes = b"", high: bytes | None = None
             node, at = stack.pop()
         elif node.level:
             stack.append((node, at + 1))
-            node = load(node.items[at].hash)
+            node = load(node.items[at].hash, _siblings(node, at, min(2 * seen, NODES_AHEAD_MAX), high))
+            seen += 1
             at = bisect_left(node.keys, low) if low else 0
         else:
             for position in range(at, len(node.items)):
@@ -166,6 +194,14 @@ def entries(load: Load, root: bytes, low: bytes = b"", high: bytes | None = None
                 yield cast(Entry, node.items[position])
             low = b""
             at = len(node.items)
+
+
+def _siblings(node: TreeNode, at: int, count: int, high: bytes | None) -> list[bytes]:
+    """The nodes behind an item that a walk up to ``high`` comes to next."""
+    end = min(at + 1 + count, len(node.items))
+    if count and high is not None:
+        end = min(end, bisect_left(node.keys, high) + 1)
+    return [item.hash for item in node.items[at + 1 : end]]
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -319,11 +355,11 @@ def compare(
                 old.take()
                 new.take()
             elif isinstance(b, Ref) and b.level > a.level:
-                new.expand()
+                new.expand(old)
             else:
-                old.expand()
+                old.expand(new)
         elif isinstance(b, Ref):
-            new.expand()
+            new.expand(old)
         elif a is None and b is None:
             return
         elif a is not None and (b is None or a.key < b.key):
@@ -347,6 +383,7 @@ class _Side:
         self._low = low
         self._high = high
         self._left: list[Entry | Ref] = []
+        self._ahead: set[bytes] = set()
         node = load(root)
         if node.items:
             last = node.keys[-1]
@@ -358,9 +395,18 @@ class _Side:
     def take(self) -> None:
         self._left.pop()
 
-    def expand(self) -> None:
-        ref = self._left.pop()
-        node = self._load(ref.hash)
+    def expand(self, other: _Side) -> None:
+        """Open the next node. Of those of its level that wait behind it, what the other side does not have as well will
+        be opened too: let them come along."""
+        ref = cast(Ref, self._left.pop())
+        if ref.hash not in self._ahead:
+            shared = {item.hash for item in other._left}
+            waiting = (item for item in reversed(self._left) if isinstance(item, Ref))
+            same = (item.hash for item in takewhile(lambda item: item.level == ref.level, waiting))
+            self._ahead = set(islice((name for name in same if name not in shared), NODES_AHEAD_MAX))
+            node = self._load(ref.hash, list(self._ahead))
+        else:
+            node = self._load(ref.hash)
         start = bisect_left(node.keys, self._low) if self._low else 0
         end = len(node.keys)
         if self._high is not None:
