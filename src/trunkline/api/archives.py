@@ -112,12 +112,12 @@ def answer_with(
 
 def archive_of(versioning: VersioningService, root: TreeHash, files: Iterable[FileInfo]) -> Iterator[bytes]:
     """A tar stream of files of one tree, under their whole paths (without the leading slash)."""
-    for info in files:
+    for info, parts in versioning.read_files(root, files):
         if info.is_dir:
             continue
         yield tar.header(
             info.path.lstrip("/"), size=info.size, modified_at=info.modified_at, executable=info.executable
         )
-        yield from versioning.read(root, info.path)
+        yield from parts
         yield tar.padding(info.size)
     yield tar.END

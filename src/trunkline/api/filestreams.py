@@ -40,10 +40,9 @@ def stream_of(versioning: VersioningService, root: TreeHash, files: Iterable[Fil
     lost or damaged, the stream says so and ends; in the middle of a large one it can only break off."""
     yield filestream.MAGIC
     count = 0
-    for info in files:
+    for info, parts in versioning.read_files(root, files):
         if info.is_dir:
             continue
-        parts = versioning.read(root, info.path)
         try:
             first = next(parts, b"")
         except TrunklineError as error:
