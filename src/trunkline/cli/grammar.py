@@ -42,7 +42,10 @@ class Verb(TyperGroup):
         return name, self.commands[name], args[1:]
 
 
-LATE = {"train": "trunkline.cli.loop", "deploy": "trunkline.cli.loop", "demo": "trunkline.cli.demo"}
+LATE = {
+    "train": "trunkline.cli.loop", "deploy": "trunkline.cli.loop", "demo": "trunkline.cli.demo",
+    "mount": "trunkline.cli.mounting", "unmount": "trunkline.cli.mounting",
+}  # fmt: skip
 """Commands whose modules are imported only when they are called (or listed); their ``register(app)`` adds them."""
 
 

@@ -1,0 +1,94 @@
+"""What all benchmarks share: a server of their own, times, medians, generated data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TRUNKLINE = (sys.executable, "-m", "trunkline.cli.main")
+
+
+class Server:
+    """A control server of its own, on free ports, gone at the end."""
+
+    def __enter__(self) -> Server:
+        self.home = Path(tempfile.mkdtemp(prefix="trunkline-bench-", dir=os.environ.get("BENCH_DIR")))
+        self.env = {**os.environ, "TRUNKLINE_HOME": str(self.home / "home")}
+        started = time.perf_counter()
+        self.cli("up", "--detach", "--port", "0", "--gateway-port", "0")
+        self.start_seconds = time.perf_counter() - started
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cli("down")
+        shutil.rmtree(self.home)
+
+    def cli(self, *words: str) -> None:
+        subprocess.run(
+            [*TRUNKLINE, *words],
+            env=self.env,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    @property
+    def objects_bytes(self) -> int:
+        """What the store's objects take on the disk."""
+        folder = self.home / "home" / "objects"
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    @property
+    def pid(self) -> int:
+        return int(json.loads((self.home / "home" / "run" / "server.json").read_text())["pid"])
+
+    def memory_mb(self, field: str = "VmRSS") -> float:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) / 1024
+        raise RuntimeError(field)
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds. What others have written is on the disk before."""
+    os.sync()
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def run(*argv: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+    """A command that must succeed, silently."""
+    words = [str(word) for word in argv]
+    done = subprocess.run(
+        words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, cwd=cwd
+    )
+    if done.returncode:
+        raise RuntimeError(f"{words}: {done.stderr.decode(errors='replace')[-500:]}")
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def make_files(folder: Path, count: int, size: int) -> None:
+    """Files of random bytes, in folders of a thousand."""
+    for number in range(count):
+        path = folder / f"{number // 1000:03d}" / f"{number:06d}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(size))
+
+
+def make_big(path: Path, size: int) -> None:
+    """One file of random bytes."""
+    with path.open("wb") as file:
+        for start in range(0, size, 1 << 20):
+            file.write(os.urandom(min(1 << 20, size - start)))
