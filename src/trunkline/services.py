@@ -29,6 +29,12 @@ from trunkline.registry.service import RegistryService
 from trunkline.secrets.service import SecretsService
 from trunkline.serving.service import ServingService
 from trunkline.settings import Settings, inherited_environment
+from trunkline.sources.bounds import Bounds
+from trunkline.sources.guard import Rules
+from trunkline.sources.places import LinkRules
+from trunkline.sources.service import SourcesService
+from trunkline.sources.web import Fetcher
+from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.local import LocalStore
 from trunkline.training.service import TrainingService
@@ -50,6 +56,7 @@ class Services:
     jobs: JobsService
     table: ProcessTable
     versioning: VersioningService
+    sources: SourcesService
     secrets: SecretsService
     registry: RegistryService
     pipelines: PipelineService
@@ -94,9 +101,12 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     commands = WorkerCommands(settings, access)
     pool = Pool(db=db, queue=queue, table=table, command=commands, limits={"trial": settings.trials_max})
     jobs = JobsService(db=db, clock=clock, queue=queue, outbox=outbox, pool=pool)
+    buckets = Buckets(s3_endpoint=settings.fetch_s3_endpoint)
     versioning = VersioningService(
-        db=db, objects=LocalStore(settings.objects_dir), clock=clock, publish=outbox.publish
-    )
+        db=db, objects=LocalStore(settings.objects_dir), clock=clock, publish=outbox.publish,
+        allow_lookalikes=settings.allow_lookalikes, buckets=buckets,
+    )  # fmt: skip
+    sources = build_sources(settings, versioning, buckets)
     secrets = SecretsService(db=db, clock=clock)
     registry = RegistryService(db=db, clock=clock, versioning=versioning, publish=outbox.publish)
     pipelines = PipelineService(
@@ -119,10 +129,28 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
         ),
     )
     return Services(
-        settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning,
+        settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning, sources=sources,
         secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
         started_at=clock.now(),
     )  # fmt: skip
+
+
+def build_sources(settings: Settings, versioning: VersioningService, buckets: Buckets) -> SourcesService:
+    """Where files may come from, as the settings say."""
+    roots = None if settings.link_roots is None else tuple(settings.link_roots)
+    return SourcesService(
+        versioning=versioning,
+        fetcher=Fetcher(
+            rules=Rules(private=settings.fetch_private, hosts=tuple(settings.fetch_hosts)),
+            bytes_max=settings.fetch_bytes_max,
+            seconds_max=settings.fetch_seconds_max,
+        ),
+        buckets=buckets,
+        bounds=Bounds(bytes_max=settings.unpack_bytes_max, ratio_max=settings.unpack_ratio_max),
+        link_rules=LinkRules(
+            data_dir=settings.home, roots=roots, home=None if settings.remote else Path.home()
+        ),
+    )
 
 
 def stop_children(table: ProcessTable) -> int:

@@ -117,6 +117,42 @@ class Settings(BaseSettings):
         pattern="^(auto|namespace|paths)$",
         description="How user code gets its /pfs: a private mount namespace, or rewritten paths.",
     )
+    allow_lookalikes: bool = Field(
+        default=False,
+        description="Allow file names beside each other that differ only in how Unicode composes their letters.",
+    )
+    fetch_private: bool = Field(
+        default=False,
+        description="Let 'put file' fetch URLs from this machine and private networks (never from link-local addresses).",
+    )
+    fetch_hosts: list[str] = Field(
+        default_factory=list,
+        description="Hosts ('name', 'name:port', address or network) from which 'put file' may fetch whatever they are.",
+    )
+    fetch_bytes_max: int = Field(
+        default=100 * 2**30, ge=1, description="Largest content of a URL that is fetched."
+    )
+    fetch_seconds_max: float = Field(
+        default=6 * 3600.0, gt=0, description="Longest time that one URL may take."
+    )
+    fetch_s3_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://[^/?#@]+/?$",
+        description="Where s3:// URLs of 'put file' lead, if not to Amazon, e.g. http://127.0.0.1:8333.",
+    )
+    unpack_bytes_max: int = Field(
+        default=100 * 2**30, ge=1, description="What an archive may grow to when it is unpacked."
+    )
+    unpack_ratio_max: float = Field(
+        default=200.0,
+        gt=1,
+        description="How many times as large as it came an archive may grow (above 64 MiB).",
+    )
+    link_roots: list[Path] | None = Field(
+        default=None,
+        description="Folders whose files 'put file --link' may use; default: the home folder of the server's user, without "
+        "hidden ones; nothing if `remote` is set.",
+    )
     log_json: bool = Field(default=False, description="Write the server's log as JSON lines.")
 
     @classmethod

@@ -38,7 +38,7 @@ def test_data_in_and_out(shell: Shell, tmp_path: Path) -> None:
     assert [line.split()[0] for line in shell("diff file pets@master").out.splitlines()[1:]][-1] == "~"
     assert "/data1/cats/1.png" in shell("glob file 'pets@master:/**.png'").out
     shell("copy file pets@master:/data1 pets@master:/data2")
-    shell("delete file pets@master:/data1")
+    shell("delete file pets@master:/data1 -r")
     names = [file["path"] for file in json.loads(shell("list files pets@master -o json").out)]
     assert names == ["/data2/", "/note.txt"]
 

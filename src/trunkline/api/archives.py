@@ -30,7 +30,7 @@ class Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
-class _BoundedInfo(tarfile.TarInfo):
+class _BoundedInfo(tar.TimedInfo):
     """Refuses oversized extension headers before they are read."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
@@ -53,6 +53,7 @@ def files_of(stream: Readable, *, into: str = "/", append: bool = False) -> Iter
         with tarfile.open(fileobj=source, mode="r|", tarinfo=_BoundedInfo) as archive:
             members: list[tarfile.TarInfo] = vars(archive)["members"]
             while (entry := archive.next()) is not None:
+                assert isinstance(entry, _BoundedInfo), "it makes them all"
                 members.clear()  # else it remembers every entry it has seen
                 if entry.isdir():
                     continue
@@ -61,7 +62,7 @@ def files_of(stream: Readable, *, into: str = "/", append: bool = False) -> Iter
                 yield PutFile(
                     path=_target(into, entry.name),
                     parts=_content(archive, entry),
-                    modified_at=float(entry.mtime) if entry.mtime > 0 else None,
+                    modified_ns=entry.modified_ns,
                     executable=bool(entry.mode & stat.S_IXUSR),
                     append=append,
                 )
@@ -116,7 +117,7 @@ def archive_of(versioning: VersioningService, root: TreeHash, files: Iterable[Fi
         if info.is_dir:
             continue
         yield tar.header(
-            info.path.lstrip("/"), size=info.size, modified_at=info.modified_at, executable=info.executable
+            info.path.lstrip("/"), size=info.size, modified_ns=info.modified_ns, executable=info.executable
         )
         yield from parts
         yield tar.padding(info.size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,7 +19,13 @@ from trunkline.access.model import Identity
 from trunkline.access.service import AccessService
 from trunkline.api import errors
 from trunkline.api.auth import IDENTITY_KEY, OPEN_PATHS
-from trunkline.errors import LimitError, PermissionDeniedError, TrunklineError, UnauthenticatedError
+from trunkline.errors import (
+    InvalidInputError,
+    LimitError,
+    PermissionDeniedError,
+    TrunklineError,
+    UnauthenticatedError,
+)
 
 REQUEST_ID_HEADER = "x-request-id"
 COOKIE = "trunkline_console"
@@ -60,6 +66,7 @@ class Guard:
             await send(message)
 
         try:
+            _check_text(scope)
             self._check_host(headers)
             scope[IDENTITY_KEY] = await self._identify(scope["path"], headers)
             await self._app(scope, _bounded(scope, receive), send_with_id)
@@ -91,6 +98,16 @@ class Guard:
         if self._access.is_remembered(token):
             return self._access.check(token)
         return await run_in_threadpool(self._access.check, token)
+
+
+def _check_text(scope: Scope) -> None:
+    """Servers put U+FFFD where a URL is not UTF-8: a file would silently get another name."""
+    for raw in (scope.get("raw_path") or b"", scope["query_string"]):
+        if b"%" in raw:
+            try:
+                unquote_to_bytes(raw).decode()
+            except UnicodeDecodeError as error:
+                raise InvalidInputError("the URL is not UTF-8", kind="bad_url") from error
 
 
 def _token(headers: Headers) -> str | None:

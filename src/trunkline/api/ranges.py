@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 
+from starlette.responses import Response
+
+from trunkline.api import errors
+from trunkline.errors import InvalidInputError
+
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -21,3 +26,12 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     if last and int(last) < start:
         return None
     return start, max(0, min(int(last) + 1 if last else size, size) - start)
+
+
+def behind_the_end(path: str, size: int) -> Response:
+    """The answer to a range of which the file has nothing."""
+    why = f"the range lies behind the end of {path}, which has {size} bytes"
+    response = errors.answer(InvalidInputError(why, kind="bad_range", details={"size": size}))
+    response.status_code = 416
+    response.headers["content-range"] = f"bytes */{size}"
+    return response

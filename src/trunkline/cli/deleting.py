@@ -9,6 +9,7 @@ import typer
 from trunkline.cli.client import client
 from trunkline.cli.grammar import Force, Namespace, Output, Project, command, new_verb
 from trunkline.cli.output import done, say
+from trunkline.errors import InvalidInputError
 
 
 def register(app: typer.Typer) -> None:
@@ -46,12 +47,24 @@ def delete_branch(
 
 
 def delete_file(
-    address: Annotated[str, typer.Argument(metavar="REPO@BRANCH:PATH")],
+    addresses: Annotated[list[str], typer.Argument(metavar="REPO@BRANCH:PATH...")],
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Directories, too, with all that is below them.")
+    ] = False,
+    glob: Annotated[bool, typer.Option("--glob", "-g", help="The paths are globs.")] = False,
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """Delete a file, or a directory with all that is below it, as one commit."""
-    commit = client().delete_file(address, project=project)
+    """Delete files, or with -r directories, as one commit; all of the same branch."""
+    wheres = {address.partition(":")[0] for address in addresses}
+    paths = [address.partition(":")[2] for address in addresses]
+    if len(wheres) > 1:
+        raise InvalidInputError(
+            "one commit is of one branch: delete the files of each by itself", kind="two_branches"
+        )
+    if not all(paths):
+        raise InvalidInputError("a path is missing: write REPO@BRANCH:/PATH", kind="no_path")
+    commit = client().delete_files(wheres.pop(), paths, recursive=recursive, glob=glob, project=project)
     done(commit, output, f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
 
 

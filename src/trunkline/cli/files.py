@@ -7,19 +7,19 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from trunkline.cli.client import client, transfers
-from trunkline.cli.grammar import Output, Project, command, new_verb
-from trunkline.cli.output import done, progress, say, size_text
-from trunkline.core.paths import parse_address
-from trunkline.errors import InvalidInputError, LimitError, UnavailableError
-from trunkline.sdk.packing import Source, total_bytes
-from trunkline.sdk.transfer import copied
+from trunkline.cli.grammar import Number, Output, Project, command, new_verb
+from trunkline.cli.output import done, progress, say, show, size_text
+from trunkline.cli.sources import STDIN, Puts, is_url, listed, local_files, opened, put_mixed
+from trunkline.core.paths import Address, parse_address
+from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
+from trunkline.sdk.packing import total_bytes
+from trunkline.sdk.transfer import Transfers, copied
 
-STDIN = "-"
 FileArgument = Annotated[str, typer.Argument(metavar="REPO@BRANCH[:PATH]")]
 
 
@@ -32,6 +32,8 @@ def register(app: typer.Typer, get: typer.Typer) -> None:
     command(diff, "file", "trunkline diff file images@master:/ images@master^:/")(diff_file)
     glob = new_verb(app, "glob", "Find files by pattern.")
     command(glob, "file", "trunkline glob file 'images@master:/**.png'")(glob_file)
+    walk = new_verb(app, "walk", "Walk through directories.")
+    command(walk, "file", "trunkline walk file images@master:/cats")(walk_file)
 
 
 def register_transfers(put: typer.Typer, get: typer.Typer) -> None:
@@ -43,48 +45,79 @@ def register_transfers(put: typer.Typer, get: typer.Typer) -> None:
 def put_file(
     address: FileArgument,
     files: Annotated[
-        list[str], typer.Option("--file", "-f", help="What to put; may be given many times; - is stdin.")
-    ],
+        list[str] | None,
+        typer.Option("--file", "-f", help="A file, a URL or - for stdin; may be given many times."),
+    ] = None,
+    lists: Annotated[
+        list[str] | None,
+        typer.Option("--input-file", "-i", help="A file (or -) with a path or URL in each line."),
+    ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Put whole folders.")] = False,
     append: Annotated[bool, typer.Option("--append", "-a", help="Add to what is there.")] = False,
+    untar: Annotated[
+        bool, typer.Option("--untar", help="Put what is in the archives: tar (gz, bz2, xz, zst) or zip.")
+    ] = False,
+    full_path: Annotated[
+        bool, typer.Option("--full-path", help="Keep the whole path of a source, not only its name.")
+    ] = False,
+    link: Annotated[
+        bool, typer.Option("--link", help="Copy nothing: files of the server's machine, or s3://.")
+    ] = False,
+    unlink: Annotated[
+        bool, typer.Option("--unlink", help="Copy in what was linked at or below PATH.")
+    ] = False,
     project: Project = None,
     output: Output = None,
 ) -> None:
     """Put files, as one commit. Given PATH, a single file is stored under it, a folder's files below it."""
+    if unlink:
+        _copy_in(address, files, lists, project, output)
+        return
     api = transfers()
     where = parse_address(address, project or api.project)
-    if STDIN in files:
-        if len(files) > 1 or where.path in (None, "/"):
-            raise InvalidInputError(
-                "stdin is one file: write REPO@BRANCH:/PATH -f -, and nothing beside it", kind="bad_file"
-            )
-        commit = api.send_file(address, sys.stdin.buffer, append=append, project=project)
-    else:
-        into = None if ":" not in address else address.partition(":")[2]
-        found = [_target(Path(source), into, len(files), recursive) for source in files]
-        with progress(lambda: total_bytes(found)) as count:
-            commit = api.send_files(
-                address.partition(":")[0], found, append=append, project=project, progress=count
-            )
+    puts = Puts(
+        sources=listed(files or [], lists or []), into=None if ":" not in address else address.partition(":")[2],
+        recursive=recursive, append=append, unpack=untar, link=link, full_path=full_path,
+    )  # fmt: skip
+    if link and (append or untar):
+        raise InvalidInputError("--link goes with neither --append nor --untar", kind="bad_option")
+    commit = _put(api, address, puts, where, project)
     done(commit, output, f"commit {commit['project']}/{commit['repo']}@{commit['id']} {commit['status']}")
 
 
-def _target(source: Path, into: str | None, sources: int, recursive: bool) -> tuple[str, Source]:
-    """Where a source goes: ``(path in the repo, file or folder)``. As pachctl: without a path, under the source's own
-    name; one source takes the path itself; several go below it by their names."""
-    name = source.resolve().name
-    if into is None:
-        top = name
-    elif sources == 1 and not (source.is_file() and into.endswith("/")):
-        top = into.strip("/")
-    else:
-        top = f"{into.strip('/')}/{name}".lstrip("/")
-    if source.is_dir():
-        if not recursive:
-            raise InvalidInputError(f"{source} is a folder: put it with -r", kind="is_directory")
-    elif not source.is_file():
-        raise InvalidInputError(f"there is no file {source}", kind="no_file")
-    return top, source
+def _put(api: Transfers, address: str, puts: Puts, where: Address, project: str | None) -> dict[str, Any]:
+    if puts.link or any(is_url(source) for source in puts.sources):
+        if STDIN in puts.sources and not puts.unpack:
+            raise InvalidInputError("stdin cannot be put together with URLs: put it alone", kind="bad_file")
+        return put_mixed(client(), address, puts, project).model_dump(mode="json")
+    if puts.unpack:
+        if len(puts.sources) > 1:
+            return put_mixed(client(), address, puts, project).model_dump(mode="json")
+        with opened(puts.sources[0]) as archive:
+            commit = client().unpack_file(address, archive, append=puts.append, project=project)
+        return commit.model_dump(mode="json")
+    if STDIN in puts.sources:
+        if len(puts.sources) > 1 or where.path in (None, "/") or address.endswith("/"):
+            raise InvalidInputError(
+                "stdin is one file: write REPO@BRANCH:/PATH -f -, and nothing beside it", kind="bad_file"
+            )
+        return api.send_file(address, sys.stdin.buffer, append=puts.append, project=project)
+    found = local_files(puts, puts.sources)
+    with progress(lambda: total_bytes(found)) as count:
+        return api.send_files(
+            address.partition(":")[0], found, append=puts.append, project=project, progress=count
+        )
+
+
+def _copy_in(
+    address: str, files: list[str] | None, lists: list[str] | None, project: str | None, output: Output
+) -> None:
+    if files or lists:
+        raise InvalidInputError(
+            "--unlink takes no -f and no -i: it copies in what was linked", kind="bad_option"
+        )
+    found = client().copy_in_files(address, project=project)
+    done(found, output, f"{found.file_count} files ({size_text(found.size)}) copied in")
 
 
 def get_file(
@@ -92,25 +125,57 @@ def get_file(
     target: Annotated[
         Path | None, typer.Option("--output", "-o", help="File or folder; default: stdout.")
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="A whole directory.")] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="A whole directory, or all that a glob matches.")
+    ] = False,
+    offset: Annotated[int, typer.Option("--offset", min=0, help="Bytes to leave out at the start.")] = 0,
+    length: Annotated[int | None, typer.Option("--length", min=1, help="At most so many bytes.")] = None,
+    as_tar: Annotated[
+        bool, typer.Option("--tar", help="As a tar archive; a directory or glob, too.")
+    ] = False,
+    with_progress: Annotated[
+        bool, typer.Option("--progress/--no-progress", help="Show a bar, on a terminal.")
+    ] = True,
     project: Project = None,
 ) -> None:
-    """Get a file to stdout or into a file, or with -r a directory into a folder."""
+    """Get a file to stdout or into a file, or with -r a directory into a folder. PATH may be a glob: without -r or --tar
+    it must match one file."""
     api = transfers()
-    if recursive:
+    if (recursive or as_tar) and (offset or length is not None):
+        raise InvalidInputError("--offset and --length are for one file", kind="bad_option")
+    if as_tar:
+        source, glob = _as_glob(address, project)
+        stream = client().get_archive(source, glob=glob, project=project)
+    elif recursive:
         if target is None:
             raise InvalidInputError("a directory needs a folder: add -o FOLDER", kind="no_output")
-        count = api.get_files(address, target, project=project)
+        source, glob = _as_glob(address, project)
+        count = api.get_files(source, target, glob=glob, project=project)
         say(f"{count} files in {target}")
         return
-    with api.get_file(address, project=project) as stream:
+    else:
+        stream = api.get_file(address, offset=offset, length=length, project=project)
+    with stream:
         if target is None:
             copied(stream, sys.stdout.buffer)
             sys.stdout.buffer.flush()
             return
         size = int(stream.headers.get("content-length") or 0)
-        with progress(lambda: (1, size)) as count_bytes, _whole(target) as file:
+        with progress(lambda: (1, size), shown=with_progress) as count_bytes, _whole(target) as file:
             copied(stream, file, count_bytes)
+
+
+def _as_glob(address: str, project: str | None) -> tuple[str, str | None]:
+    """``(address, glob)``: a path that is there is meant as it is, else as a glob, if it looks like one."""
+    where, _, pattern = address.partition(":")
+    if any(character in pattern for character in "*?[{("):
+        try:
+            client().inspect_file(address, project=project)
+        except NotFoundError as error:
+            if error.kind != "no_file":
+                raise
+            return where, pattern
+    return address, None
 
 
 @contextlib.contextmanager
@@ -131,11 +196,12 @@ def _whole(target: Path) -> Iterator[typer.FileBinaryWrite]:
 def copy_file(
     source: Annotated[str, typer.Argument(metavar="FROM")],
     target: Annotated[str, typer.Argument(metavar="TO")],
+    append: Annotated[bool, typer.Option("--append", "-a", help="Add to what is there.")] = False,
     project: Project = None,
     output: Output = None,
 ) -> None:
     """Copy a file or directory between repos or branches; free of cost, whatever its size."""
-    commit = client().copy_file(source, target, project=project)
+    commit = client().copy_file(source, target, append=append, project=project)
     done(commit, output, f"commit {commit.project}/{commit.repo}@{commit.id} {commit.status}")
 
 
@@ -159,14 +225,20 @@ def diff_file(
 
 def glob_file(
     address: Annotated[str, typer.Argument(metavar="REPO@BRANCH:PATTERN")],
+    number: Number = None,
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """Find files: * ? [] {a,b} within a directory, ** across directories."""
-    from trunkline.cli.listing import shown  # noqa: PLC0415
+    """Find files: * ? [] {a,b} within a directory, ** across directories; ( ) captures, see -o json."""
+    from trunkline.cli.listing import named, shown  # noqa: PLC0415
 
-    where, colon, pattern = address.partition(":")
-    if not colon:
-        raise InvalidInputError(f"{address!r} has no pattern: write REPO@BRANCH:PATTERN", kind="bad_glob")
-    found = client().list_files(where, glob=pattern, project=project)
-    shown(found, output, ("SIZE", "NAME"), lambda file: (size_text(file.size), file.path))
+    found = client().glob_files(address, limit=number, project=project)
+    shown(list(found), output, ("SIZE", "NAME"), lambda file: (size_text(file.size), named(file)))
+
+
+def walk_file(address: FileArgument, number: Number = None, project: Project = None) -> None:
+    """Print everything at or below a path, line by line as it comes: for millions of files, and for pipes."""
+    from trunkline.cli.listing import named  # noqa: PLC0415
+
+    for file in client().walk_files(address, limit=number, project=project):
+        show(f"{size_text(file.size):<9} {named(file)}")

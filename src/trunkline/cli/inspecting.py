@@ -52,6 +52,8 @@ def _label(name: str) -> str:
 
 
 def _value(name: str, value: Any, full: bool) -> Any:
+    if name == "modified_ns":
+        return None  # what "Modified" says, for programs
     if name in TIMES:
         return time_text(value, full) if value is not None else None
     if name == "size":

@@ -131,12 +131,18 @@ def _show_sets(sets: Any, output: Output, full_timestamps: bool) -> None:
 def list_files(
     address: Annotated[str, typer.Argument(metavar="REPO@BRANCH[:PATH]")],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Everything below it.")] = False,
+    number: Number = None,
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """List the files of a directory."""
-    found = client().list_files(address, walk=recursive, project=project)
-    shown(found, output, ("SIZE", "NAME"), lambda f: (size_text(f.size), f.path))
+    """List the files of a directory; what is linked is shown with where it lies."""
+    found = client().list_files(address, walk=recursive, limit=number, project=project)
+    shown(found, output, ("SIZE", "NAME"), lambda f: (size_text(f.size), named(f)))
+
+
+def named(file: Any) -> str:
+    """A file's path, and where its content lies if that is elsewhere."""
+    return f"{file.path} -> {file.linked.removeprefix('file://')}" if file.linked else str(file.path)
 
 
 def list_pipelines(

@@ -145,12 +145,12 @@ def bar(part: float, width: int = 8) -> str:
 
 
 @contextmanager
-def progress(total: Callable[[], tuple[int, int]]) -> Iterator[Callable[[int], None]]:
+def progress(total: Callable[[], tuple[int, int]], *, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """A progress bar on a terminal, nothing elsewhere. ``total`` gives files and bytes, and is asked only for a bar."""
-    if not sys.stderr.isatty():
+    if not shown or not sys.stderr.isatty():
         yield lambda _: None
         return
     count, size = total()
     label = "1 file" if count == 1 else f"{count} files"
-    with typer.progressbar(length=max(size, 1), label=label, file=sys.stderr) as shown:
-        yield shown.update
+    with typer.progressbar(length=max(size, 1), label=label, file=sys.stderr) as bar_shown:
+        yield bar_shown.update

@@ -54,7 +54,9 @@ def clean_path(path: str) -> str:
 
 
 def _bad_path(path: str, why: str) -> InvalidInputError:
-    return InvalidInputError(f"path {path!r} is not allowed: {why}", kind="bad_path", details={"path": path})
+    # Half of a surrogate pair, as a name in a tar may have it, could not be sent on as JSON.
+    shown = path.encode("utf-8", "backslashreplace").decode()
+    return InvalidInputError(f"path {path!r} is not allowed: {why}", kind="bad_path", details={"path": shown})
 
 
 # --- globs --------------------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from trunkline.sdk.files import FileMethods
 from trunkline.sdk.live import LiveMethods
 
 
-class Client(LiveMethods):
+class Client(LiveMethods, FileMethods):
     """Speaks with a control server; without arguments, with the one of this user's data directory.
 
     ``url`` and ``token`` default to ``TRUNKLINE_URL`` and ``TRUNKLINE_TOKEN``, then to what the data directory says.

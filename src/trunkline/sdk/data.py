@@ -208,15 +208,16 @@ class DataMethods(Transport):
 
     def put_file(
         self, address: str, content: Body, *, append: bool = False, modified_at: float | None = None,
-        executable: bool = False, project: str | None = None,
+        executable: bool = False, modified_ns: int | None = None, project: str | None = None,
     ) -> Commit:  # fmt: skip
         """Write one file from bytes, an iterable of bytes or an open binary file; returns its commit.
 
         >>> client.put_file("images@master:/notes.txt", b"hello")
         """
         answer = self.send_file(
-            address, content, append=append, modified_at=modified_at, executable=executable, project=project
-        )
+            address, content, append=append, modified_at=modified_at, modified_ns=modified_ns,
+            executable=executable, project=project,
+        )  # fmt: skip
         return Commit.model_validate(answer)
 
     def put_files(
@@ -239,14 +240,17 @@ class DataMethods(Transport):
         return FileInfo.model_validate(self.call("GET", self._in(project, "stat"), query={"at": address}))
 
     def list_files(
-        self, address: str, *, walk: bool = False, glob: str | None = None, project: str | None = None
-    ) -> list[FileInfo]:
-        """A directory's entries; with ``walk`` everything below it; with ``glob`` what matches in the whole commit.
+        self, address: str, *, walk: bool = False, glob: str | None = None, limit: int | None = None,
+        project: str | None = None,
+    ) -> list[FileInfo]:  # fmt: skip
+        """A directory's entries; with ``walk`` everything below it; with ``glob`` what matches in the whole commit. All, or
+        at most ``limit``.
 
         >>> [file.path for file in client.list_files("images@master:/")]
         """
         query = {"at": address, "walk": walk, "glob": glob}
-        return [FileInfo.model_validate(one) for one in self._pages(self._in(project, "tree"), query)]
+        found = self._pages(self._in(project, "tree"), query, limit)
+        return [FileInfo.model_validate(one) for one in found]
 
     def diff_files(
         self, address: str, old: str | None = None, *, project: str | None = None
@@ -258,20 +262,24 @@ class DataMethods(Transport):
         query = {"at": address, "old": old}
         return [DiffEntry.model_validate(one) for one in self._pages(self._in(project, "diff"), query)]
 
-    def copy_file(self, source: str, target: str, *, project: str | None = None) -> Commit:
-        """Copy a file or a directory inside the store; free of cost, whatever its size.
+    def copy_file(
+        self, source: str, target: str, *, append: bool = False, project: str | None = None
+    ) -> Commit:
+        """Copy a file or a directory inside the store; free of cost, whatever its size. It replaces what is there, unless
+        ``append`` adds each file's content to the one of that name.
 
         >>> client.copy_file("images@staging:/cats", "images@master:/cats")
         """
-        body = {"source": source, "to": target}
+        body = {"source": source, "to": target, "append": append}
         return Commit.model_validate(self.call("POST", self._in(project, "files", "copy"), json=body))
 
-    def delete_file(self, address: str, *, project: str | None = None) -> Commit:
-        """Delete a file, or a directory with all that is below it.
+    def delete_file(self, address: str, *, recursive: bool = True, project: str | None = None) -> Commit:
+        """Delete a file, or (unless ``recursive`` is False) a directory with all that is below it.
 
         >>> client.delete_file("images@master:/notes.txt")
         """
-        return Commit.model_validate(self.call("DELETE", self._in(project, "files"), query={"at": address}))
+        query = {"at": address, "recursive": recursive}
+        return Commit.model_validate(self.call("DELETE", self._in(project, "files"), query=query))
 
     def create_fileset(
         self, files: Path | Iterable[tuple[str, Source]], *, base: str | None = None

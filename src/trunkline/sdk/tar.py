@@ -62,7 +62,7 @@ def _tar_blocks(files: Iterable[tuple[str, Source]]) -> Iterator[bytes]:
                 found = os.fstat(file.fileno())
                 size = found.st_size
                 executable = bool(found.st_mode & stat.S_IXUSR)
-                yield tar.header(name, size=size, modified_at=found.st_mtime, executable=executable)
+                yield tar.header(name, size=size, modified_ns=found.st_mtime_ns, executable=executable)
                 yield from _exactly(file, size, source)
         yield tar.padding(size)
     yield tar.END
@@ -86,7 +86,7 @@ def unpack(stream: Any, folder: Path) -> int:
     count = 0
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=tar.TimedInfo) as archive:
             for entry in archive:
                 target = folder / checked_name(entry.name)
                 if entry.isdir():
@@ -111,7 +111,8 @@ def _write(archive: tarfile.TarFile, entry: tarfile.TarInfo, target: Path) -> No
         raise CorruptionError(f"{entry.name!r} is {-file_size} bytes short", kind="bad_archive")
     if entry.mode & stat.S_IXUSR:
         target.chmod(0o755)
-    os.utime(target, (entry.mtime, entry.mtime))
+    if isinstance(entry, tar.TimedInfo) and (at := entry.modified_ns) is not None:
+        os.utime(target, ns=(at, at))
 
 
 def checked_name(name: str) -> str:

@@ -152,13 +152,15 @@ class Transfers(Endpoint):
 
     def send_file(
         self, address: str, content: Body, *, append: bool = False, modified_at: float | None = None,
-        executable: bool = False, project: str | None = None,
+        modified_ns: int | None = None, executable: bool = False, project: str | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """As ``put_file``; the commit as it came.
 
         >>> client.send_file("images@master:/notes.txt", b"hello")["id"]
         """
-        query = {"at": address, "append": append, "mtime": modified_at, "executable": executable}
+        query = {
+            "at": address, "append": append, "mtime": modified_at, "mtime_ns": modified_ns, "executable": executable,
+        }  # fmt: skip
         answer: dict[str, Any] = self.upload(self._in(project, "files"), content, query=query)
         return answer
 
@@ -169,6 +171,8 @@ class Transfers(Endpoint):
 
         >>> with client.get_file("images@master:/notes.txt") as stream: stream.read()
         """
+        if offset < 0 or (length is not None and length < 1):
+            raise InvalidInputError("an offset is not negative, and a length is at least 1", kind="bad_range")
         headers = {}
         if offset or length is not None:
             last = "" if length is None else str(offset + length - 1)

@@ -21,6 +21,7 @@ from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import chunkindex
 from trunkline.versioning.chunkindex import Location
+from trunkline.versioning.links import Links
 from trunkline.versioning.nodes import EMPTY_LEAF, EMPTY_ROOT
 from trunkline.versioning.packs import Compressor, PackBuilder, decompress, object_key
 
@@ -36,10 +37,11 @@ RUN_GAP_BYTES = 32 * 2**10
 class ChunkStore:
     """All chunks of a data directory. Safe between threads."""
 
-    def __init__(self, db: Database, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(self, db: Database, objects: ObjectStore, clock: Clock, links: Links | None = None) -> None:
         self._db = db
         self._objects = objects
         self._clock = clock
+        self._links = links or Links(db)
         self._lock = threading.Lock()
         self._locations: OrderedDict[bytes, Location] = OrderedDict()
 
@@ -52,7 +54,10 @@ class ChunkStore:
             return EMPTY_LEAF
         place = self._locate([name]).get(name)
         if place is None:
-            raise _lost(name)
+            linked = self._links.read(name)
+            if linked is None:
+                raise _lost(name)
+            return linked
         return self._unpack(name, place, self._read(place.pack, place.offset, place.length, name))
 
     def get_many(self, names: Sequence[bytes]) -> dict[bytes, bytes]:

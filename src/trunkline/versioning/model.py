@@ -97,6 +97,10 @@ class FileInfo:
     executable: bool = False
     modified_ns: int | None = None
     """The same time as ``modified_at``, exactly: nanoseconds since the epoch."""
+    groups: tuple[str, ...] | None = None
+    """What the brackets ``( )`` of a glob have captured; None outside of globs."""
+    linked: str | None = None
+    """Where the content lies, if it was linked and never copied in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,19 @@ class PutFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PutContent:
+    """Write a file whose content is known to the store already: stored, or linked."""
+
+    path: str
+    size: int
+    hash: bytes
+    level: int
+    modified_ns: int | None = None
+    executable: bool = False
+    append: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeletePath:
     """Delete a file, or a directory with all that is below it. Not an error if it is absent."""
 
@@ -135,9 +152,13 @@ class CopyTree:
     path: str
     root: TreeHash
     source_path: str = "/"
+    append: bool = False
+    """Add the content of each file to the one that is there, instead of replacing what is at ``path``."""
+    merge: bool = False
+    """Put each file of a directory beside what is below ``path``, instead of replacing that directory."""
 
 
-Change = PutFile | DeletePath | CopyTree
+Change = PutFile | PutContent | DeletePath | CopyTree
 
 
 @dataclass(frozen=True, kw_only=True)

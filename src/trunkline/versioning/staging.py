@@ -16,7 +16,8 @@ from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
 from trunkline.versioning import trees
 from trunkline.versioning.chunks import ChunkWriter
 from trunkline.versioning.files import Content, append_content, write_content
-from trunkline.versioning.model import Change, CopyTree, DeletePath, PutFile
+from trunkline.versioning.lookalikes import Lookalikes
+from trunkline.versioning.model import Change, CopyTree, DeletePath, PutContent, PutFile
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity
 from trunkline.versioning.trees import Load
 
@@ -48,22 +49,34 @@ class Copy:
     path: str
     root: bytes
     source_path: str
+    append: bool = False
+    merge: bool = False
 
 
 Step = PutEntry | PutAll | Delete | Copy
 
 
-def ingest(changes: Iterable[Change], writer: ChunkWriter, load: Load) -> list[Step]:
-    """Store the contents of the changes; what is left is small."""
-    gathered = _Steps(writer, load)
+def ingest(
+    changes: Iterable[Change], writer: ChunkWriter, load: Load, *, lookalikes: bool = False
+) -> list[Step]:
+    """Store the contents of the changes; what is left is small. ``lookalikes``: allow names that differ only in how
+    Unicode composes their letters."""
+    gathered = _Steps(writer, load, lookalikes)
     for change in changes:
         if isinstance(change, PutFile):
             gathered.add(_ingest_file(change, writer))
+        elif isinstance(change, PutContent):
+            content = Content(change.size, change.hash, change.level)
+            mtime = _nanoseconds(change.path, change.modified_ns, None)
+            gathered.add(_put(change.path, content, mtime, change.executable, change.append))
         elif isinstance(change, DeletePath):
             gathered.add(Delete(path=clean_path(change.path)))
         elif isinstance(change, CopyTree):
             path, source = clean_path(change.path), clean_path(change.source_path)
-            gathered.add(Copy(path=path, root=from_hex(change.root, "tree hash"), source_path=source))
+            root = from_hex(change.root, "tree hash")
+            gathered.add(
+                Copy(path=path, root=root, source_path=source, append=change.append, merge=change.merge)
+            )
         else:
             raise InvalidInputError(f"{type(change).__name__} is not a change of files", kind="bad_change")
     return gathered.finish()
@@ -72,9 +85,10 @@ def ingest(changes: Iterable[Change], writer: ChunkWriter, load: Load) -> list[S
 class _Steps:
     """Steps in order. A long run of plain puts is kept as a tree, so that a million of them need no memory."""
 
-    def __init__(self, writer: ChunkWriter, load: Load) -> None:
+    def __init__(self, writer: ChunkWriter, load: Load, lookalikes: bool) -> None:
         self._writer = writer
         self._load = load
+        self._lookalikes = lookalikes
         self._steps: list[Step] = []
         self._run: list[PutEntry] = []
         self._run_root = EMPTY_ROOT
@@ -83,7 +97,9 @@ class _Steps:
         if isinstance(step, PutEntry) and not step.append:
             self._run.append(step)
             if len(self._run) >= EDITS_MAX:
-                self._run_root = apply(self._run, self._run_root, self._writer, self._load).hash
+                self._run_root = apply(
+                    self._run, self._run_root, self._writer, self._load, lookalikes=self._lookalikes
+                ).hash
                 self._run.clear()
         else:
             self._end_run()
@@ -102,24 +118,43 @@ class _Steps:
 
 
 def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
-    path = clean_path(change.path)
-    if path == "/":
-        raise InvalidInputError("a file cannot be put at '/': name it, as in /data.csv", kind="bad_path")
-    mtime = change.modified_ns
-    if mtime is None and change.modified_at is not None:
-        if not abs(change.modified_at) < MTIME_SECONDS_MAX:
-            raise InvalidInputError(
-                f"{path}: the modification time {change.modified_at} is out of range", kind="bad_time"
-            )
-        mtime = round(change.modified_at * 10**9)
+    _named(change.path)  # before its content is read
+    mtime = _nanoseconds(change.path, change.modified_ns, change.modified_at)
     content = write_content(change.parts, writer.add)
-    entry = Entry(path[1:].encode(), content.size, content.hash, content.level, mtime, change.executable)
-    return PutEntry(entry=entry, append=change.append)
+    return _put(change.path, content, mtime, change.executable, change.append)
 
 
-def apply(steps: Iterable[Step], base: bytes, writer: ChunkWriter, load: Load) -> Ref:
+def _put(path: str, content: Content, mtime: int | None, executable: bool, append: bool) -> PutEntry:
+    entry = Entry(_named(path), content.size, content.hash, content.level, mtime, executable)
+    return PutEntry(entry=entry, append=append)
+
+
+def _named(path: str) -> bytes:
+    """The key of a file."""
+    cleaned = clean_path(path)
+    if cleaned == "/":
+        raise InvalidInputError("a file cannot be put at '/': name it, as in /data.csv", kind="bad_path")
+    return cleaned[1:].encode()
+
+
+def _nanoseconds(path: str, exact: int | None, seconds: float | None) -> int | None:
+    if exact is None and seconds is None:
+        return None
+    if exact is None and seconds is not None and abs(seconds) < MTIME_SECONDS_MAX:
+        exact = round(seconds * 10**9)
+    if exact is None or not -(2**63) <= exact < 2**63:
+        raise InvalidInputError(
+            f"{path}: the modification time {seconds if exact is None else exact} is out of range",
+            kind="bad_time",
+        )
+    return exact
+
+
+def apply(
+    steps: Iterable[Step], base: bytes, writer: ChunkWriter, load: Load, *, lookalikes: bool = False
+) -> Ref:
     """The tree that ``base`` becomes. Its nodes are in ``writer``, not yet durable."""
-    editor = TreeEditor(base, writer, load)
+    editor = TreeEditor(base, writer, load, lookalikes=lookalikes)
     for step in steps:
         if isinstance(step, PutEntry):
             if step.append:
@@ -138,7 +173,8 @@ def apply(steps: Iterable[Step], base: bytes, writer: ChunkWriter, load: Load) -
 class TreeEditor:
     """Changes to one tree, in order. Edits wait in memory, keyed, and reach the tree together."""
 
-    def __init__(self, base: bytes, writer: ChunkWriter, load: Load) -> None:
+    def __init__(self, base: bytes, writer: ChunkWriter, load: Load, *, lookalikes: bool = False) -> None:
+        self._names = None if lookalikes else Lookalikes(self._exists)
         self._root = base
         self._writer = writer
         self._load = load
@@ -150,6 +186,8 @@ class TreeEditor:
 
     def put(self, entry: Entry) -> None:
         self._check_collision(entry.key)
+        if self._names is not None:
+            self._names.check(entry.key)
         self._edits[entry.key] = entry
         if len(self._edits) >= EDITS_MAX:
             self._flush()
@@ -203,31 +241,35 @@ class TreeEditor:
             self._flush()
 
     def copy(self, step: Copy) -> None:
-        """Replaces what is at the path."""
+        """Replaces what is at the path, unless it appends or merges."""
         source = step.source_path[1:].encode()
         entry = trees.find(self._load, step.root, source) if source else None
+        add = self.append if step.append else self.put
+        keep = step.append or step.merge
         if entry is not None:
             if step.path == "/":
                 raise InvalidInputError(
                     f"the file {step.source_path} cannot be copied to '/': name it", kind="bad_path"
                 )
-            self.delete(step.path)
-            self.put(entry._replace(key=step.path[1:].encode()))
+            if not keep:
+                self.delete(step.path)
+            add(entry._replace(key=step.path[1:].encode()))
             return
         low, high = trees.directory_range(step.source_path)
         if source and not trees.has_any(self._load, step.root, low, high):
             raise NotFoundError(
                 f"there is no {step.source_path} to copy in tree {step.root.hex()}", kind="no_file"
             )
-        self.delete(step.path)
-        if step.path == "/" and not source:
-            self._root = step.root
-            return
+        if not keep:
+            self.delete(step.path)
+            if step.path == "/" and not source:
+                self._root = step.root
+                return
         prefix = trees.directory_range(step.path)[0]
         for entry in trees.entries(self._load, step.root, low, high):
             key = prefix + entry.key[len(low) :]
             clean_path("/" + key.decode())  # longer than it was: it may be too long now
-            self.put(entry._replace(key=key))
+            add(entry._replace(key=key))
 
     def finish(self) -> Ref:
         self._flush()
@@ -246,6 +288,10 @@ class TreeEditor:
         if key in self._edits:
             return self._edits[key]
         return trees.find(self._load, self._root, key)
+
+    def _exists(self, key: bytes) -> bool:
+        """Whether a file or a directory is at a key."""
+        return self._find(key) is not None or self._is_dir(key + b"/")
 
     def _check_collision(self, key: bytes) -> None:
         """No file may be where a directory is, nor the other way round.

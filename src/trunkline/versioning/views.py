@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 from trunkline.core.paths import Glob, clean_path
 from trunkline.errors import NotFoundError
@@ -134,6 +135,12 @@ def glob(load: Load, root: bytes, pattern: str, *, after: str | None = None) -> 
 
 
 def _glob(load: Load, root: bytes, pattern: Glob, after: str | None) -> Iterator[FileInfo]:
+    for info in _matches(load, root, pattern, after):
+        path = info.path if info.path == "/" else info.path.removesuffix("/")
+        yield replace(info, groups=pattern.match(path) or ())
+
+
+def _matches(load: Load, root: bytes, pattern: Glob, after: str | None) -> Iterator[FileInfo]:
     if pattern.is_literal:
         if after is None:
             with contextlib.suppress(NotFoundError):

@@ -11,18 +11,19 @@ from fastapi import Header, Response
 from trunkline.access.model import Scope
 from trunkline.api.archives import answer_with, changes_in
 from trunkline.api.auth import allow
+from trunkline.api.changes import changes_of, copied, deletions, file_of
 from trunkline.api.deps import Accept, At, Body, ContentType, Use
 from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of, tree_cursor
-from trunkline.api.ranges import parse_range
+from trunkline.api.ranges import behind_the_end, parse_range
 from trunkline.api.routes import new_router
 from trunkline.api.stream import streamed
 from trunkline.core.paths import parse_address
-from trunkline.errors import InvalidInputError, NotFoundError
-from trunkline.versioning.model import Change, CopyTree, DeletePath, PutFile
+from trunkline.errors import NotFoundError
+from trunkline.versioning.model import Change, PutFile
 from trunkline.versioning.model import FileInfo as StoredFile
 from trunkline.wire.base import Page
 from trunkline.wire.commits import Commit
-from trunkline.wire.files import CopyFile, DiffEntry, FileInfo
+from trunkline.wire.files import ChangeFiles, CopyFile, CopyIn, Delete, DiffEntry, FileInfo, TreeInfo
 
 router = new_router("files")
 
@@ -33,13 +34,12 @@ def get_file(
     project: str, at: At, use: Use, byte_range: Annotated[str | None, Header(alias="range")] = None
 ) -> Response:
     _, root, path = use.versioning.resolve(project, at)
+    path = file_of(use, root, path)
     info = use.versioning.stat(root, path)
-    if info.is_dir:
-        raise InvalidInputError(f"{at} is a directory: get it with -r, or as an archive", kind="is_directory")
     offset, length = (parse_range(byte_range, info.size) if info.size else None) or (0, None)
     headers = {"accept-ranges": "bytes", "etag": f'"{info.hash}"'}
     if length == 0:
-        return Response(status_code=416, headers={"content-range": f"bytes */{info.size}"})
+        return behind_the_end(path, info.size)
     if length is not None:
         headers["content-range"] = f"bytes {offset}-{offset + length - 1}/{info.size}"
     headers["content-length"] = str(info.size if length is None else length)
@@ -52,12 +52,13 @@ def get_file(
 @router.put("/projects/{project}/files")
 def put_file(
     project: str, at: At, body: Body, use: Use, append: bool = False, mtime: float | None = None,
-    executable: bool = False,
+    executable: bool = False, mtime_ns: int | None = None,
 ) -> Commit:  # fmt: skip
     change = PutFile(
         path=_path_in(project, at),
         parts=body.parts(),
         modified_at=mtime,
+        modified_ns=mtime_ns,
         executable=executable,
         append=append,
     )
@@ -65,20 +66,32 @@ def put_file(
 
 
 @router.delete("/projects/{project}/files")
-def delete_file(project: str, at: At, use: Use) -> Commit:
-    path = _path_in(project, at)
-    _, root, _ = use.versioning.resolve(project, at)
-    use.versioning.stat(
-        root, path
-    )  # an absent one is worth an error here: it is most likely a typing mistake
-    return _modified(use, project, at, [DeletePath(path=path)])
+def delete_file(project: str, at: At, use: Use, recursive: bool = True) -> Commit:
+    ask = Delete(path=_path_in(project, at), recursive=recursive)
+    return _modified(use, project, at, deletions(use, project, at, [ask]))
 
 
 @router.post("/projects/{project}/files/copy")
 def copy_file(project: str, ask: CopyFile, use: Use) -> Commit:
-    _, root, source_path = use.versioning.resolve(project, ask.source)
-    change = CopyTree(path=_path_in(project, ask.to), root=root, source_path=source_path)
+    change = copied(use, project, ask.source, _path_in(project, ask.to), ask.append)
     return _modified(use, project, ask.to, [change])
+
+
+@router.post("/projects/{project}/files/change")
+def change_files(project: str, ask: ChangeFiles, use: Use) -> Commit:
+    return _modified(use, project, ask.at, changes_of(use, project, ask), ask.description)
+
+
+@router.post("/projects/{project}/files/copy-in")
+def copy_in_files(project: str, ask: CopyIn, use: Use) -> TreeInfo:
+    _, root, path = use.versioning.resolve(project, ask.at)
+    return TreeInfo.model_validate(use.versioning.copy_in(root, path))
+
+
+@router.put("/projects/{project}/unpack")
+def unpack_archive(project: str, at: At, body: Body, use: Use, append: bool = False) -> Commit:
+    into = parse_address(at, project).path or "/"
+    return _modified(use, project, at, use.sources.unpack(body.parts(), into=into, append=append))
 
 
 @router.get("/projects/{project}/tree")
@@ -93,14 +106,15 @@ def list_files(
         found: Iterable[StoredFile] = use.versioning.glob(root, glob, after=after)
     else:
         found = (use.versioning.walk if walk else use.versioning.list_dir)(root, path, after=after)
-    return page_of(FileInfo, found, limit, lambda file: root + file.path)
+    return _linked(use, page_of(FileInfo, found, limit, lambda file: root + file.path))
 
 
 @router.get("/projects/{project}/stat")
 @allow(Scope.JOB)
 def inspect_file(project: str, at: At, use: Use) -> FileInfo:
     _, root, path = use.versioning.resolve(project, at)
-    return FileInfo.model_validate(use.versioning.stat(root, path))
+    found = FileInfo.model_validate(use.versioning.stat(root, path))
+    return _linked(use, Page(items=[found])).items[0]
 
 
 @router.get("/projects/{project}/diff")
@@ -137,9 +151,19 @@ def put_archive(
     return _modified(use, project, at, changes_in(body, content_type, into=into, append=append))
 
 
-def _modified(use: Use, project: str, at: str, changes: Iterable[Change]) -> Commit:
+def _modified(use: Use, project: str, at: str, changes: Iterable[Change], description: str = "") -> Commit:
     address = at.partition(":")[0]
-    return Commit.model_validate(use.versioning.modify(project, address, changes))
+    return Commit.model_validate(use.versioning.modify(project, address, changes, description))
+
+
+def _linked(use: Use, page: Page[FileInfo]) -> Page[FileInfo]:
+    """The page, with what is linked marked as such."""
+    found = use.versioning.linked([file.hash for file in page.items if not file.is_dir])
+    items = [
+        file.model_copy(update={"linked": found.get(file.hash)}) if not file.is_dir and found else file
+        for file in page.items
+    ]
+    return Page(items=items, next=page.next)
 
 
 def _path_in(project: str, at: str) -> str:

@@ -29,6 +29,11 @@ def create_fileset(
     return TreeInfo.model_validate(use.versioning.stage(changes_in(body, content_type), base=root))
 
 
+@router.post("/filesets/unpack", status_code=201)
+def unpack_fileset(body: Body, use: Use) -> TreeInfo:
+    return TreeInfo.model_validate(use.versioning.stage(use.sources.unpack(body.parts(), into="/")))
+
+
 @router.get("/filesets/{root}/archive", response_class=Response)
 @allow(Scope.WORKER, Scope.JOB)
 def get_fileset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trunkline.core.clock import Clock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash
 from trunkline.core.paths import parse_address
+from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import fsck, refs, store
@@ -14,6 +15,7 @@ from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service.branches import Branches
 from trunkline.versioning.service.changing import Changing
 from trunkline.versioning.service.commits import Commits
+from trunkline.versioning.service.linking import Linking
 from trunkline.versioning.service.owned import OwnedRepos
 from trunkline.versioning.service.projects import Projects
 from trunkline.versioning.service.repos import Repos
@@ -21,7 +23,7 @@ from trunkline.versioning.service.repos import Repos
 __all__ = ["Publisher", "VersioningService"]
 
 
-class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos):
+class VersioningService(Projects, Repos, Branches, Commits, Changing, Linking, OwnedRepos):
     """Projects, repos, branches, commits, and the trees behind them.
 
     Addresses are strings: ``[project/]repo@branch|ID|branch=ID[^…|^N|.N][:path]``; ``project`` is the one meant where the
@@ -29,8 +31,24 @@ class VersioningService(Projects, Repos, Branches, Commits, Changing, OwnedRepos
     with the same keys (for AUTO commits), each in the transaction that makes it true.
     """
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock, publish: Publisher) -> None:
-        super().__init__(db=db, objects=objects, clock=clock, publish=publish)
+    def __init__(
+        self,
+        *,
+        db: Database,
+        objects: ObjectStore,
+        clock: Clock,
+        publish: Publisher,
+        allow_lookalikes: bool = False,
+        buckets: Buckets | None = None,
+    ) -> None:
+        super().__init__(
+            db=db,
+            objects=objects,
+            clock=clock,
+            publish=publish,
+            allow_lookalikes=allow_lookalikes,
+            buckets=buckets,
+        )
         with db.write() as connection:
             if store.find_project(connection, DEFAULT_PROJECT) is None:
                 store.insert_project(connection, DEFAULT_PROJECT, "", clock.now())

@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 from trunkline.core.clock import Clock
 from trunkline.core.paths import Address
 from trunkline.errors import StateError
+from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import refs, store
@@ -22,8 +23,19 @@ _LOCKS = 64
 class UseCases(TreeService):
     """The base of every group of use cases."""
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock, publish: Publisher) -> None:
-        super().__init__(db=db, objects=objects, clock=clock)
+    def __init__(
+        self,
+        *,
+        db: Database,
+        objects: ObjectStore,
+        clock: Clock,
+        publish: Publisher,
+        allow_lookalikes: bool = False,
+        buckets: Buckets | None = None,
+    ) -> None:
+        super().__init__(
+            db=db, objects=objects, clock=clock, allow_lookalikes=allow_lookalikes, buckets=buckets
+        )
         self._publish = publish
         # Only for speed: writers to one repo queue here instead of redoing their work. Truth is the compare-and-swap.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]

@@ -37,12 +37,12 @@ class Changing(UseCases):
             self._target(connection, where)
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get)
-            steps = staging.ingest(changes, writer, load)
+            steps = staging.ingest(changes, writer, load, lookalikes=self._lookalikes)
             with self._lock_of(where.project, where.repo):
                 for _ in range(ATTEMPTS_MAX):
                     with self._db.read() as connection:
                         target, base = self._target(connection, where)
-                    ref = staging.apply(steps, base, writer, load)
+                    ref = staging.apply(steps, base, writer, load, lookalikes=self._lookalikes)
                     writer.finish()
                     with self._db.write() as connection:
                         if self._target(connection, where) == (target, base):

@@ -9,11 +9,13 @@ from trunkline.core.hashing import from_hex
 from trunkline.core.ids import TreeHash
 from trunkline.core.paths import clean_path
 from trunkline.errors import InvalidInputError, NotFoundError
+from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import bulk, chunkindex, staging, trees, views
 from trunkline.versioning.chunks import ChunkStore
 from trunkline.versioning.files import Content
+from trunkline.versioning.links import Links
 from trunkline.versioning.model import Change, DiffEntry, FileInfo, TreeInfo
 from trunkline.versioning.nodes import EMPTY_ROOT, Ref
 
@@ -21,11 +23,21 @@ from trunkline.versioning.nodes import EMPTY_ROOT, Ref
 class TreeService:
     """The part of ``VersioningService`` that works on tree hashes alone."""
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        objects: ObjectStore,
+        clock: Clock,
+        allow_lookalikes: bool = False,
+        buckets: Buckets | None = None,
+    ) -> None:
+        self._lookalikes = allow_lookalikes
         self._db = db
         self._objects = objects
         self._clock = clock
-        self._chunks = ChunkStore(db, objects, clock)
+        self._links = Links(db, buckets)
+        self._chunks = ChunkStore(db, objects, clock, self._links)
         self._nodes = trees.NodeCache()
         self._load = self._nodes.loader(self._chunks.get, self._chunks.get_many)
 
@@ -33,9 +45,9 @@ class TreeService:
         """A stored tree without a commit: ``base`` with the changes applied."""
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get)
-            steps = staging.ingest(changes, writer, load)
+            steps = staging.ingest(changes, writer, load, lookalikes=self._lookalikes)
             root = EMPTY_ROOT if base is None else from_hex(base, "tree hash")
-            ref = staging.apply(steps, root, writer, load)
+            ref = staging.apply(steps, root, writer, load, lookalikes=self._lookalikes)
             writer.finish()
         return tree_info(ref)
 

@@ -109,3 +109,25 @@ chunks = sa.Table(
     sa.Column("codec", sa.Integer, nullable=False),  # 0 stored, 1 zstd
     sa.Index("chunks_pack", "pack_id"),
 )
+links = sa.Table(
+    "links",  # contents that were never copied in: they are read where they lie
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("url", sa.Text, nullable=False),  # file:///path (as it is, not quoted) or s3://bucket/key
+    sa.Column("content", sa.Text, nullable=True),  # the hash of the file as people see it; null: not complete
+    sa.Column("first_chunk", sa.LargeBinary, nullable=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),  # mtime in nanoseconds, or the bucket's ETag
+    time_column("created_at"),
+    sa.Index("links_content", "content"),
+    sa.Index("links_url", "url"),
+)
+linked_chunks = sa.Table(
+    "linked_chunks",  # where ``chunks`` has no such hash
+    metadata,
+    sa.Column("hash", sa.LargeBinary, primary_key=True),
+    sa.Column("link_id", sa.BigInteger, sa.ForeignKey("links.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("length", sa.Integer, nullable=False),
+    sa.Index("linked_chunks_link", "link_id"),
+)
