@@ -66,6 +66,9 @@ def put_file(
     unlink: Annotated[
         bool, typer.Option("--unlink", help="Copy in what was linked at or below PATH.")
     ] = False,
+    parallel: Annotated[
+        int, typer.Option("--parallel", "-p", min=1, max=64, help="Send over so many connections at once.")
+    ] = 1,
     project: Project = None,
     output: Output = None,
 ) -> None:
@@ -77,7 +80,7 @@ def put_file(
     where = parse_address(address, project or api.project)
     puts = Puts(
         sources=listed(files or [], lists or []), into=None if ":" not in address else address.partition(":")[2],
-        recursive=recursive, append=append, unpack=untar, link=link, full_path=full_path,
+        recursive=recursive, append=append, unpack=untar, link=link, full_path=full_path, streams=parallel,
     )  # fmt: skip
     if link and (append or untar):
         raise InvalidInputError("--link goes with neither --append nor --untar", kind="bad_option")
@@ -105,7 +108,12 @@ def _put(api: Transfers, address: str, puts: Puts, where: Address, project: str 
     found = local_files(puts, puts.sources)
     with progress(lambda: total_bytes(found)) as count:
         return api.send_files(
-            address.partition(":")[0], found, append=puts.append, project=project, progress=count
+            address.partition(":")[0],
+            found,
+            append=puts.append,
+            project=project,
+            progress=count,
+            streams=puts.streams,
         )
 
 

@@ -37,6 +37,7 @@ class Puts:
     unpack: bool = False
     link: bool = False
     full_path: bool = False
+    streams: int = 1
 
 
 def is_url(source: str) -> bool:

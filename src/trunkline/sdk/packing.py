@@ -101,15 +101,30 @@ def total_bytes(files: Iterable[tuple[str, Source]]) -> tuple[int, int]:
     return count, size
 
 
+class Share(NamedTuple):
+    """Every ``of``-th file, beginning with number ``number``."""
+
+    number: int
+    of: int
+
+
+ALL = Share(0, 1)
+
+
 def send_files(
-    exchange: Exchange, files: Iterable[tuple[str, Source]], progress: Progress | None = None
+    exchange: Exchange,
+    files: Iterable[tuple[str, Source]],
+    progress: Progress | None = None,
+    share: Share = ALL,
 ) -> int:
     """Send files, and the end marker; returns how many.
 
     :raises ConflictError: ``file_changed``. :raises AnsweredEarlyError:
     """
     sender = _Sender(exchange, progress)
-    for found in local_files(files):
+    for number, found in enumerate(local_files(files)):
+        if number % share.of != share.number:
+            continue
         if isinstance(found, LocalFile):
             sender.add(found)
         else:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -19,7 +21,7 @@ from trunkline.core.paths import parse_address
 from trunkline.errors import InternalError, InvalidInputError, NotFoundError, UnavailableError
 from trunkline.sdk.endpoint import BACKOFF_SECONDS_MAX, Endpoint, Query, encode_query, error_named, path_of
 from trunkline.sdk.exchange import READ_SECONDS, AnsweredEarlyError, Download, Exchange
-from trunkline.sdk.packing import Progress, Source, send_files
+from trunkline.sdk.packing import ALL, Progress, Share, Source, send_files
 from trunkline.sdk.unpacking import move_into_place, scratch_beside, write_files, write_whole
 
 PART_BYTES = 256 * 1024
@@ -39,6 +41,7 @@ class Transfers(Endpoint):
         method: str | None = None,
         query: Query | None = None,
         progress: Progress | None = None,
+        share: Share = ALL,
     ) -> Any:
         """Send files as one stream, given as ``(name, file, folder or content)``; the server's answer.
 
@@ -50,15 +53,23 @@ class Transfers(Endpoint):
         verb = method or ("POST" if path.startswith("/v1/filesets") else "PUT")
 
         def send(exchange: Exchange) -> None:
-            if not send_files(exchange, named, progress) and named:
+            if not send_files(exchange, named, progress, share) and named and share is ALL:
                 raise InvalidInputError("there is no file in the folders that were named", kind="no_file")
 
         return self._upload(verb, path, query, filestream.MEDIA_TYPE, None, lambda: send)
 
-    def upload(self, path: str, stream: Body, *, method: str = "PUT", query: Query | None = None) -> Any:
+    def upload(
+        self,
+        path: str,
+        stream: Body,
+        *,
+        method: str = "PUT",
+        query: Query | None = None,
+        media_type: str = "application/octet-stream",
+    ) -> Any:
         """Send bytes, an iterable of bytes or an open binary file; retried only if it can be read again."""
         size = len(stream) if isinstance(stream, bytes) else None
-        return self._upload(method, path, query, "application/octet-stream", size, _replayable(stream))
+        return self._upload(method, path, query, media_type, size, _replayable(stream))
 
     def _upload(
         self,
@@ -138,15 +149,53 @@ class Transfers(Endpoint):
         append: bool = False,
         project: str | None = None,
         progress: Progress | None = None,
+        streams: int = 1,
     ) -> dict[str, Any]:
         """As ``put_files``; the commit as it came.
 
         >>> client.send_files("images@master:/cats", Path("cats/"))["id"]
         """
-        found = [("", files)] if isinstance(files, Path) else files
+        found: list[tuple[str, Source]] = [("", files)] if isinstance(files, Path) else list(files)
+        if streams > 1 and not append:  # what is appended has an order
+            return self._send_in_streams(address, found, project, progress, streams)
         query = {"at": address, "append": append or None}
         answer: dict[str, Any] = self.upload_files(
             self._in(project, "archive"), found, query=query, progress=progress
+        )
+        return answer
+
+    def _send_in_streams(
+        self,
+        address: str,
+        files: list[tuple[str, Source]],
+        project: str | None,
+        progress: Progress | None,
+        streams: int,
+    ) -> dict[str, Any]:
+        """Each stream stores its share apart; then one commit takes them all, or none."""
+        lock = threading.Lock()
+
+        def count(size: int) -> None:
+            if progress is not None:
+                with lock:
+                    progress(size)
+
+        def send(number: int) -> str:
+            share = Share(number, streams)
+            made = self.upload_files(path_of("filesets"), files, progress=count, share=share)
+            return str(made["root"]) if made["file_count"] else ""
+
+        with ThreadPoolExecutor(streams, thread_name_prefix="stream") as pool:
+            roots = [root for root in pool.map(send, range(streams)) if root]
+        if not roots:
+            raise InvalidInputError("there is no file in the folders that were named", kind="no_file")
+        where, _, into = address.partition(":")
+        takes = [{"op": "take", "root": root, "path": into or "/"} for root in roots]
+        answer: dict[str, Any] = self.upload(
+            self._in(project, "files", "change"),
+            json.dumps({"at": where, "changes": takes}).encode(),
+            method="POST",
+            media_type="application/json",
         )
         return answer
 
