@@ -24,7 +24,7 @@ def digest(data: bytes | memoryview) -> bytes:
     return blake3(data).digest()
 
 
-def digest_of_parts(parts: Iterable[bytes]) -> bytes:
+def digest_of_parts(parts: Iterable[bytes | memoryview]) -> bytes:
     """The hash of the parts joined, without joining them."""
     hasher = blake3()
     for part in parts:

@@ -7,31 +7,49 @@ returns. A crash leaves at most a pack that nothing refers to.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self, TypeVar, cast
 
 from trunkline.core.clock import Clock
 from trunkline.core.hashing import digest
 from trunkline.errors import CorruptionError, NotFoundError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import chunkindex
+from trunkline.versioning import chunkindex, slabs
 from trunkline.versioning.chunkindex import Location
 from trunkline.versioning.links import Links
-from trunkline.versioning.nodes import EMPTY_LEAF, EMPTY_ROOT
-from trunkline.versioning.packs import Compressor, PackBuilder, decompress, object_key
+from trunkline.versioning.nodes import EMPTY_LEAF, EMPTY_ROOT, ListRef
+from trunkline.versioning.packs import STORED, Compressor, PackBuilder, decompress, object_key
+from trunkline.versioning.slabs import Slabs
 
-QUEUE_CHUNKS_MAX = 500
+QUEUE_CHUNKS_MAX = 8192
 QUEUE_BYTES_MAX = 4 * 2**20
+SLABS_HASHED_AHEAD = 1
+BATCHES_COMPRESSED_AHEAD = 1
+HELP_FROM_BYTES = 2**20
+HELP_FROM_MEAN = 4096
+"""Batches of so many bytes in all and per chunk are compressed by another thread: with less, handing over costs more."""
 PACKS_IN_FLIGHT_MAX = 2
 LOCATIONS_CACHED_MAX = 20_000
 RUN_BYTES_MAX = 4 * 2**20
 RUN_GAP_BYTES = 32 * 2**10
 """So many bytes are rather read and thrown away than left out."""
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Stored(NamedTuple):
+    """A chunk as it will be in its pack."""
+
+    codec: int
+    data: bytes | memoryview
+    raw_length: int
 
 
 class ChunkStore:
@@ -166,9 +184,12 @@ def _lost(name: bytes) -> CorruptionError:
 
 
 class ChunkWriter:
-    """Gathers new chunks into packs. For one thread; ``with`` ends its helper thread.
+    """Gathers new chunks into packs. For one thread; ``with`` ends its helper threads.
 
     What was added can be read back through ``get`` at once. Nothing is promised until ``finish`` has returned.
+
+    A chunk is first in the queue, until there are enough to ask the database which are stored already; then it may be
+    compressed in a helper thread; then it is part of a pack, which two more threads write while the next one fills.
     """
 
     def __init__(self, db: Database, objects: ObjectStore, clock: Clock, store: ChunkStore) -> None:
@@ -177,12 +198,16 @@ class ChunkWriter:
         self._clock = clock
         self._store = store
         self._compress = Compressor()
-        self._queue: dict[bytes, bytes] = {}
+        self._slabs = Slabs()
+        self._queue: dict[bytes, bytes | memoryview] = {}
         self._queue_bytes = 0
         self._pack = PackBuilder()
-        self._fresh: dict[bytes, tuple[int, bytes, int]] = {}
-        self._in_flight: list[tuple[Future[None], PackBuilder]] = []
+        self._fresh: dict[bytes, Stored] = {}
+        self._compressing: deque[tuple[list[bytes], Future[list[Stored]]]] = deque()
+        self._in_flight: deque[tuple[Future[None], PackBuilder]] = deque()
+        self._helper: ThreadPoolExecutor | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._recording = threading.Lock()
         self.chunks_written = 0
         self.bytes_written = 0
 
@@ -192,8 +217,9 @@ class ChunkWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
+        for pool in (self._helper, self._pool):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def add(self, raw: bytes) -> bytes:
         """Keep a chunk; returns its hash."""
@@ -205,41 +231,108 @@ class ChunkWriter:
                 self._drain()
         return name
 
+    def add_stream(self, parts: Iterable[bytes | memoryview]) -> Iterator[ListRef]:
+        """Cut a stream that is longer than one chunk, and keep the chunks. Hashes in a helper thread."""
+        hashing: deque[tuple[slabs.Cut, Future[list[bytes]]]] = deque()
+        for cut in slabs.cut(parts, self._slabs):
+            hashing.append((cut, self._help(_digests, cut.chunks)))
+            if len(hashing) > SLABS_HASHED_AHEAD:
+                yield from self._add_hashed(*hashing.popleft())
+        while hashing:
+            yield from self._add_hashed(*hashing.popleft())
+
+    def _add_hashed(self, cut: slabs.Cut, names: Future[list[bytes]]) -> list[ListRef]:
+        refs: list[ListRef] = []
+        for name, chunk in zip(names.result(), cut.chunks, strict=True):
+            if name not in self._queue and name not in self._fresh:
+                self._slabs.hold(chunk)
+                self._queue[name] = chunk
+                self._queue_bytes += len(chunk)
+            refs.append(ListRef(0, name, len(chunk)))
+        if self._queue_bytes >= QUEUE_BYTES_MAX:
+            self._drain()
+        self._slabs.release(cut.whole)
+        return refs
+
     def get(self, name: bytes) -> bytes:
         """A chunk that was added here, or one from the store."""
         raw = self._queue.get(name)
         if raw is not None:
-            return raw
+            return bytes(raw)
         fresh = self._fresh.get(name)
         if fresh is not None:
             codec, stored, raw_length = fresh
             return decompress(codec, stored, raw_length)
         return self._store.get(name)
 
+    def get_many(self, names: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those of the chunks that can be read; see ``ChunkStore.get_many``."""
+        here = {name: self.get(name) for name in names if name in self._queue or name in self._fresh}
+        return here | self._store.get_many([name for name in names if name not in here])
+
     def finish(self) -> None:
         """Make all that was added durable. The writer can be used further."""
         self._drain()
-        self._send()
+        self._pack_compressed(0)
+        if self._pool is None:  # all of it fits into one pack: no need of a thread
+            self._store_pack(self._pack)
+            self._release(self._pack)
+            self._pack = PackBuilder()
+        else:
+            self._send()
         while self._in_flight:
             self._settle()
 
     def _drain(self) -> None:
+        """Chunks that are not stored yet go on into packs."""
         if not self._queue:
             return
         with self._db.read() as connection:
             stored_already = chunkindex.known(connection, list(self._queue))
+        new: list[bytes] = []
         for name, raw in self._queue.items():
             if name in stored_already:
-                continue
-            codec, stored = self._compress(raw)
-            self._pack.add(name, codec, stored, len(raw))
-            self._fresh[name] = (codec, stored, len(raw))
-            self.chunks_written += 1
-            self.bytes_written += len(stored)
-            if self._pack.is_full:
-                self._send()
+                self._slabs.release(raw)
+            else:
+                new.append(name)
+                self._fresh[name] = Stored(STORED, raw, len(raw))
+        is_large = self._queue_bytes >= HELP_FROM_BYTES and self._queue_bytes >= HELP_FROM_MEAN * len(new)
         self._queue.clear()
         self._queue_bytes = 0
+        raws = [self._fresh[name].data for name in new]
+        if is_large:
+            self._compressing.append((new, self._help(self._compress_all, raws)))
+            self._pack_compressed(BATCHES_COMPRESSED_AHEAD)
+        else:
+            self._pack_compressed(0)
+            self._fill(new, self._compress_all(raws))
+
+    def _pack_compressed(self, left: int) -> None:
+        while len(self._compressing) > left:
+            names, future = self._compressing.popleft()
+            self._fill(names, future.result())
+
+    def _compress_all(self, raws: list[bytes | memoryview]) -> list[Stored]:
+        """One batch after the other, never two at once."""
+        compress = self._compress
+        return [Stored(*compress(raw), len(raw)) for raw in raws]
+
+    def _fill(self, names: list[bytes], stored: list[Stored]) -> None:
+        for name, item in zip(names, stored, strict=True):
+            codec, data, raw_length = item
+            if codec != STORED:
+                self._slabs.release(self._fresh[name].data)
+                self._fresh[name] = item
+            self._pack.add(name, codec, data, raw_length)
+            self.bytes_written += len(data)
+            if self._pack.is_full:
+                self._send()
+        self.chunks_written += len(names)
+
+    def _help(self, work: Callable[[T], R], given: T) -> Future[R]:
+        if self._helper is None:
+            self._helper = ThreadPoolExecutor(1, thread_name_prefix="chunks")
+        return self._helper.submit(work, given)
 
     def _send(self) -> None:
         """Write the pack in a helper thread, while the next one is being filled."""
@@ -248,18 +341,29 @@ class ChunkWriter:
         while len(self._in_flight) >= PACKS_IN_FLIGHT_MAX:
             self._settle()
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="packs")
+            self._pool = ThreadPoolExecutor(PACKS_IN_FLIGHT_MAX, thread_name_prefix="packs")
         pack, self._pack = self._pack, PackBuilder()
         self._in_flight.append((self._pool.submit(self._store_pack, pack), pack))
 
     def _store_pack(self, pack: PackBuilder) -> None:
+        if not pack.records:
+            return
         name = pack.seal()
-        self._objects.put(object_key(name), pack.parts)
-        with self._db.write() as connection:
+        self._objects.put(object_key(name), cast("list[bytes]", pack.parts))  # or views of bytes: as good
+        with self._recording, self._db.write() as connection:  # SQLite would poll for its lock
             chunkindex.add_pack(connection, name, pack.size, pack.records, self._clock.now())
 
     def _settle(self) -> None:
-        future, pack = self._in_flight.pop(0)
+        future, pack = self._in_flight.popleft()
         future.result()
+        self._release(pack)
+
+    def _release(self, pack: PackBuilder) -> None:
         for record in pack.records:
             self._fresh.pop(record.hash, None)
+        for view in pack.views:
+            self._slabs.release(view)
+
+
+def _digests(pieces: list[memoryview]) -> list[bytes]:
+    return [digest(piece) for piece in pieces]

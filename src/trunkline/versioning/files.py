@@ -26,6 +26,7 @@ _BUFFER_BYTES = 4 * 2**20
 LIST_LEVEL_MAX = 15
 
 Put = Callable[[bytes], bytes]
+PutStream = Callable[[Iterable[bytes | memoryview]], Iterable[ListRef]]
 Get = Callable[[bytes], bytes]
 
 
@@ -37,7 +38,7 @@ class Content(NamedTuple):
     level: int
 
 
-def cut(parts: Iterable[bytes]) -> Iterator[bytes]:
+def cut(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     """The chunks of a stream; a short one is one chunk. Memory stays below a few MiB, whatever the sizes of the parts."""
     buffer = bytearray()
     cutter: FastCDC | None = None
@@ -119,22 +120,33 @@ class ListBuilder:
         self._push(ListRef(level + 1, self._put(encode_list(level + 1, refs)), sum(ref.size for ref in refs)))
 
 
-def write_content(parts: Iterable[bytes], put: Put) -> Content:
-    """Store a stream."""
+def write_content(
+    parts: Iterable[bytes | memoryview], put: Put, put_stream: PutStream | None = None
+) -> Content:
+    """Store a stream. ``put_stream`` is a quicker way to cut a long one and ``put`` its chunks.
+
+    A part that is not ``bytes`` may be changed by its owner once the next one is asked for.
+    """
     source = iter(parts)
     start: list[bytes] = []
     size = 0
     for part in source:
-        start.append(part)
         size += len(part)
         if size > ONE_CHUNK_BYTES_MAX:
+            stream = chain(start, [part], source)
             break
+        start.append(part if isinstance(part, bytes) else bytes(part))
     else:
-        return Content(size, put(b"".join(start)), 0)
+        return Content(size, put(start[0] if len(start) == 1 else b"".join(start)), 0)
     builder = ListBuilder(put)
-    for chunk in cut(chain(start, source)):
-        builder.add(ListRef(0, put(chunk), len(chunk)))
+    for ref in put_stream(stream) if put_stream else _put_stream(stream, put):
+        builder.add(ref)
     return builder.finish()
+
+
+def _put_stream(parts: Iterable[bytes | memoryview], put: Put) -> Iterator[ListRef]:
+    for chunk in cut(parts):
+        yield ListRef(0, put(chunk), len(chunk))
 
 
 def read_content(content: Content, get: Get, offset: int = 0, length: int | None = None) -> Iterator[bytes]:

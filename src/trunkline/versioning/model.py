@@ -117,7 +117,7 @@ class PutFile:
     """Write a file; overwrites unless ``append``. ``parts`` is consumed once, as it is stored."""
 
     path: str
-    parts: Iterable[bytes]
+    parts: Iterable[bytes | memoryview]
     modified_at: float | None = None
     executable: bool = False
     append: bool = False

@@ -26,7 +26,9 @@ _TRAILER = struct.Struct("<I32s8s")
 
 PACK_BYTES = 16 * 2**20
 """A pack is closed once it holds this much,"""
-PACK_RECORDS_MAX = 16_384
+SMALL_PARTS_BYTES = 4096
+"""Parts that are smaller on average are joined before they are hashed and written."""
+PACK_RECORDS_MAX = 65_536
 """or so many chunks: their rows are one transaction, and other writers wait for it."""
 CHUNK_BYTES_MAX = 64 * 2**20
 """What a reader will decompress at most."""
@@ -36,6 +38,8 @@ ZSTD = 1
 ZSTD_LEVEL = 1
 COMPRESS_MIN_BYTES = 64
 WORTHWHILE = 0.95
+MISSES_IN_A_ROW = 16
+TRY_EVERY = 16
 _SAMPLE_BYTES = 2048
 _SAMPLE_FROM_BYTES = 16 * 1024
 
@@ -55,24 +59,41 @@ class Compressor:
 
     def __init__(self) -> None:
         self._zstd = zstd.ZstdCompressor(level=ZSTD_LEVEL)
+        self._misses = 0
 
-    def _compress(self, raw: bytes) -> bytes:
+    def _compress(self, raw: bytes | memoryview) -> bytes:
         return self._zstd.compress(
             raw, zstd.ZstdCompressor.FLUSH_FRAME
         )  # one frame; the context is used again
 
-    def __call__(self, raw: bytes) -> tuple[int, bytes]:
-        """``(codec, stored bytes)``. Three samples of a larger chunk tell cheaply that it is a picture or an archive."""
+    def __call__(self, raw: bytes | memoryview) -> tuple[int, bytes | memoryview]:
+        """``(codec, stored bytes)``. Three samples of a larger chunk tell cheaply that it is a picture or an archive; after
+        many such chunks a look at a few bytes tells it more cheaply still, most of the time."""
         size = len(raw)
         if size < COMPRESS_MIN_BYTES:
             return STORED, raw
+        if self._misses >= MISSES_IN_A_ROW and self._misses % TRY_EVERY and _looks_random(raw):
+            self._misses += 1
+            return STORED, raw
         if size >= _SAMPLE_FROM_BYTES:
             middle = size // 2
-            sample = raw[:_SAMPLE_BYTES] + raw[middle : middle + _SAMPLE_BYTES] + raw[-_SAMPLE_BYTES:]
-            if len(self._compress(sample)) > WORTHWHILE * len(sample):
+            places = (raw[:_SAMPLE_BYTES], raw[middle : middle + _SAMPLE_BYTES], raw[-_SAMPLE_BYTES:])
+            if len(self._compress(b"".join(places))) > WORTHWHILE * 3 * _SAMPLE_BYTES:
+                self._misses += 1
                 return STORED, raw
         packed = self._compress(raw)
-        return (ZSTD, packed) if len(packed) <= WORTHWHILE * size else (STORED, raw)
+        if len(packed) > WORTHWHILE * size:
+            self._misses += 1
+            return STORED, raw
+        self._misses = 0
+        return ZSTD, packed
+
+
+def _looks_random(raw: bytes | memoryview) -> bool:
+    """Whether the bytes in the middle are about as diverse as random ones, of which 256 have 162 values."""
+    middle = len(raw) // 2
+    sample = raw[max(0, middle - 128) : middle + 128]
+    return len(set(sample)) > 0.55 * len(sample)
 
 
 def decompress(codec: int, stored: bytes | memoryview, raw_length: int) -> bytes:
@@ -105,13 +126,17 @@ class PackBuilder:
     """One pack while it grows, in memory."""
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = [HEADER]
+        self.parts: list[bytes | memoryview] = [HEADER]
+        self.views: list[memoryview] = []
+        """Those parts that lie in buffers which somebody wants back."""
         self.records: list[PackRecord] = []
         self.size = len(HEADER)
 
-    def add(self, name: bytes, codec: int, stored: bytes, raw_length: int) -> None:
+    def add(self, name: bytes, codec: int, stored: bytes | memoryview, raw_length: int) -> None:
         self.records.append(PackRecord(name, self.size, len(stored), raw_length, codec))
         self.parts.append(stored)
+        if isinstance(stored, memoryview):
+            self.views.append(stored)
         self.size += len(stored)
 
     @property
@@ -120,8 +145,11 @@ class PackBuilder:
 
     def seal(self) -> str:
         """Append the index; returns the pack's name. Nothing can be added afterwards."""
-        index = b"".join(_RECORD.pack(r.hash, r.codec, r.length, r.raw_length) for r in self.records)
+        pack = _RECORD.pack
+        index = b"".join([pack(name, codec, length, raw) for name, _, length, raw, codec in self.records])
         footer = index + _TRAILER.pack(len(self.records), digest(index), FOOTER_MAGIC)
+        if self.size < SMALL_PARTS_BYTES * len(self.parts):
+            self.parts = [b"".join(self.parts)]
         self.parts.append(footer)
         self.size += len(footer)
         return digest_of_parts(self.parts).hex()

@@ -120,7 +120,7 @@ class _Steps:
 def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
     _named(change.path)  # before its content is read
     mtime = _nanoseconds(change.path, change.modified_ns, change.modified_at)
-    content = write_content(change.parts, writer.add)
+    content = write_content(change.parts, writer.add, writer.add_stream)
     return _put(change.path, content, mtime, change.executable, change.append)
 
 

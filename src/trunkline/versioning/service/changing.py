@@ -36,7 +36,7 @@ class Changing(UseCases):
         with self._db.read() as connection:  # fail before the data is read, where that is possible
             self._target(connection, where)
         with self._chunks.writer() as writer:
-            load = self._nodes.loader(writer.get)
+            load = self._nodes.loader(writer.get, writer.get_many)
             steps = staging.ingest(changes, writer, load, lookalikes=self._lookalikes)
             with self._lock_of(where.project, where.repo):
                 for _ in range(ATTEMPTS_MAX):

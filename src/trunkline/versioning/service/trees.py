@@ -44,7 +44,7 @@ class TreeService:
     def stage(self, changes: Iterable[Change], base: TreeHash | None = None) -> TreeInfo:
         """A stored tree without a commit: ``base`` with the changes applied."""
         with self._chunks.writer() as writer:
-            load = self._nodes.loader(writer.get)
+            load = self._nodes.loader(writer.get, writer.get_many)
             steps = staging.ingest(changes, writer, load, lookalikes=self._lookalikes)
             root = EMPTY_ROOT if base is None else from_hex(base, "tree hash")
             ref = staging.apply(steps, root, writer, load, lookalikes=self._lookalikes)
@@ -60,7 +60,7 @@ class TreeService:
         if names:
             self._chunks.expect(names[-1], names)
         with self._chunks.writer() as writer:
-            ref = staging.merge(roots, writer, self._nodes.loader(writer.get))
+            ref = staging.merge(roots, writer, self._nodes.loader(writer.get, writer.get_many))
             writer.finish()
         return tree_info(ref)
 

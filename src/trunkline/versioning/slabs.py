@@ -1,0 +1,83 @@
+"""Large files on their way through memory: copied once into buffers that are used again and again, and cut there.
+
+New memory costs more than copying into it, because the system has to clear it first; so the buffers ("slabs") go round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from pyfastcdc import FastCDC
+
+from trunkline.versioning.files import CUT_MAX_BYTES, new_cutter
+
+SLAB_BYTES = 8 * 2**20
+
+
+class Slabs:
+    """The buffers of one writer, and how many pieces of each are in use. For one thread."""
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+        self._uses: dict[int, int] = {}
+
+    def take(self) -> bytearray:
+        """A buffer, in use once."""
+        slab = self._free.pop() if self._free else bytearray(SLAB_BYTES)
+        self._uses[id(slab)] = 1
+        return slab
+
+    def hold(self, piece: bytes | memoryview) -> None:
+        """Another use of the buffer that ``piece`` lies in, if it lies in one."""
+        if isinstance(piece, memoryview):
+            self._uses[id(piece.obj)] += 1
+
+    def release(self, piece: bytes | memoryview) -> None:
+        """One use less; without any, the buffer will be filled again."""
+        if isinstance(piece, memoryview):
+            slab = piece.obj
+            self._uses[id(slab)] -= 1
+            if self._uses[id(slab)] == 0 and isinstance(slab, bytearray):
+                del self._uses[id(slab)]
+                self._free.append(slab)
+
+
+class Cut(NamedTuple):
+    """Chunks that follow each other, in one buffer, which is in use until ``whole`` is released."""
+
+    whole: memoryview
+    chunks: list[memoryview]
+
+
+def cut(parts: Iterable[bytes | memoryview], slabs: Slabs) -> Iterator[Cut]:
+    """Cut a stream that is longer than one chunk. A part is copied before the next one is asked for."""
+    cutter = new_cutter()
+    whole, filled = memoryview(slabs.take()), 0
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while view:
+            taken = min(len(view), SLAB_BYTES - filled)
+            whole[filled : filled + taken] = view[:taken]
+            view, filled = view[taken:], filled + taken
+            if filled == SLAB_BYTES:
+                # A cut is final only where a chunk of the largest size would have had room.
+                chunks, done = _chunks(cutter, whole, CUT_MAX_BYTES)
+                following = memoryview(slabs.take())
+                filled = SLAB_BYTES - done
+                following[:filled] = whole[done:]
+                yield Cut(whole, chunks)
+                whole = following
+    yield Cut(whole, _chunks(cutter, whole[:filled], 0)[0])
+
+
+def _chunks(cutter: FastCDC, data: memoryview, keep: int) -> tuple[list[memoryview], int]:
+    """The chunks, and where the last one ends: before there are less than ``keep`` bytes left."""
+    chunks: list[memoryview] = []
+    done = 0
+    for chunk in cutter.cut_buf(data):
+        if len(data) - done < max(keep, 1):
+            break
+        chunks.append(data[done : done + chunk.length])
+        done += chunk.length
+    return chunks, done
