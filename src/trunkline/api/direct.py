@@ -16,7 +16,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -35,7 +35,7 @@ STOPPING_SECONDS_MAX = 2.0
 CHUNK_LINE_BYTES_MAX = 64
 PIECES_MAX = 512
 """At most this many buffers go into one system call; the system's own limit is 1,024."""
-RECEIVE_BYTES = 4 * 2**20
+RECEIVE_BYTES = 2**20
 
 Piece = bytes | bytearray | memoryview
 
@@ -197,7 +197,7 @@ class DirectBody(_Owned):
         self._ended = left == 0
         self._is_first_chunk = True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: memoryview, flags: int = 0) -> int:
         """Fill some of the buffer; 0 at the end of the body."""
         if self._begun:
             size = min(len(buffer), len(self._begun))
@@ -208,43 +208,28 @@ class DirectBody(_Owned):
         if not wanted:
             self.close()
             return 0
-        return self._count(self._receive(lambda: self._socket.recv_into(buffer, wanted)))
+        return self._count(self._receive(lambda: self._socket.recv_into(buffer, wanted, flags)))
 
-    def read_part(self, size: int) -> bytes:
-        """Up to ``size`` bytes, and fewer only where the body or a chunk of it ends, or the sender pauses."""
-        if self._begun:
-            part, self._begun = bytes(self._begun[:size]), self._begun[size:]
-            return part
-        wanted = min(size, self._in_socket())
-        if not wanted:
-            self.close()
-            return b""
-        data = b""
-
-        def receive() -> int:
-            nonlocal data
-            data = self._socket.recv(wanted, socket.MSG_WAITALL)
-            return len(data)
-
-        self._count(self._receive(receive))
-        return data
+    def fill(self, buffer: memoryview) -> int:
+        """The same, but less than all only where the body or a chunk of it ends, or the sender pauses."""
+        return self.readinto(buffer, socket.MSG_WAITALL)
 
     def read(self, size: int = -1) -> bytes:
         """Exactly ``size`` bytes unless the body ends (a tar reader relies on it); all of them for -1."""
-        parts = []
-        left = size if size >= 0 else None
-        while left is None or left > 0:
-            part = self.read_part(RECEIVE_BYTES if left is None else left)
-            if not part:
-                break
-            parts.append(part)
-            left = None if left is None else left - len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        if size < 0:
+            return b"".join(map(bytes, self.parts()))
+        data = bytearray(size)
+        view = memoryview(data)
+        at = 0
+        while at < size and (read := self.fill(view[at:])):
+            at += read
+        return bytes(view[:at])
 
-    def parts(self) -> Iterable[bytes]:
-        """The body, part by part."""
-        while part := self.read_part(RECEIVE_BYTES):
-            yield part
+    def parts(self) -> Iterator[memoryview]:
+        """The body, part by part; each is good until the next one."""
+        buffer = memoryview(bytearray(RECEIVE_BYTES))
+        while read := self.fill(buffer):
+            yield buffer[:read]
 
     def drain(self) -> None:
         """Read what is left before an error is answered: closing the socket on unread bytes would reset the connection,
@@ -270,12 +255,12 @@ class DirectBody(_Owned):
         self._ended = self._ended or (not self._left and not self._chunked)
         return size
 
-    def _receive(self, receive: Any) -> int:
+    def _receive(self, receive: Callable[[], int]) -> int:
         self._check_stopping()
         begun = 0.0
         while True:
             try:
-                size: int = receive()
+                size = receive()
                 break
             except BlockingIOError:
                 begun = begun or time.monotonic()

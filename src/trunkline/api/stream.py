@@ -76,9 +76,9 @@ class BodyReader(io.RawIOBase):
             left = None if left is None else left - len(part)
         return b"".join(parts)
 
-    def read_part(self, size: int) -> bytes:
-        """At most ``size`` bytes, as many as have come."""
-        return super().read(size) or b""
+    def fill(self, buffer: memoryview) -> int:
+        """The same as ``readinto``."""
+        return self.readinto(buffer)
 
     def _wait_for_next(self) -> bytes:
         future = self._ahead or asyncio.run_coroutine_threadsafe(self._next(), self._loop)

@@ -23,7 +23,6 @@ NAME_BYTES_MAX = 2**16 - 1
 FAILURE_BYTES_MAX = 64 * 1024
 SMALL_BYTES_MAX = 512 * 1024
 """Up to this size a file's content is handed over in one piece."""
-PART_BYTES = 2**20
 BUFFER_BYTES = 2 * SMALL_BYTES_MAX
 
 
@@ -33,8 +32,8 @@ class Source(Protocol):
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill some of the buffer; 0 at the end."""
 
-    def read_part(self, size: int, /) -> bytes:
-        """At most ``size`` bytes, as many as can be had at once; empty at the end."""
+    def fill(self, buffer: memoryview, /) -> int:
+        """The same for who wants much: fill more of it, if that costs fewer calls."""
 
 
 class StreamedFile(NamedTuple):
@@ -44,8 +43,8 @@ class StreamedFile(NamedTuple):
     executable: bool
     content: memoryview | None
     """The whole content of a small file; good until the next record is asked for."""
-    parts: Iterable[bytes]
-    """The content of a larger one; to be used up before the next record is asked for."""
+    parts: Iterable[memoryview]
+    """The content of a larger one; each part is good until the next one, and all are used up before the next record."""
 
 
 def file_head(name: bytes, size: int, modified_ns: int | None, executable: bool) -> bytes:
@@ -129,17 +128,19 @@ class _Reader:
             self._at += size
             yield StreamedFile(name, size, modified_ns, executable, content, ())
 
-    def _parts(self) -> Iterator[bytes]:
+    def _parts(self) -> Iterator[memoryview]:
         ready = min(self._filled - self._at, self._left)
         if ready:
             self._left -= ready
-            yield self._take(ready)
-        while self._left:
-            part = self._source.read_part(min(self._left, PART_BYTES))
-            if not part:
+            self._at += ready
+            yield self._buffer[self._at - ready : self._at]
+        while self._left:  # the buffer is empty now
+            read = self._source.fill(self._buffer[: min(self._left, BUFFER_BYTES)])
+            if not read:
                 raise bad_stream("it ends in the middle of a file")
-            self._left -= len(part)
-            yield part
+            self._left -= read
+            self._at = self._filled = 0
+            yield self._buffer[:read]
 
     def _last(self, kind: int, size: int, count: int) -> None:
         if kind == FAILURE and size <= FAILURE_BYTES_MAX:

@@ -332,6 +332,8 @@ class Download(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         return self._exchange.readinto(memoryview(buffer))
 
+    fill = readinto
+
     def read_part(self, size: int) -> bytes:
         """At most ``size`` bytes, as many as have come; empty at the end."""
         return self._exchange.read_part(size)

@@ -30,7 +30,7 @@ def write_files(files: Iterable[StreamedFile], folder: Path) -> int:
     with _Folders(folder) as folders:
         for name, size, modified_ns, executable, content, parts in files:
             below, _, base = name.rpartition("/")
-            if base in ("", ".", "..") or "\0" in base:
+            if base in ("", ".", "..") or "\0" in base or name[0] == "/":
                 raise _bad_name(name)
             descriptor = os.open(base, _CREATE, 0o777 if executable else 0o666, dir_fd=folders.find(below))
             try:

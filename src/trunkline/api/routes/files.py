@@ -91,7 +91,9 @@ def copy_in_files(project: str, ask: CopyIn, use: Use) -> TreeInfo:
 @router.put("/projects/{project}/unpack")
 def unpack_archive(project: str, at: At, body: Body, use: Use, append: bool = False) -> Commit:
     into = parse_address(at, project).path or "/"
-    return _modified(use, project, at, use.sources.unpack(body.parts(), into=into, append=append))
+    return _modified(
+        use, project, at, use.sources.unpack((bytes(part) for part in body.parts()), into=into, append=append)
+    )
 
 
 @router.get("/projects/{project}/tree")

@@ -31,7 +31,9 @@ def create_fileset(
 
 @router.post("/filesets/unpack", status_code=201)
 def unpack_fileset(body: Body, use: Use) -> TreeInfo:
-    return TreeInfo.model_validate(use.versioning.stage(use.sources.unpack(body.parts(), into="/")))
+    return TreeInfo.model_validate(
+        use.versioning.stage(use.sources.unpack((bytes(part) for part in body.parts()), into="/"))
+    )
 
 
 @router.get("/filesets/{root}/archive", response_class=Response)
