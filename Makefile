@@ -6,12 +6,17 @@ STAMP := $(VENV)/.installed
 # Two runs may not install into one environment at a time, and user code must not inherit a foreign one.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo check test bench lock docs clean
+# What runs a second time, on PostgreSQL and an S3 bucket (which the tests start).
+ON_CLOUD_STORES := tests/versioning tests/jobs tests/registry tests/secrets tests/access tests/training \
+	tests/pipelines/test_jobs.py tests/api/test_data.py
+
+.PHONY: help demo check test nightly bench lock docs clean
 
 help:
 	@echo "make demo    install, then run the whole loop: commit pictures, get a live model that learns more"
 	@echo "make check   format, lint, types, layers and the fast tests (under a minute)"
 	@echo "make test    everything that CI runs"
+	@echo "make nightly the state machines, for thousands of steps"
 	@echo "make bench   measure, and print the tables of docs/benchmarks.md"
 	@echo "make docs    write the generated reference pages again"
 	@echo "make lock    pin the newest releases that the ranges in pyproject.toml allow"
@@ -34,6 +39,11 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "not slow" --stores cloud $(ON_CLOUD_STORES)
+
+nightly: $(STAMP)
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m machine --timeout=0
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m machine --timeout=0 --stores cloud
 
 bench: $(STAMP)
 	$(BIN)/python bench/run.py

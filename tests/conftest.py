@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from trunkline.storage.db.engine import Database
+from trunkline.testing.bucket import BucketServer, running_bucket_server
+from trunkline.testing.bucket import is_installed as bucket_server_is_installed
+from trunkline.testing.postgres import Postgres, running_postgres
+from trunkline.testing.postgres import is_installed as postgres_is_installed
+from trunkline.testing.stores import CloudStores, LocalStores, Stores
 
+_QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile("ci", max_examples=100, deadline=None, suppress_health_check=_QUIET)
 settings.register_profile(
-    "fast", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "nightly",
+    max_examples=1000,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )
-settings.register_profile(
-    "nightly", max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck)
-)
-settings.load_profile("fast")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stores",
+        choices=("local", "cloud"),
+        default="local",
+        help="Where data lives in tests that use the fixture `stores`: in files, or in PostgreSQL and an S3 bucket.",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.name == "runTest":  # what Hypothesis makes of a state machine
+            item.add_marker(pytest.mark.machine)
+    if config.getoption("--stores") == "cloud":
+        skip = pytest.mark.skip(reason="about files on a local disk")
+        for item in items:
+            if item.get_closest_marker("local_only"):
+                item.add_marker(skip)
 
 
 class FakeClock:
@@ -37,8 +69,67 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for all tests of this process."""
+    if not postgres_is_installed():
+        pytest.skip("there is no PostgreSQL server on this machine")
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[BucketServer]:
+    """An S3 server for all tests of this process; its credentials are in the environment."""
+    if not bucket_server_is_installed():
+        pytest.skip("there is no program 'weed' on this machine")
+    with running_bucket_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
 @pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'trunkline.db'}")
+def cloud_stores(postgres: Postgres, bucket_server: BucketServer) -> Iterator[CloudStores]:
+    """An empty database and an empty part of the bucket, whatever --stores says."""
+    url = postgres.take_database()
+    yield CloudStores(url, bucket_server.new_url(), bucket_server.options)
+    postgres.give_back(url)
+
+
+@pytest.fixture
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
+    """Where this test's data lives; --stores decides."""
+    if request.config.getoption("--stores") == "cloud":
+        found: CloudStores = request.getfixturevalue("cloud_stores")
+        return found
+    return LocalStores(tmp_path)
+
+
+@pytest.fixture
+def fresh_stores(
+    request: pytest.FixtureRequest,
+) -> Iterator[Callable[[], Stores]]:
+    """Makes empty stores, as many as a test of many runs needs; --stores decides of which kind. Only the last made are
+    usable: those before are taken back."""
+    with contextlib.ExitStack() as last:
+
+        def make() -> Stores:
+            last.close()
+            if request.config.getoption("--stores") == "local":
+                memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # no disk is waited for
+                return LocalStores(Path(last.enter_context(tempfile.TemporaryDirectory(dir=memory))))
+            postgres: Postgres = request.getfixturevalue("postgres")
+            bucket: BucketServer = request.getfixturevalue("bucket_server")
+            url = postgres.take_database()
+            last.callback(postgres.give_back, url)
+            return CloudStores(url, bucket.new_url(), bucket.options)
+
+        yield make
+
+
+@pytest.fixture
+def db(stores: Stores) -> Iterator[Database]:
+    database = Database(stores.database_url)
     yield database
     database.close()

@@ -11,6 +11,9 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import Connection
 
 from trunkline.access.model import Scope
 from trunkline.access.service import AccessService
@@ -18,7 +21,7 @@ from trunkline.core.clock import Clock, SystemClock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, is_commit_id
 from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.jobs.engines.process import ProcessEngine
-from trunkline.jobs.model import LaunchSpec
+from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, LaunchSpec, Outcome, Task
 from trunkline.jobs.outbox import Outbox
 from trunkline.jobs.pool import Pool, ProcessTable
 from trunkline.jobs.queue import TaskQueue
@@ -36,12 +39,13 @@ from trunkline.sources.service import SourcesService
 from trunkline.sources.web import Fetcher
 from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
-from trunkline.storage.objects.local import LocalStore
+from trunkline.storage.objects import open_store
 from trunkline.training.service import TrainingService
-from trunkline.versioning.service import VersioningService
+from trunkline.versioning.service import TransactionService, VersioningService
 
 log = logging.getLogger(__name__)
 
+FIRE_TRIGGERS = "fire-triggers"
 _REPO_URI = re.compile(r"(?:trunkline://)?([\w-]+/)?[\w-]+@[^:]+(:.*)?", re.ASCII)
 
 
@@ -57,6 +61,7 @@ class Services:
     table: ProcessTable
     versioning: VersioningService
     sources: SourcesService
+    transactions: TransactionService
     secrets: SecretsService
     registry: RegistryService
     pipelines: PipelineService
@@ -101,9 +106,10 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     commands = WorkerCommands(settings, access)
     pool = Pool(db=db, queue=queue, table=table, command=commands, limits={"trial": settings.trials_max})
     jobs = JobsService(db=db, clock=clock, queue=queue, outbox=outbox, pool=pool)
+    objects = open_store(settings.place_of_objects, settings.options_of_objects)
     buckets = Buckets(s3_endpoint=settings.fetch_s3_endpoint)
     versioning = VersioningService(
-        db=db, objects=LocalStore(settings.objects_dir), clock=clock, publish=outbox.publish,
+        db=db, objects=objects, clock=clock, publish=outbox.publish,
         allow_lookalikes=settings.allow_lookalikes, buckets=buckets,
     )  # fmt: skip
     sources = build_sources(settings, versioning, buckets)
@@ -122,6 +128,11 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     )  # fmt: skip
     pipelines.register()
     training.register()
+    transactions = TransactionService(
+        db=db, clock=clock, publish=outbox.publish,
+        cases={**versioning.transaction_cases(), "create_pipeline": pipelines.create},
+    )  # fmt: skip
+    _watch_the_clock(versioning, jobs, clock)
     outbox.subscribe(
         "job.finished",
         lambda connection, job: access.revoke_in(
@@ -130,7 +141,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     )
     return Services(
         settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning, sources=sources,
-        secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
+        transactions=transactions, secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
         started_at=clock.now(),
     )  # fmt: skip
 
@@ -151,6 +162,20 @@ def build_sources(settings: Settings, versioning: VersioningService, buckets: Bu
             data_dir=settings.home, roots=roots, home=None if settings.remote else Path.home()
         ),
     )
+
+
+def _watch_the_clock(versioning: VersioningService, jobs: JobsService, clock: Clock) -> None:
+    """Triggers with a time: one control task, which is asked for when there is a new time and sleeps until the next one."""
+
+    def step(_task: Task) -> Outcome:
+        next_at = versioning.fire_due_triggers()
+        return Done() if next_at is None else Again(after_seconds=max(0.0, next_at - clock.now()))
+
+    def wake(connection: Connection, _event: dict[str, Any]) -> None:
+        jobs.queue.enqueue(connection, kind=FIRE_TRIGGERS, key="all", queue=CONTROL_QUEUE)
+
+    jobs.on_control(FIRE_TRIGGERS, step)
+    jobs.outbox.subscribe("trigger.scheduled", wake)
 
 
 def stop_children(table: ProcessTable) -> int:

@@ -9,12 +9,14 @@ import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -54,6 +56,9 @@ def default_home() -> Path:
 GATEWAY_HOST = "127.0.0.1"
 """Predictions are asked for without authentication, so the gateway never listens anywhere else."""
 
+DOORS = ("s3",)
+"""The doors that there are."""
+
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 """All that worker processes get of the server's own environment."""
 
@@ -83,12 +88,39 @@ class Settings(BaseSettings):
     gateway_port: int = Field(
         default=8081, ge=0, le=65535, description="Port of the prediction gateway; 0 picks a free one."
     )
+    doors: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="APIs of other systems that are spoken, too: `s3`; `all` means all of them. By comma, or a list.",
+    )
+    s3_port: int = Field(
+        default=30600,
+        ge=0,
+        le=65535,
+        description="Port of the S3 door, where `host` listens; 0 picks a free one.",
+    )
     domain: str = Field(
         default="example.com", description="Services answer to the host NAME.NAMESPACE.<domain>."
     )
-    database_url: str | None = Field(
-        default=None, description="SQLAlchemy URL; default: SQLite in the data directory."
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="`postgresql://USER@HOST:PORT/DATABASE`; default: SQLite in the data directory.",
     )
+    database_password: SecretStr | None = Field(
+        default=None,
+        description="Password for `database_url`; better in the environment or in `database_password_file` than in the URL.",
+    )
+    database_password_file: Path | None = Field(
+        default=None, description="A file whose first line is the password for `database_url`."
+    )
+    objects: str | None = Field(
+        default=None,
+        description="Where stored bytes live: a folder, or `s3://BUCKET/PREFIX`, `gs://…`, `az://…`; default: `objects` in the "
+        "data directory. Credentials come from the environment (`AWS_ACCESS_KEY_ID` …), never from here.",
+    )
+    objects_endpoint: str | None = Field(
+        default=None, description="URL of an S3 service other than Amazon's."
+    )
+    objects_region: str | None = Field(default=None, description="Region of the bucket.")
     environments: dict[str, Environment] = Field(
         default_factory=dict, description="Maps the `image` of a pipeline to an environment on this machine."
     )
@@ -155,6 +187,18 @@ class Settings(BaseSettings):
     )
     log_json: bool = Field(default=False, description="Write the server's log as JSON lines.")
 
+    @field_validator("doors", mode="before")
+    @classmethod
+    def _known_doors(cls, value: object) -> object:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise ValueError("write the doors' names, divided by commas")
+        wanted = [name.strip() for name in names if name.strip()]
+        for name in wanted:
+            if name not in (*DOORS, "all"):
+                raise ValueError(f"there is no door {name!r}; known are {', '.join(DOORS)} and all")
+        return tuple(name for name in DOORS if name in wanted or "all" in wanted)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -201,8 +245,46 @@ class Settings(BaseSettings):
         return f"http://{GATEWAY_HOST}:{self.gateway_port}"
 
     @property
+    def door_urls(self) -> dict[str, str]:
+        """Where clients on this machine find the doors that are open."""
+        ports = {"s3": self.s3_port}
+        return {name: f"http://{_reachable(self.host)}:{ports[name]}" for name in self.doors}
+
+    @property
     def url_of_database(self) -> str:
-        return self.database_url or f"sqlite:///{self.home / 'trunkline.db'}"
+        """With its password: for the driver, not for people.
+
+        :raises InvalidInputError: ``bad_database_url``; ``no_password_file``.
+        """
+        if self.database_url is None:
+            return f"sqlite:///{self.home / 'trunkline.db'}"
+        url, password = self.database_url.get_secret_value(), self._database_password()
+        return url if password is None else _with_password(url, password)
+
+    def _database_password(self) -> str | None:
+        if self.database_password is not None:
+            return self.database_password.get_secret_value()
+        if self.database_password_file is None:
+            return None
+        try:
+            return self.database_password_file.read_text().partition("\n")[0].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(
+                f"database_password_file {self.database_password_file} cannot be read: "
+                f"{getattr(error, 'strerror', None) or 'it is not text'}",
+                kind="no_password_file",
+            ) from error
+
+    @property
+    def place_of_objects(self) -> str:
+        """A folder or a URL."""
+        return self.objects or str(self.objects_dir)
+
+    @property
+    def options_of_objects(self) -> dict[str, str]:
+        """What the driver of a URL must know beside it."""
+        options = {"endpoint": self.objects_endpoint, "region": self.objects_region}
+        return {name: value for name, value in options.items() if value is not None}
 
     def environment_for(self, image: str) -> Environment:
         """The environment that stands for ``image``; tags and digests are ignored for the built-in ones.
@@ -226,6 +308,17 @@ class Settings(BaseSettings):
                 details={"image": image, "python": found.python},
             )
         return found
+
+
+def _with_password(url: str, password: str) -> str:
+    scheme, found, rest = url.partition("://")
+    user, found_at, place = rest.partition("@")
+    if not found or not found_at or not user.partition(":")[0]:
+        raise InvalidInputError(
+            "database_url names no user for the password: write postgresql://USER@HOST:PORT/DATABASE",
+            kind="bad_database_url",
+        )
+    return f"{scheme}://{user.partition(':')[0]}:{quote(password, safe='')}@{place}"
 
 
 def _reachable(host: str) -> str:

@@ -8,17 +8,17 @@ from starlette.testclient import TestClient
 
 from trunkline.api.app import create_app
 from trunkline.services import Services, build
-from trunkline.settings import Settings
+from trunkline.testing.stores import Stores
 
 BASE_URL = "http://127.0.0.1:8900"
 
 
 @pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
+def services(tmp_path: Path, stores: Stores) -> Iterator[Services]:
     """Real services on a real data directory; their background loops do not run."""
     home = tmp_path / "home"
     home.mkdir()
-    found = build(Settings(home=home, request_bytes_max=100_000))
+    found = build(stores.settings(home, request_bytes_max=100_000))
     yield found
     found.db.close()
 

@@ -82,7 +82,7 @@ def test_a_bug_is_logged_and_not_told(
 ) -> None:
     services.db.close()
     with services.db.write() as connection:
-        connection.exec_driver_sql("DROP TABLE branches")
+        connection.exec_driver_sql("ALTER TABLE repos RENAME TO gone")
     with caplog.at_level(logging.ERROR):
         answer = owner.get("/v1/repos", headers={"x-request-id": "bug-1"})
     error = answer.json()["error"]

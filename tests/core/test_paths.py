@@ -144,7 +144,7 @@ def test_addresses(text: str, parts: dict[str, object], shown: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "@b", "r@", "/r", "p/", "a/b/c", "r@b@c", "r@^", "r@b^.1", "r@b.0", "r@b.x", "r@b=xyz", "r b", "r@b:/../x",
+    ["", "@b", "r@", "/r", "p/", "a/b/c", "r@b@c", "r@^", "r@b^.1", "r@b..x", "r@.x", "r@b.", "r@b=xyz", "r b", "r@b:/../x",
      "r@b^9999999"],
 )  # fmt: skip
 def test_bad_addresses(text: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.conftest import FakeClock
 from trunkline.core.clock import SystemClock
@@ -15,6 +17,7 @@ from trunkline.core.status import Status
 from trunkline.jobs.queue import Lease, TaskQueue
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import tasks
+from trunkline.testing.stores import Stores
 
 
 def _queue(db: Database, clock: FakeClock) -> TaskQueue:
@@ -141,12 +144,10 @@ def test_threads_never_claim_the_same_task(db: Database) -> None:
 class QueueMachine(RuleBasedStateMachine):
     """The queue beside a model of it: which keys wait, who holds what, what was applied."""
 
-    def __init__(self) -> None:
+    def __init__(self, stores: Stores) -> None:
         super().__init__()
-        import tempfile
-
-        self.folder = tempfile.TemporaryDirectory()
-        self.db = Database(f"sqlite:///{self.folder.name}/db")
+        self.stores = stores
+        self.db = Database(stores.database_url)
         self.clock = FakeClock()
         self.queue = _queue(self.db, self.clock)
         self.waiting: set[str] = set()
@@ -156,7 +157,6 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.db.close()
-        self.folder.cleanup()
 
     @rule(key=st.sampled_from("abc"))
     def ask(self, key: str) -> None:
@@ -214,7 +214,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.db.close()
-        self.db = Database(f"sqlite:///{self.folder.name}/db")
+        self.db = Database(self.stores.database_url)
         self.queue = _queue(self.db, self.clock)
 
     @invariant()
@@ -223,7 +223,9 @@ class QueueMachine(RuleBasedStateMachine):
             assert not _finish(self.queue, self.db, lease)
 
 
-TestQueueMachine = QueueMachine.TestCase
+@pytest.mark.machine
+def test_queue_machine(fresh_stores: Callable[[], Stores]) -> None:
+    run_state_machine_as_test(lambda: QueueMachine(fresh_stores()))  # type: ignore[no-untyped-call]
 
 
 def test_many_tasks_are_asked_for_at_once_like_one_by_one(db: Database, clock: FakeClock) -> None:

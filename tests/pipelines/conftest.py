@@ -21,7 +21,7 @@ from trunkline.pipelines.service import PipelineService
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
-from trunkline.storage.objects.local import LocalStore
+from trunkline.testing.stores import Stores
 from trunkline.versioning.model import PutFile
 from trunkline.versioning.service import VersioningService
 
@@ -41,11 +41,12 @@ class World:
     secrets: SecretsService
     settings: Settings
     pipelines: PipelineService
+    stores: Stores
 
     def restart(self) -> World:
         """What a new server process would see after ``kill -9``."""
         self.jobs.queue.forgive()
-        return make_world(self.db, self.clock, self.settings)
+        return make_world(self.db, self.clock, self.settings, self.stores)
 
     def settle(self) -> None:
         """Let the background work run until there is none that is ready."""
@@ -96,15 +97,13 @@ class World:
         }
 
 
-def make_world(db: Database, clock: FakeClock, settings: Settings) -> World:
+def make_world(db: Database, clock: FakeClock, settings: Settings, stores: Stores) -> World:
     outbox = Outbox(db, clock)
     queue = TaskQueue(db, clock, settings.lease_seconds)
     table = ProcessTable(db, clock, {"process": ProcessEngine()})
     pool = Pool(db=db, queue=queue, table=table, command=no_worker, limits={})
     jobs = JobsService(db=db, clock=clock, queue=queue, outbox=outbox, pool=pool)
-    versioning = VersioningService(
-        db=db, objects=LocalStore(settings.objects_dir), clock=clock, publish=outbox.publish
-    )
+    versioning = VersioningService(db=db, objects=stores.open_objects(), clock=clock, publish=outbox.publish)
     secrets = SecretsService(db, clock)
     issued: list[str] = []
 
@@ -114,12 +113,12 @@ def make_world(db: Database, clock: FakeClock, settings: Settings) -> World:
 
     pipelines = PipelineService(db, clock, versioning, jobs, secrets, settings, issue)
     pipelines.register()
-    return World(db, clock, versioning, jobs, secrets, settings, pipelines)
+    return World(db, clock, versioning, jobs, secrets, settings, pipelines, stores)
 
 
 @pytest.fixture
-def world(db: Database, clock: FakeClock, tmp_path: Path) -> World:
-    made = make_world(db, clock, Settings(home=tmp_path))
+def world(db: Database, clock: FakeClock, tmp_path: Path, stores: Stores) -> World:
+    made = make_world(db, clock, stores.settings(tmp_path), stores)
     made.versioning.create_repo("default", "images")
     return made
 

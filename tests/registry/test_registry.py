@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import sqlalchemy as sa
 
@@ -14,7 +12,8 @@ from trunkline.jobs.outbox import Outbox
 from trunkline.registry.service import RegistryService
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import outbox as outbox_table
-from trunkline.storage.objects.local import LocalStore
+from trunkline.storage.objects.base import ObjectStore
+from trunkline.testing.stores import Stores
 from trunkline.versioning.model import PutFile
 from trunkline.versioning.service import VersioningService
 
@@ -24,10 +23,10 @@ COMMIT = "0123456789abcdef0123456789abcdef"
 class Registry:
     """A registry and the trees that it refers to."""
 
-    def __init__(self, db: Database, clock: FakeClock, folder: Path) -> None:
+    def __init__(self, db: Database, clock: FakeClock, objects: ObjectStore) -> None:
         self.db = db
         publish = Outbox(db, clock).publish
-        self.trees = VersioningService(db=db, objects=LocalStore(folder), clock=clock, publish=publish)
+        self.trees = VersioningService(db=db, objects=objects, clock=clock, publish=publish)
         self.service = RegistryService(db=db, clock=clock, versioning=self.trees, publish=publish)
 
     def tree(self, content: bytes) -> TreeHash:
@@ -42,8 +41,8 @@ class Registry:
 
 
 @pytest.fixture
-def registry(db: Database, clock: FakeClock, tmp_path: Path) -> Registry:
-    return Registry(db, clock, tmp_path / "objects")
+def registry(db: Database, clock: FakeClock, stores: Stores) -> Registry:
+    return Registry(db, clock, stores.open_objects())
 
 
 def test_models(registry: Registry) -> None:

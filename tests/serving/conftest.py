@@ -24,9 +24,9 @@ from trunkline.jobs.queue import TaskQueue
 from trunkline.jobs.service import JobsService
 from trunkline.serving.model import InferenceService, ModelSource, condition
 from trunkline.serving.service import ServingService
-from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import namespaces
+from trunkline.testing.stores import LocalStores, Stores
 
 WAIT_SECONDS = 60.0
 
@@ -46,9 +46,12 @@ class KnownSecrets:
 class Control:
     """The control part: may be stopped and made again on the same home, as a restart does."""
 
-    def __init__(self, home: Path, before: Control | None = None, *, run: bool = True) -> None:
+    def __init__(
+        self, home: Path, before: Control | None = None, *, run: bool = True, stores: Stores | None = None
+    ) -> None:
         self.before = before
-        self.settings = Settings(home=home, gateway_port=0, drain_seconds=5.0, service_start_seconds=60.0)
+        stores = stores or LocalStores(home)
+        self.settings = stores.settings(home, gateway_port=0, drain_seconds=5.0, service_start_seconds=60.0)
         home.mkdir(parents=True, exist_ok=True)
         clock = SystemClock()
         self.db = Database(self.settings.url_of_database)
@@ -181,8 +184,8 @@ class Load:
 
 
 @pytest.fixture
-def control(tmp_path: Path) -> Iterator[Control]:
-    made = Control(tmp_path / "home")
+def control(tmp_path: Path, stores: Stores) -> Iterator[Control]:
+    made = Control(tmp_path / "home", stores=stores)
     yield made
     made.end()
 

@@ -16,9 +16,12 @@ FIXTURES = Path(__file__).with_name("fixtures")
 
 
 def _columns(path: Path) -> dict[str, set[str]]:
+    """Of each table, and its indexes."""
     engine = sa.create_engine(f"sqlite:///{path}")
     inspector = sa.inspect(engine)
     found = {name: {c["name"] for c in inspector.get_columns(name)} for name in inspector.get_table_names()}
+    for name in list(found):
+        found[f"indexes of {name}"] = {str(index["name"]) for index in inspector.get_indexes(name)}
     engine.dispose()
     return found
 

@@ -19,10 +19,9 @@ from trunkline.jobs.pool import Pool, ProcessTable
 from trunkline.jobs.queue import Lease, TaskQueue
 from trunkline.jobs.service import JobsService
 from trunkline.registry.service import RegistryService
-from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import events, outbox
-from trunkline.storage.objects.local import LocalStore
+from trunkline.testing.stores import Stores
 from trunkline.training.lifecycle import queue_name
 from trunkline.training.model import Experiment, Trial
 from trunkline.training.service import TrainingService
@@ -35,13 +34,14 @@ LEASE_SECONDS = 15.0
 class World:
     """The services below training, as a control server has them; ``restart`` forgets all that is only in memory."""
 
-    def __init__(self, home: Path, clock: FakeClock) -> None:
+    def __init__(self, home: Path, clock: FakeClock, stores: Stores) -> None:
         self.home = home
+        self._stores = stores
         self.clock = clock
         self._open()
 
     def _open(self) -> None:
-        self.settings = Settings(home=self.home)
+        self.settings = self._stores.settings(self.home)
         self.db = Database(self.settings.url_of_database)
         publish = Outbox(self.db, self.clock)
         queue = TaskQueue(self.db, self.clock, LEASE_SECONDS)
@@ -50,7 +50,7 @@ class World:
         self.jobs = JobsService(db=self.db, clock=self.clock, queue=queue, outbox=publish, pool=pool)
         self.versioning = VersioningService(
             db=self.db,
-            objects=LocalStore(self.settings.objects_dir),
+            objects=self._stores.open_objects(),
             clock=self.clock,
             publish=publish.publish,
         )
@@ -152,8 +152,8 @@ def _no_worker(*_: str) -> Any:
 
 
 @pytest.fixture
-def world(tmp_path: Path, clock: FakeClock) -> Iterator[World]:
+def world(tmp_path: Path, clock: FakeClock, stores: Stores) -> Iterator[World]:
     (tmp_path / "home").mkdir()
-    made = World(tmp_path / "home", clock)
+    made = World(tmp_path / "home", clock, stores)
     yield made
     made.close()

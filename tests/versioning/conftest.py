@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,18 +14,18 @@ from trunkline.jobs.outbox import Outbox
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import outbox
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.storage.objects.local import LocalStore
+from trunkline.testing.stores import Stores
 from trunkline.versioning.model import Change, PutFile
 from trunkline.versioning.service import VersioningService
 
 
 @pytest.fixture
-def objects(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "objects")
+def objects(stores: Stores) -> ObjectStore:
+    return stores.open_objects()
 
 
 @pytest.fixture
-def versioning(db: Database, objects: LocalStore, clock: FakeClock) -> VersioningService:
+def versioning(db: Database, objects: ObjectStore, clock: FakeClock) -> VersioningService:
     return open_service(db, objects, clock)
 
 

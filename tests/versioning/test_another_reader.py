@@ -6,6 +6,7 @@ import random
 import struct
 from pathlib import Path
 
+import pytest
 from backports import zstd
 from blake3 import blake3
 
@@ -108,6 +109,7 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
+@pytest.mark.local_only
 def test_another_program_reads_what_was_committed(versioning: VersioningService, tmp_path: Path) -> None:
     versioning.create_repo("default", "r")
     generator = random.Random(9)

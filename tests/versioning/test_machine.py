@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.conftest import FakeClock
 from tests.versioning.conftest import contents, open_service, put, shown
 from trunkline.errors import ConflictError, NotFoundError, StateError
 from trunkline.storage.db.engine import Database
-from trunkline.storage.objects.local import LocalStore
+from trunkline.testing.stores import Stores
 from trunkline.versioning.model import Change, CopyTree, DeletePath, PutFile
+from trunkline.versioning.service import VersioningService
 
 paths = st.lists(st.sampled_from(["a", "b", "c", "a-b", "ü"]), min_size=1, max_size=3).map(
     lambda parts: "/" + "/".join(parts)
@@ -62,34 +63,43 @@ def apply(files: Files, change: Change, trees: dict[str, Files]) -> Files | None
 class VersionedFiles(RuleBasedStateMachine):
     commits = Bundle("commits")
 
-    def __init__(self) -> None:
+    def __init__(self, stores: Stores) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.stores = stores
         self.clock = FakeClock()
         self.heads: dict[str, Files] = {}
         self.open: dict[str, str] = {}
         self.history: dict[str, Files] = {}
         self.trees: dict[str, Files] = {}
+        self.races = 0
         self.start()
         self.service.create_repo("default", "r")
 
     def start(self) -> None:
-        self.db = Database(f"sqlite:///{self.folder / 'trunkline.db'}")
-        self.objects = LocalStore(self.folder / "objects")
-        self.service = open_service(self.db, self.objects, self.clock)
+        """Two of everything, as two processes would have: they share nothing but the stores."""
+        self.dbs = [Database(self.stores.database_url) for _ in range(2)]
+        self.writers = [open_service(db, self.stores.open_objects(), self.clock) for db in self.dbs]
+
+    @property
+    def service(self) -> VersioningService:
+        """For what only looks, and may be done by either."""
+        return self.writers[self.races % 2]
+
+    def stop(self) -> None:
+        for db in self.dbs:
+            db.close()
 
     def teardown(self) -> None:
         problems = self.service.fsck()
-        self.db.close()
-        shutil.rmtree(self.folder)
+        self.stop()
         assert problems == []
 
-    def write(self, branch: str, changes: list[Change]) -> str | None:
+    def write(self, branch: str, changes: list[Change], writer: int = 0) -> str | None:
         files: Files | None = self.heads.get(branch, {})
         for change in changes:
             files = None if files is None else apply(files, change, self.trees)
         try:
-            made = self.service.modify("default", f"r@{branch}", changes)
+            made = self.writers[writer].modify("default", f"r@{branch}", changes)
         except (ConflictError, NotFoundError):
             assert files is None
             return None
@@ -104,10 +114,38 @@ class VersionedFiles(RuleBasedStateMachine):
         return made.id
 
     @rule(
-        target=commits, branch=branches, files=st.dictionaries(paths, data, max_size=4), append=st.booleans()
-    )
-    def put(self, branch: str, files: Files, append: bool) -> str | None:
-        return self.write(branch, [put(path, content, append=append) for path, content in files.items()])
+        target=commits, branch=branches, files=st.dictionaries(paths, data, max_size=4), append=st.booleans(),
+        writer=st.integers(0, 1),
+    )  # fmt: skip
+    def put(self, branch: str, files: Files, append: bool, writer: int) -> str | None:
+        changes: list[Change] = [put(path, content, append=append) for path, content in files.items()]
+        return self.write(branch, changes, writer)
+
+    @rule(branch=branches, appends=st.booleans())
+    def two_writers_at_once(self, branch: str, appends: bool) -> None:
+        """Both land, each whole, in one order or the other."""
+        self.races += 1
+        path, before = "/raced", self.heads.get(branch, {})
+        tokens = [b"<%d:%d>" % (self.races, number) for number in range(2)]
+        both: list[list[Change]] = [
+            [put(path, token, append=appends), put(f"/of-{number}", token)]
+            for number, token in enumerate(tokens)
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            made = list(pool.map(lambda n: self.writers[n].modify("default", f"r@{branch}", both[n]), (0, 1)))
+        after = shown(self.service, f"r@{branch}")
+        old = before.get(path, b"") if appends else b""
+        orders = [old + tokens[0] + tokens[1], old + tokens[1] + tokens[0]] if appends else tokens
+        assert after.pop(path) in orders
+        first = {one.id: shown(self.service, f"r@{one.id}") for one in made}
+        expected = {name: content for name, content in before.items() if name != path}
+        assert after == expected | {f"/of-{number}": token for number, token in enumerate(tokens)}
+        self.heads[branch] = shown(self.service, f"r@{branch}")
+        if branch not in self.open:
+            assert len(first) == 2
+            self.history |= first
+        root = self.service.resolve("default", f"r@{branch}")[1]
+        self.trees[root] = self.heads[branch]
 
     @rule(target=commits, branch=branches, doomed=st.lists(paths, min_size=1, max_size=2), path=paths)
     def delete_and_put(self, branch: str, doomed: list[str], path: str) -> str | None:
@@ -148,7 +186,7 @@ class VersionedFiles(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        self.db.close()
+        self.stop()
         self.start()
 
     @rule(old=commits, new=commits)
@@ -179,7 +217,12 @@ class VersionedFiles(RuleBasedStateMachine):
             assert whole.size == sum(map(len, files.values()))
 
 
-VersionedFiles.TestCase.settings = settings(
-    max_examples=max(8, settings.default.max_examples // 3), stateful_step_count=20, deadline=None
-)
-TestVersionedFiles = VersionedFiles.TestCase
+@pytest.mark.machine
+def test_versioned_files(fresh_stores: Callable[[], Stores]) -> None:
+    examples = settings.default.max_examples
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        lambda: VersionedFiles(fresh_stores()),
+        settings=settings(
+            max_examples=max(8, examples // 3), stateful_step_count=60 if examples >= 1000 else 20
+        ),
+    )

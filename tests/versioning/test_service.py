@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.conftest import FakeClock
@@ -11,7 +9,8 @@ from tests.versioning.conftest import contents, events, open_service, put, shown
 from trunkline.core.ids import new_commit_id
 from trunkline.errors import AlreadyExistsError, InvalidInputError, NotFoundError, StateError
 from trunkline.storage.db.engine import Database
-from trunkline.storage.objects.local import LocalStore
+from trunkline.storage.objects.base import ObjectStore
+from trunkline.testing.stores import Stores
 from trunkline.versioning.model import Commit, CommitStatus, DeletePath, Origin, TreeInfo
 from trunkline.versioning.service import VersioningService
 
@@ -168,11 +167,11 @@ class TestCommits:
         assert events(db) == []
 
     def test_everything_is_there_after_reopening(
-        self, versioning: VersioningService, tmp_path: Path, objects: LocalStore, clock: FakeClock
+        self, versioning: VersioningService, stores: Stores, objects: ObjectStore, clock: FakeClock
     ) -> None:
         opened = versioning.start_commit("default", "data@master")
         versioning.modify("default", "data@master", [put("/a", b"1")])
-        db = Database(f"sqlite:///{tmp_path / 'trunkline.db'}")
+        db = Database(stores.database_url)
         again = open_service(db, objects, clock)
         assert shown(again, f"data@{opened.id}") == {"/a": b"1"}
         assert again.inspect_repo("default", "data").description == "pictures"

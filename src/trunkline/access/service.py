@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sqlalchemy.engine import Connection
 
-from trunkline.access import store
+from trunkline.access import keys, store
+from trunkline.access.keys import KeyPair
 from trunkline.access.model import Identity, Scope
 from trunkline.core.clock import Clock
 from trunkline.core.ids import new_token
@@ -36,6 +37,8 @@ class AccessService:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[str, tuple[Identity, float | None, float]] = {}
+        self._key_digests: dict[str, tuple[str, float]] = {}
+        self._owner_token: str | None = None
 
     def issue(self, scope: str, subject: str, ttl_seconds: float | None) -> str:
         """A new token; this is the only time it is seen. ``ttl_seconds`` None: it does not expire.
@@ -74,6 +77,7 @@ class AccessService:
             count = store.delete_subject(connection, subject)
         with self._lock:
             self._known.clear()
+            self._key_digests.clear()
         return count
 
     def revoke_in(self, connection: Connection, subject: str) -> None:
@@ -108,7 +112,43 @@ class AccessService:
                     connection, digest=_digest(token), scope=Scope.ADMIN, subject=ADMIN_SUBJECT,
                     created_at=self._clock.now(), expires_at=None,
                 )  # fmt: skip
+        self._owner_token = token
         return token
+
+    def key_pair(self, token: str) -> KeyPair:
+        """The access key that stands for a token in signed requests; it may do what the token may, as long as that lives.
+
+        :raises UnauthenticatedError: as ``check``.
+        """
+        self.check(token)
+        return self._pair(_digest(token))
+
+    def check_key(self, identifier: str) -> tuple[Identity, KeyPair]:
+        """Whom an access key stands for, and the pair to check a signature with.
+
+        :raises UnauthenticatedError: if its token is unknown, revoked or expired (which of them is not told).
+        """
+        with self._lock:
+            known = self._key_digests.get(identifier)
+        digest = known[0] if known is not None and self._clock.now() < known[1] else None
+        if digest is None:
+            prefix = keys.digest_prefix(identifier)
+            with self._db.read() as connection:
+                digest = None if prefix is None else store.find_by_prefix(connection, prefix)
+            if digest is None:
+                raise _refused()
+        identity, expires_at = self._remembered(digest) or self._load(digest)
+        if expires_at is not None and expires_at <= self._clock.now():
+            raise _refused()
+        with self._lock:
+            if len(self._key_digests) >= CACHE_ENTRIES_MAX:
+                self._key_digests.clear()
+            self._key_digests[identifier] = digest, self._clock.now() + CACHE_SECONDS
+        return identity, self._pair(digest)
+
+    def _pair(self, digest: str) -> KeyPair:
+        assert self._owner_token is not None, "admin_token() is called when the server starts"
+        return KeyPair(id=keys.key_id(digest), secret=keys.secret_key(self._owner_token, digest))
 
     def console_link_token(self) -> str:
         """A token for a link that opens the console once, within ten minutes."""

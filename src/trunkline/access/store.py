@@ -28,6 +28,13 @@ def find(connection: Connection, digest: str) -> Row[tuple[str, str, str, float,
     return connection.execute(sa.select(tokens).where(tokens.c.hash == digest)).one_or_none()
 
 
+def find_by_prefix(connection: Connection, prefix: str) -> str | None:
+    """The one token hash that begins so; hashes are lower-case hex, so ``g`` is behind all digits."""
+    query = sa.select(tokens.c.hash).where(tokens.c.hash >= prefix, tokens.c.hash < prefix + "g").limit(2)
+    found = list(connection.execute(query).scalars())
+    return found[0] if len(found) == 1 else None
+
+
 def delete(connection: Connection, digest: str) -> bool:
     return connection.execute(sa.delete(tokens).where(tokens.c.hash == digest)).rowcount == 1
 

@@ -17,6 +17,7 @@ from trunkline.api.routes import (
     experiments,
     files,
     filesets,
+    history,
     inferenceservices,
     leases,
     models,
@@ -26,13 +27,16 @@ from trunkline.api.routes import (
     projects,
     repos,
     server,
+    tags,
+    transactions,
 )
 from trunkline.errors import TrunklineError
 from trunkline.services import Services
 from trunkline.wire.base import Error
 
 NOUNS = (
-    server, projects, repos, commits, files, filesets, pipelines, leases, experiments, models, namespaces,
+    server, projects, repos, tags, history, commits, transactions, files, filesets, pipelines, leases, experiments, models,
+    namespaces,
     inferenceservices, pages,
 )  # fmt: skip
 

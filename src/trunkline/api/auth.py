@@ -10,15 +10,19 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from trunkline.access.model import Identity
 from trunkline.access.model import Scope as AccessScope
-from trunkline.errors import PermissionDeniedError
+from trunkline.errors import PermissionDeniedError, StateError
+from trunkline.wire.transactions import TRANSACTION_HEADER
 
 OPEN_PATHS = frozenset({"/healthz", "/login"})
 """What is answered without a token: a sign of life, and the door that a one-time link opens."""
 IDENTITY_KEY = "trunkline.identity"
+
+GATHERED = "__trunkline_gathered__"
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -38,6 +42,13 @@ def scopes_of(endpoint: Any) -> frozenset[AccessScope]:
     return frozenset({AccessScope.ADMIN}) | getattr(endpoint, "__trunkline_scopes__", frozenset())
 
 
+def gathered(endpoint: Endpoint) -> Endpoint:
+    """The route knows what to do in a transaction. Goes below the route's own decorator; routes that change something and lack
+    it are refused in one, rather than done at once."""
+    setattr(endpoint, GATHERED, True)
+    return endpoint
+
+
 class GuardedRoute(APIRoute):
     """A route that looks at the caller's scope first. Every router of the API uses it; a test sees to that."""
 
@@ -50,4 +61,14 @@ class GuardedRoute(APIRoute):
                     kind="wrong_scope",
                     details={"scope": identity.scope},
                 )
+            self._refuse_outside(scope)
         await super().handle(scope, receive, send)
+
+    def _refuse_outside(self, scope: Scope) -> None:
+        named = Headers(scope=scope).get(TRANSACTION_HEADER)
+        if named and scope["method"] not in ("GET", "HEAD") and not hasattr(self.endpoint, GATHERED):
+            raise StateError(
+                f"{scope['method']} {scope['path']} cannot be part of a transaction: finish transaction {named[:64]} first, or "
+                "leave it with 'trunkline stop transaction'",
+                kind="not_in_transaction",
+            )

@@ -310,7 +310,9 @@ class DirectBody(_Owned):
 
     def _bad_chunk(self) -> InvalidInputError:
         self._left, self._ended = 0, True
-        with contextlib.suppress(OSError):  # what has come already would reset the connection when it is closed
+        with contextlib.suppress(
+            OSError
+        ):  # what has come already would reset the connection when it is closed
             for _ in range(64):
                 if not self._socket.recv(2**20, socket.MSG_DONTWAIT):
                     break

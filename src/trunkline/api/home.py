@@ -17,6 +17,8 @@ from trunkline.errors import InvalidInputError, StateError, UnavailableError
 from trunkline.settings import GATEWAY_HOST, Settings
 
 BACKLOG = 1024
+DOOR_PORTS = {"s3": "s3_port"}
+"""The setting that names a door's port."""
 
 
 def prepare(settings: Settings) -> None:
@@ -94,22 +96,25 @@ def write_down(settings: Settings, *, started_at: float, is_up: bool = True) -> 
     """Tell clients and children where the server is; whole or not at all. ``is_up`` False: it ended as it should."""
     content = {
         "url": settings.url, "gateway_url": settings.gateway_url, "pid": os.getpid() if is_up else None, "started": started_at,
-        "port": settings.port, "gateway_port": settings.gateway_port,
+        "port": settings.port, "gateway_port": settings.gateway_port, "doors": settings.door_urls,
+        **{DOOR_PORTS[name]: getattr(settings, DOOR_PORTS[name]) for name in settings.doors},
     }  # fmt: skip
     temporary = settings.server_file.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(content))
     temporary.replace(settings.server_file)
 
 
-def bind(settings: Settings) -> socket.socket:
-    """The API's listening socket, at the port of the last run where ``_last_port`` says so and it is free.
+def bind(settings: Settings, name: str = "port") -> socket.socket:
+    """The listening socket of the API, or of the door whose setting is ``name``; at the port of the last run where
+    ``_last_port`` says so and it is free.
 
     :raises UnavailableError: ``port_taken``.
     """
-    if (last := _last_port(settings, "port")) is not None:
+    flag = f"--{name.replace('_', '-')}"
+    if (last := _last_port(settings, name)) is not None:
         with contextlib.suppress(UnavailableError):
-            return listen(settings.host, last, "--port")
-    return listen(settings.host, settings.port, "--port")
+            return listen(settings.host, last, flag)
+    return listen(settings.host, getattr(settings, name), flag)
 
 
 def _last_port(settings: Settings, name: str) -> int | None:

@@ -89,7 +89,7 @@ class Guard:
     async def _identify(self, path: str, headers: Headers) -> Identity | None:
         if path in OPEN_PATHS:
             return None
-        token = _token(headers)
+        token = token_of(headers)
         if token is None:
             raise UnauthenticatedError(
                 "no token: send 'Authorization: Bearer TOKEN' with the token of the data directory's 'token' file",
@@ -110,7 +110,8 @@ def _check_text(scope: Scope) -> None:
                 raise InvalidInputError("the URL is not UTF-8", kind="bad_url") from error
 
 
-def _token(headers: Headers) -> str | None:
+def token_of(headers: Headers) -> str | None:
+    """The token that a request carries, unchecked."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()

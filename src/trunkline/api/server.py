@@ -6,9 +6,10 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from logging.handlers import RotatingFileHandler
 from types import FrameType
 
@@ -17,6 +18,7 @@ import uvicorn
 from trunkline.api import home
 from trunkline.api.app import create_app
 from trunkline.api.direct import DirectProtocol
+from trunkline.api.entrances import MakeDoor, open_doors
 from trunkline.api.logs import JsonFormatter, TextFormatter
 from trunkline.core.clock import SystemClock
 from trunkline.errors import StateError
@@ -34,10 +36,17 @@ DOWN_SECONDS = 90.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def serve(settings: Settings, *, to_stderr: bool, on_ready: Callable[[Services, str], None]) -> None:
+def serve(
+    settings: Settings,
+    *,
+    to_stderr: bool,
+    on_ready: Callable[[Services, str], None],
+    doors: Mapping[str, MakeDoor] | None = None,
+) -> None:
     """Be the control server until asked to end; then end everything that it started.
 
-    ``on_ready`` is called with the services and a one-time link, when requests are answered.
+    ``on_ready`` is called with the services and a one-time link, when requests are answered. ``doors``: the programs behind
+    the doors that the settings name.
 
     :raises StateError: ``already_running``. :raises UnavailableError: ``port_taken`` and others.
     """
@@ -49,18 +58,34 @@ def serve(settings: Settings, *, to_stderr: bool, on_ready: Callable[[Services, 
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         port = home.choose_gateway_port(settings, is_ours=_gateway_runs(settings))
         settings = settings.model_copy(update={"gateway_port": port})
+        entrances = {name: home.bind(settings, home.DOOR_PORTS[name]) for name in settings.doors}
+        ports = {home.DOOR_PORTS[name]: found.getsockname()[1] for name, found in entrances.items()}
+        settings = settings.model_copy(update=ports)
         services = build(settings)
-        services.access.admin_token(settings.token_file)
-        home.write_down(settings, started_at=services.started_at)
-        server = _Server(services)
-        with _signals_to(server.handle_exit):
-            services.start()
-            log.info("serving at %s, process %d", settings.url, os.getpid())
+        behind = {name: ((doors or {})[name], entrances[name]) for name in entrances}
+        with services.db.only_server():
+            _serve(services, listener, behind, on_ready)
+            services.stop()
+        home.write_down(settings, started_at=services.started_at, is_up=False)
+
+
+def _serve(
+    services: Services,
+    listener: socket.socket,
+    doors: Mapping[str, tuple[MakeDoor, socket.socket]],
+    on_ready: Callable[[Services, str], None],
+) -> None:
+    settings = services.settings
+    services.access.admin_token(settings.token_file)
+    home.write_down(settings, started_at=services.started_at)
+    server = _Server(services)
+    with _signals_to(server.handle_exit):
+        services.start()
+        log.info("serving at %s, process %d", settings.url, os.getpid())
+        with open_doors(services, doors):
             on_ready(services, f"{settings.url}/login?link={services.access.console_link_token()}")
             server.run(sockets=[listener])
-        log.info("stopping")
-        services.stop()
-        home.write_down(settings, started_at=services.started_at, is_up=False)
+    log.info("stopping")
 
 
 class _Server(uvicorn.Server):

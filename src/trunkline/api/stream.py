@@ -11,7 +11,8 @@ import contextlib
 import io
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -25,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from trunkline.api.direct import EXTENSION, PIECES_MAX, Connection, DirectAnswer, DirectBody, Piece
 from trunkline.api.middleware import BODY_LIMIT_KEY
-from trunkline.errors import UnavailableError
+from trunkline.errors import TrunklineError, UnavailableError
 from trunkline.storage.db.engine import Changes
 
 PART_BYTES = 1024 * 1024
@@ -45,7 +46,9 @@ T = TypeVar("T", bound=BaseModel)
 class BodyReader(io.RawIOBase):
     """A request's body as a file for a thread. The event loop reads one part ahead while the thread works on the last."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, *, idle_seconds: float | None = None) -> None:
+        """``idle_seconds``: how long the client may send nothing; None: as long as it likes."""
+        self._idle_seconds = idle_seconds
         self._parts = request.stream()
         self._loop = asyncio.get_running_loop()
         self._rest = memoryview(b"")
@@ -83,6 +86,7 @@ class BodyReader(io.RawIOBase):
     def _wait_for_next(self) -> bytes:
         future = self._ahead or asyncio.run_coroutine_threadsafe(self._next(), self._loop)
         self._ahead = None
+        deadline = None if self._idle_seconds is None else time.monotonic() + self._idle_seconds
         while True:
             try:
                 part = future.result(timeout=STOP_LOOK_SECONDS)
@@ -96,6 +100,13 @@ class BodyReader(io.RawIOBase):
                     future.cancel()
                     self._ended = True
                     raise UnavailableError("the server is stopping: repeat later", kind="stopping") from None
+                if deadline is not None and time.monotonic() > deadline:
+                    future.cancel()
+                    self._ended = True
+                    raise UnavailableError(
+                        f"nothing of the request came for {self._idle_seconds:.0f} s: repeat it",
+                        kind="client_stalled",
+                    ) from None
 
     def parts(self) -> Iterator[bytes]:
         """The body, part by part."""
@@ -291,5 +302,35 @@ def ndjson(tail: Tail, *, offset: int, follow: bool) -> StreamingResponse:
             if not found:
                 await asyncio.sleep(FOLLOW_SECONDS)
             found, at, done = await run_in_threadpool(tail, at)
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+def followed(
+    look: Callable[[], Sequence[BaseModel]], *, changes: Changes, stopping: threading.Event
+) -> StreamingResponse:
+    """What comes, as newline-delimited JSON, until the client goes or the server stops. ``look`` gives each thing once."""
+    count = changes.count
+    first = look()  # here, in the endpoint's thread, so that what fails early gets its own status
+
+    async def lines() -> AsyncIterator[bytes]:
+        found, seen = first, count
+        loop = asyncio.get_running_loop()
+        spoke_at = loop.time()
+        while not stopping.is_set():
+            if found:
+                spoke_at = loop.time()
+                yield b"".join(one.model_dump_json().encode() + b"\n" for one in found)
+            elif changes.count == seen:
+                if loop.time() - spoke_at > SILENCE_SECONDS_MAX:
+                    spoke_at = loop.time()
+                    yield b"\n"
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
+            seen = changes.count
+            try:
+                found = await run_in_threadpool(look)
+            except TrunklineError:
+                return  # what was followed is gone; whoever asks again is told so
 
     return StreamingResponse(lines(), media_type="application/x-ndjson")

@@ -1,9 +1,11 @@
-"""The clients that commands use, for the server that the environment or the data directory names."""
+"""The clients that commands use, for the server that the environment or the data directory names; they gather where 'start
+transaction' said so."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trunkline.sdk import config
 from trunkline.sdk.transfer import Transfers
 
 if TYPE_CHECKING:
@@ -14,9 +16,13 @@ def client() -> Client:
     """The whole client."""
     from trunkline.sdk.client import Client  # noqa: PLC0415 (brings all wire models along: a third of a second)
 
-    return Client()
+    made = Client()
+    made.transaction = config.active_transaction()
+    return made
 
 
 def transfers() -> Transfers:
     """As much of it as moves files; there at once."""
-    return Transfers()
+    made = Transfers()
+    made.transaction = config.active_transaction()
+    return made

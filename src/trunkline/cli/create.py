@@ -61,12 +61,42 @@ def update_repo(
 
 def create_branch(
     address: Annotated[str, typer.Argument(metavar="REPO@BRANCH")],
-    head: Annotated[str | None, typer.Option("--head", help="A branch or commit it begins at.")] = None,
+    head: Annotated[
+        str | None, typer.Option("--head", help="Where it begins: a branch, a commit's ID, or either with ^2.")
+    ] = None,
+    provenance: Annotated[
+        list[str] | None,
+        typer.Option("--provenance", "-p", help="A branch REPO@BRANCH that it follows; repeatable."),
+    ] = None,
+    no_provenance: Annotated[bool, typer.Option("--no-provenance", help="It follows nothing any more.")] = False,
+    trigger: Annotated[
+        str | None, typer.Option("--trigger", "-t", help="Move it by itself to the head of this branch.")
+    ] = None,
+    trigger_size: Annotated[str | None, typer.Option(help="… when that has grown by so much, as 100MB.")] = None,
+    trigger_commits: Annotated[int | None, typer.Option(help="… when that has so many new commits.")] = None,
+    trigger_rate_limit: Annotated[
+        str | None, typer.Option(help="… at most so often: '@every 1h', '@daily' or five cron fields.")
+    ] = None,
+    trigger_cron: Annotated[str | None, typer.Option(help="… at these times, as '0 * * * *'.")] = None,
+    trigger_all: Annotated[
+        bool, typer.Option("--trigger-all", help="… when all that is asked for is so, not just one of it.")
+    ] = False,
+    no_trigger: Annotated[bool, typer.Option("--no-trigger", help="It does not move by itself any more.")] = False,
     project: Project = None,
     output: Output = None,
-) -> None:
-    """Create a branch, or move it to another head."""
-    made = client().create_branch(address, head=head, project=project)
+) -> None:  # fmt: skip
+    """Create a branch, or change one: move it, let it follow branches of other repos, or give it a trigger."""
+    conditions = {
+        "size": trigger_size, "commits": trigger_commits, "rate_limit": trigger_rate_limit, "cron": trigger_cron,
+    }  # fmt: skip
+    if trigger is None and (trigger_all or any(one is not None for one in conditions.values())):
+        raise InvalidInputError(
+            "which branch is to be watched? add --trigger BRANCH", kind="no_trigger_branch"
+        )
+    made = client().create_branch(
+        address, head=head, provenance=[] if no_provenance else provenance or None, drop_trigger=no_trigger,
+        trigger=None if trigger is None else {"branch": trigger, "all": trigger_all, **conditions}, project=project,
+    )  # fmt: skip
     done(made, output, f"branch {made.project}/{made.repo}@{made.name} created")
 
 

@@ -90,7 +90,7 @@ def put_file(
 
 def _put(api: Transfers, address: str, puts: Puts, where: Address, project: str | None) -> dict[str, Any]:
     if puts.link or any(is_url(source) for source in puts.sources):
-        if STDIN in puts.sources and not puts.unpack:
+        if STDIN in puts.sources and not (puts.unpack or puts.link):
             raise InvalidInputError("stdin cannot be put together with URLs: put it alone", kind="bad_file")
         return put_mixed(client(), address, puts, project).model_dump(mode="json")
     if puts.unpack:
@@ -215,16 +215,22 @@ def copy_file(
 
 def diff_file(
     address: FileArgument,
-    old: Annotated[str | None, typer.Argument(help="Compare with this; default: the commit before.")] = None,
+    old: Annotated[
+        str | None,
+        typer.Argument(help="Compare with this, of any repo or branch; default: the commit before."),
+    ] = None,
+    shallow: Annotated[
+        bool, typer.Option("--shallow", "-s", help="Directories as a whole, not the files below them.")
+    ] = False,
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """Show which files were added, deleted or changed."""
+    """Show which files were added (+), deleted (-) or changed (~)."""
     from trunkline.cli.listing import shown  # noqa: PLC0415 (not for those who move files)
 
     signs = {"added": "+", "deleted": "-", "changed": "~"}
     shown(
-        client().diff_files(address, old, project=project), output, ("OP", "SIZE", "NAME"),
+        client().diff_files(address, old, shallow=shallow, project=project), output, ("OP", "SIZE", "NAME"),
         lambda entry: (
             signs[entry.op], size_text((entry.new or entry.old).size), entry.path,
         ),

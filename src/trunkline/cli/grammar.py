@@ -18,7 +18,7 @@ NOUNS = {
     "branch": "branches", "checkpoint": "checkpoints", "commit": "commits", "datum": "datums",
     "experiment": "experiments", "file": "files", "inferenceservice": "inferenceservices", "job": "jobs",
     "model": "models", "namespace": "namespaces", "pipeline": "pipelines", "project": "projects", "repo": "repos",
-    "secret": "secrets", "trial": "trials", "version": "versions",
+    "secret": "secrets", "tag": "tags", "transaction": "transactions", "trial": "trials", "version": "versions",
 }  # fmt: skip
 SAME = {plural: singular for singular, plural in NOUNS.items()} | {
     "isvc": "inferenceservice", "ns": "namespace", "branchs": "branch", "exp": "experiment",
@@ -80,10 +80,22 @@ def unknown_word(word: str, group: TyperGroup, ctx: Any) -> InvalidInputError:
 
 
 def new_verb(parent: typer.Typer, name: str, help_text: str) -> typer.Typer:
-    """A verb with nouns below it."""
+    """A verb with nouns below it; several modules may add nouns to one."""
+    for known in parent.registered_groups:
+        if known.name == name and known.typer_instance is not None:
+            return known.typer_instance
     verb = typer.Typer(cls=Verb, help=help_text, no_args_is_help=True, rich_markup_mode=None)
     parent.add_typer(verb, name=name)
     return verb
+
+
+def verb_of(parent: typer.Typer, name: str) -> typer.Typer:
+    """A verb that another module has made, to add a noun to it."""
+    return next(
+        info.typer_instance
+        for info in parent.registered_groups
+        if info.name == name and info.typer_instance is not None
+    )
 
 
 def command(parent: typer.Typer, name: str, example: str) -> Callable[[Function], Function]:

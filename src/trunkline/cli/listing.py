@@ -10,17 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from trunkline.cli.client import client
+from trunkline.cli.following import AllOrigins, Origin
 from trunkline.cli.grammar import FullTimestamps, Namespace, Number, Output, Project, command, new_verb
 from trunkline.cli.output import (
     bar,
     duration_text,
     say,
     short_age,
+    show,
     size_text,
     structured,
     table,
     time_text,
 )
+from trunkline.errors import InvalidInputError
+from trunkline.wire.branches import Trigger
 from trunkline.wire.inferenceservices import InferenceService
 from trunkline.wire.jobs import Datum, Job
 
@@ -49,10 +53,11 @@ def register(app: typer.Typer) -> typer.Typer:
     command(verb, "secret", "trunkline list secrets -n default")(list_secrets)
     command(verb, "namespace", "trunkline list namespaces")(list_namespaces)
     command(verb, "inferenceservice", "trunkline list inferenceservices -n models")(get_services)
-    get = new_verb(app, "get", "Get files, inference services, namespaces or secrets.")
+    get = new_verb(app, "get", "Get files, inference services, namespaces, secrets or S3 credentials.")
     command(get, "inferenceservice", "trunkline get inferenceservices -n models")(get_services)
     command(get, "namespace", "trunkline get namespaces")(list_namespaces)
     command(get, "secret", "trunkline get secrets -n default")(list_secrets)
+    command(get, "s3credentials", "trunkline get s3credentials")(get_s3_credentials)
     return get
 
 
@@ -92,23 +97,48 @@ def list_branches(
 ) -> None:
     """List the branches of a repo."""
     shown(
-        client().list_branches(repo, project=project), output, ("BRANCH", "HEAD", "UPSTREAM", "CREATED"),
-        lambda b: (b.name, b.head or "-", ", ".join(b.provenance), time_text(b.created_at, full_timestamps)),
+        client().list_branches(repo, project=project), output, ("BRANCH", "HEAD", "TRIGGER", "CREATED"),
+        lambda b: (b.name, b.head or "-", trigger_text(b.trigger), time_text(b.created_at, full_timestamps)),
     )  # fmt: skip
 
 
+def trigger_text(trigger: Trigger | None) -> str:
+    """``staging on Size(1MB) or Commits(5)``, as pachctl says it."""
+    if trigger is None:
+        return "-"
+    conditions = [
+        f"{name}({value})"
+        for name, value in (
+            ("Cron", trigger.cron), ("RateLimit", trigger.rate_limit), ("Size", trigger.size),
+            ("Commits", trigger.commits),
+        )
+        if value is not None
+    ]  # fmt: skip
+    joined = (" and " if trigger.all else " or ").join(conditions)
+    return f"{trigger.branch} on {joined}" if joined else trigger.branch
+
+
 def list_commits(
-    repo: RepoArgument = None, number: Number = None, project: Project = None, output: Output = None,
+    repo: RepoArgument = None, number: Number = None,
+    since: Annotated[str | None, typer.Option("--from", "-f", help="Only commits newer than this one.")] = None,
+    origin: Origin = None, all_origins: AllOrigins = False, project: Project = None, output: Output = None,
     full_timestamps: FullTimestamps = False,
 ) -> None:  # fmt: skip
     """List the commits of a repo; without one, the commit sets: each is all that one change has caused."""
     if repo is None:
+        if since is not None or origin is not None:
+            raise InvalidInputError(
+                "--from and --origin need a repo: 'list commits REPO'", kind="no_repo_named"
+            )
         sets = client().list_commit_sets(limit=number)
         _show_sets(sets, output, full_timestamps)
         return
     name, _, branch = repo.partition("@")
+    wanted = None if origin is None or all_origins else origin.value
     shown(
-        client().list_commits(name, branch=branch or None, limit=number, project=project), output,
+        client().list_commits(
+            name, branch=branch or None, since=since, origin=wanted, limit=number, project=project
+        ), output,
         ("PROJECT", "REPO", "BRANCH", "COMMIT", "FINISHED", "SIZE", "ORIGIN", "DESCRIPTION"),
         lambda c: (
             c.project, c.repo, c.branch, c.id, time_text(c.finished_at, full_timestamps), size_text(c.size),
@@ -290,6 +320,18 @@ def list_secrets(
         client().list_secrets(namespace), output, ("NAME", "TYPE", "KEYS", "CREATED"),
         lambda s: (s.name, s.type, ", ".join(s.keys), time_text(s.created_at, full_timestamps)),
     )  # fmt: skip
+
+
+def get_s3_credentials(output: Output = None) -> None:
+    """Print what S3 clients need, for a shell's eval: the keys that stand for your token, and where the S3 door is."""
+    found = client().s3_credentials()
+    if output is not None:
+        structured(found, output)
+        return
+    show(f"export AWS_ACCESS_KEY_ID={found.access_key_id}")
+    show(f"export AWS_SECRET_ACCESS_KEY={found.secret_access_key}")
+    show(f"export AWS_ENDPOINT_URL={found.endpoint_url}")
+    show("export AWS_DEFAULT_REGION=local")  # any will do; for AWS's first one, botocore presigns as of 2006
 
 
 def list_namespaces(output: Output = None) -> None:

@@ -36,11 +36,14 @@ def build() -> typer.Typer:
         apply,
         create,
         deleting,
+        following,
+        history,
         inspecting,
         listing,
         logs,
         server,
         steering,
+        transactions,
     )
 
     app = _top()
@@ -54,6 +57,9 @@ def build() -> typer.Typer:
     logs.register(app)
     steering.register(app)
     deleting.register(app)
+    following.register(app)
+    transactions.register(app)
+    history.register(app)
     return app
 
 

@@ -41,6 +41,15 @@ def structured(value: Any, form: Format) -> None:
         show(_yaml(plain))
 
 
+def structured_line(value: Any, form: Format) -> None:
+    """One wire model of a stream: a line of JSON, or a YAML document."""
+    plain = _plain(value)
+    if form is Format.json:
+        show(json.dumps(plain, ensure_ascii=False))
+    else:
+        show("---\n" + _yaml(plain))
+
+
 def done(value: Any, form: Format | None, text: str) -> None:
     """Say what was done, or print what came of it."""
     if form is not None:
@@ -69,13 +78,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     for number, row in enumerate(cells):
         if number % HEADER_EVERY_LINES == 0:
-            show(_padded(header, widths))
-        show(_padded(row, widths))
+            show(padded(header, widths))
+        show(padded(row, widths))
     if not cells:
-        show(_padded(header, widths))
+        show(padded(header, widths))
 
 
-def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
+def padded(row: Sequence[str], widths: Sequence[int]) -> str:
+    """One row of a table."""
     return " ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,13 @@ def up(
     gateway_port: Annotated[
         int | None, typer.Option("--gateway-port", help="Of the predictions; 0 picks a free one.")
     ] = None,
+    door: Annotated[
+        list[str] | None,
+        typer.Option("--door", help="Another system's API to speak, too: s3, or all. May be repeated."),
+    ] = None,
+    s3_port: Annotated[
+        int | None, typer.Option("--s3-port", help="Of the S3 door; 0 picks a free one.")
+    ] = None,
     home: Home = None,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     remote: Annotated[
@@ -48,12 +56,13 @@ def up(
     background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
 ) -> None:
     """Start the server. Ctrl-C (or 'down') ends it with all that it started; after a crash its services go on."""
-    flags = {"port": port, "gateway_port": gateway_port, "home": home and home.absolute(), "host": host,
-             "remote": remote}  # fmt: skip
+    flags = {"port": port, "gateway_port": gateway_port, "doors": ",".join(door) if door else None, "s3_port": s3_port,
+             "home": home and home.absolute(), "host": host, "remote": remote}  # fmt: skip
     if detach:
         _detached(flags)
         return
     from trunkline.api.server import serve  # noqa: PLC0415 (the server's imports, only where a server runs)
+    from trunkline.doors import DOORS  # noqa: PLC0415
     from trunkline.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings(**flags)
@@ -62,15 +71,18 @@ def up(
 
     def greet(services: Any, link: str) -> None:
         if not background:  # else whoever waits for us greets, and the link stays out of the log
-            _greet(services.settings.url, services.settings.gateway_url, link, "Ctrl-C")
+            found = services.settings
+            _greet(found.url, found.gateway_url, found.door_urls, link, "Ctrl-C")
 
-    serve(settings, to_stderr=not background, on_ready=greet)
+    serve(settings, to_stderr=not background, on_ready=greet, doors=DOORS)
 
 
-def _greet(url: str, gateway_url: str, link: str, how_to_stop: str) -> None:
+def _greet(url: str, gateway_url: str, doors: Mapping[str, str], link: str, how_to_stop: str) -> None:
     say(f"trunkline {__version__}")
     say(f"  API          {url}")
     say(f"  predictions  {gateway_url}")
+    for name, where in doors.items():
+        say(f"  door {name:<8}{where}")
     say(f"  console      {link}   (works once, for ten minutes)")
     say(f"  stop with    {how_to_stop}")
 
@@ -81,7 +93,8 @@ def _detached(flags: dict[str, Any]) -> None:
     argv = [sys.executable, "-m", "trunkline.cli.main", "up", "--background"]
     for name, value in flags.items():
         if value is not None and value is not False:
-            argv += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+            flag = "door" if name == "doors" else name.replace("_", "-")
+            argv += [f"--{flag}"] + ([] if value is True else [str(value)])
     log = config.home() / "logs" / "up.log"
     _make_folder(log.parent)
     with log.open("wb") as out:
@@ -95,7 +108,7 @@ def _detached(flags: dict[str, Any]) -> None:
         try:
             api = Client()
             if (found := api.status()).pid == child.pid:
-                _greet(found.url, found.gateway_url, api.console_link(), "trunkline down")
+                _greet(found.url, found.gateway_url, found.doors, api.console_link(), "trunkline down")
                 return
         except TrunklineError:
             pass  # not yet: its files may be of the run before
@@ -168,8 +181,11 @@ def _status_lines(found: Status, link: str) -> list[str]:
     return [
         f"trunkline {found.version}, process {found.pid}, up for {duration_text(time.time() - found.started_at)}",
         f"  data directory  {found.home}",
+        *([f"  database        {found.database}"] if "@" in found.database else []),
+        *([f"  objects         {found.objects}"] if "://" in found.objects else []),
         f"  API             {found.url}",
         f"  predictions     {found.gateway_url}",
+        *(f"  door {name:<11}{where}" for name, where in found.doors.items()),
         f"  console         {link}   (works once, for ten minutes)",
         f"  processes       {children or 'none'}",
     ]

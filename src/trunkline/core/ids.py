@@ -12,6 +12,7 @@ from trunkline.errors import InvalidInputError
 ProjectName = NewType("ProjectName", str)
 RepoName = NewType("RepoName", str)
 BranchName = NewType("BranchName", str)
+TagName = NewType("TagName", str)
 CommitId = NewType("CommitId", str)
 """32 hex digits: one ID for a commit, all that follows from it, and the jobs that made it."""
 PipelineName = NewType("PipelineName", str)
@@ -27,6 +28,7 @@ NAME_LENGTH_MAX = 128
 PIPELINE_NAME_LENGTH_MAX = 51
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
+_TAG = re.compile(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)*")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _COMMIT_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -45,18 +47,38 @@ def is_commit_id(text: str) -> bool:
     return _COMMIT_ID.fullmatch(text) is not None
 
 
+def is_name(text: str) -> bool:
+    """Whether it may name a repo, branch, project or pipeline."""
+    return _NAME.fullmatch(text) is not None and len(text) <= NAME_LENGTH_MAX
+
+
 def check_name(kind: str, name: str) -> str:
     """Return ``name`` if it may name a repo, branch, project or pipeline.
 
     :raises InvalidInputError: naming the kind, the name and the rule.
     """
-    if not _NAME.fullmatch(name) or len(name) > NAME_LENGTH_MAX:
+    if not is_name(name):
         raise InvalidInputError(
             f"{kind} name {name!r} is not allowed: use letters, digits, '-' and '_', at most {NAME_LENGTH_MAX}",
             kind="bad_name",
             details={"kind": kind, "name": name},
         )
     return name
+
+
+def check_tag_name(name: str) -> TagName:
+    """As other names, and dots may stand between its parts: ``v1.0``. It may not look like a commit's ID.
+
+    :raises InvalidInputError: ``bad_name``.
+    """
+    if not _TAG.fullmatch(name) or len(name) > NAME_LENGTH_MAX or is_commit_id(name.partition(".")[0]):
+        raise InvalidInputError(
+            f"tag name {name!r} is not allowed: use letters, digits, '-' and '_', with single dots between them, at "
+            f"most {NAME_LENGTH_MAX}, and nothing that looks like a commit's ID",
+            kind="bad_name",
+            details={"kind": "tag", "name": name},
+        )
+    return TagName(name)
 
 
 def check_pipeline_name(name: str) -> PipelineName:

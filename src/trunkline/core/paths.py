@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from trunkline.core.ids import (
     DEFAULT_PROJECT,
@@ -14,6 +14,7 @@ from trunkline.core.ids import (
     ProjectName,
     RepoName,
     check_name,
+    check_tag_name,
     is_commit_id,
 )
 from trunkline.errors import InvalidInputError
@@ -245,7 +246,8 @@ class _Translator:
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """``[project/]repo@branch|ID|branch=ID[^|^^|^3|~|.N][:path]``, taken apart. Only a repo: ``branch`` and ``commit`` None."""
+    """``[project/]repo@branch|tag|ID|branch=ID[^|^^|^3|~|.N][:path]``, taken apart. Only a repo: ``branch`` and ``commit``
+    None. Whether a name is a branch's or a tag's is not to be seen here; ``branch`` holds either."""
 
     project: ProjectName
     repo: RepoName
@@ -255,20 +257,25 @@ class Address:
     """How many steps up from there."""
     from_root: int | None = None
     """``.N``: the N-th commit of the branch, counted from its first, which is 1."""
+    dotted: str | None = None
+    """The whole name, where it has dots: if that is a tag, the tag is meant and ``from_root`` is not."""
     path: str | None = None
 
     def __str__(self) -> str:
         text = f"{self.project}/{self.repo}"
-        if self.branch is not None or self.commit is not None:
+        if self.dotted is not None:
+            text += f"@{self.dotted}"
+        elif self.branch is not None or self.commit is not None:
             text += "@" + "=".join(part for part in (self.branch, self.commit) if part is not None)
         if self.ancestors:
             text += "^" if self.ancestors == 1 else f"^{self.ancestors}"
-        if self.from_root is not None:
+        if self.from_root is not None and self.dotted is None:
             text += f".{self.from_root}"
         return text if self.path is None else f"{text}:{self.path}"
 
 
-_ANCESTRY = re.compile(r"(?P<ref>[^\^~.]*)(?P<up>(?:[\^~]\d*)*)(?:\.(?P<nth>\d+))?")
+_REF = re.compile(r"(?P<name>[^\^~]+)(?P<up>(?:[\^~]\d*)*)")
+_FROM_ROOT = re.compile(r"(?P<name>[^.]+)\.(?P<nth>\d+)")
 
 
 def parse_address(text: str, project: str = DEFAULT_PROJECT) -> Address:
@@ -287,37 +294,53 @@ def parse_address(text: str, project: str = DEFAULT_PROJECT) -> Address:
         raise _bad_address(text, "the name of a repo is missing")
     if at and not ref:
         raise _bad_address(text, "a branch or commit ID is missing after '@'")
-    branch, commit, ancestors, nth = _parse_ref(text, ref) if at else (None, None, 0, None)
+    found = _parse_ref(text, ref) if at else _Ref()
     return Address(
         project=ProjectName(check_name("project", project)),
         repo=RepoName(check_name("repo", repo)),
-        branch=branch,
-        commit=commit,
-        ancestors=ancestors,
-        from_root=nth,
+        branch=found.branch,
+        commit=found.commit,
+        ancestors=found.ancestors,
+        from_root=found.from_root,
+        dotted=found.dotted,
         path=clean_path(path) if colon else None,
     )
 
 
-def _parse_ref(text: str, ref: str) -> tuple[BranchName | None, CommitId | None, int, int | None]:
-    found = _ANCESTRY.fullmatch(ref)
-    if found is None or not found["ref"]:
-        raise _bad_address(text, f"{ref!r} is neither a branch nor a commit ID")
-    if found["up"] and found["nth"] is not None:
-        raise _bad_address(text, "'^' and '.N' cannot be mixed")
+class _Ref(NamedTuple):
+    branch: BranchName | None = None
+    commit: CommitId | None = None
+    ancestors: int = 0
+    from_root: int | None = None
+    dotted: str | None = None
+
+
+def _parse_ref(text: str, ref: str) -> _Ref:
+    found = _REF.fullmatch(ref)
+    if found is None:
+        if re.fullmatch(r"[^\^~]+[\^~][\^~\d]*\.\d+", ref):
+            raise _bad_address(text, "'^' and '.N' cannot be mixed")
+        raise _bad_address(text, f"{ref!r} is neither a branch, a tag nor a commit ID")
+    name = found["name"]
     ancestors = sum(int(count or 1) for count in re.findall(r"[\^~](\d*)", found["up"]))
-    nth = None if found["nth"] is None else int(found["nth"])
-    if nth == 0:
-        raise _bad_address(text, "commits are counted from .1, the first")
+    counted = _FROM_ROOT.fullmatch(name)
+    nth = int(counted["nth"]) if counted else None
     if ancestors > ANCESTRY_MAX or (nth or 0) > ANCESTRY_MAX:
         raise _bad_address(text, f"at most {ANCESTRY_MAX} commits can be counted")
-    name, equals, identifier = found["ref"].partition("=")
-    if not equals and is_commit_id(name):
-        return None, CommitId(name), ancestors, nth
-    if equals and not is_commit_id(identifier):
+    base, equals, identifier = (counted["name"] if counted else name).partition("=")
+    if not equals and not is_commit_id(base):
+        dotted = check_tag_name(name) if "." in name else None
+        branch = BranchName(base if dotted is not None else check_name("branch", base))
+        return _Ref(branch, None, ancestors, nth, dotted)
+    if ancestors and nth is not None:
+        raise _bad_address(text, "'^' and '.N' cannot be mixed")
+    if nth == 0:
+        raise _bad_address(text, "commits are counted from .1, the first")
+    if not equals:
+        return _Ref(None, CommitId(base), ancestors, nth)
+    if not is_commit_id(identifier):
         raise _bad_address(text, f"{identifier!r} is not a commit ID (32 lower-case hex digits)")
-    branch = BranchName(check_name("branch", name))
-    return branch, CommitId(identifier) if equals else None, ancestors, nth
+    return _Ref(BranchName(check_name("branch", base)), CommitId(identifier), ancestors, nth)
 
 
 def _bad_address(text: str, why: str) -> InvalidInputError:

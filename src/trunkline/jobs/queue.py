@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.clock import Clock
@@ -20,6 +19,7 @@ from trunkline.core.status import Status
 from trunkline.jobs.model import Task
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import queues, tasks
+from trunkline.storage.db.upsert import upsert
 
 CLAIM_TASKS_MAX = 256
 

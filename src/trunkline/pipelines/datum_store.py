@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.ids import TreeHash
@@ -16,6 +15,7 @@ from trunkline.core.status import Status
 from trunkline.pipelines.datums import PlannedDatum
 from trunkline.pipelines.model import Datum, DatumInput
 from trunkline.storage.db.schema import datum_results, datums
+from trunkline.storage.db.upsert import upsert
 
 T = TypeVar("T")
 

@@ -272,9 +272,12 @@ class Steps:
         if not store.transition(connection, row, old, status, self._clock.now(), reason=reason, **values):
             return False
         error = None if status == Status.SUCCEEDED else (reason or status.value)
-        self._versioning.finish_output(
-            connection, row.job.project, row.job.pipeline, row.job.id, tree=tree, error=error
-        )
+        try:
+            self._versioning.finish_output(
+                connection, row.job.project, row.job.pipeline, row.job.id, tree=tree, error=error
+            )
+        except NotFoundError:  # dropped just now: the event of that comes next, and takes the job away
+            log.info("job %s: its output commit is gone", job_key(row))
         self._ended(connection, row, status)
         log.info("job %s: %s %s", job_key(row), status.value, reason)
         return True
@@ -316,6 +319,21 @@ class Steps:
         """Whoever waits may now have all its inputs."""
         for project, pipeline in store.pipelines_with_waiting_jobs(connection):
             self.wake(connection, project, pipeline)
+
+    def commit_removed(self, connection: Connection, payload: dict[str, Any]) -> None:
+        """An output commit was squashed or dropped: its job is ended, if it has not been, and goes, too."""
+        pipeline = store.get_pipeline(connection, payload["project"], payload["repo"])
+        if pipeline is None or payload["branch"] != pipeline.spec["output_branch"]:
+            return
+        row = store.get_job(connection, pipeline.project, pipeline.name, payload["id"])
+        if row is None:
+            return
+        reason = "its output commit was removed"
+        if not row.job.status.is_final and store.transition(
+            connection, row, store.UNFINISHED, Status.CANCELLED, self._clock.now(), reason=reason
+        ):
+            self._ended(connection, row, Status.CANCELLED)
+        store.delete_job(connection, row.pk)
 
 
 def _why(inputs: tuple[DatumInput, ...], reason: str, failed: int) -> str:

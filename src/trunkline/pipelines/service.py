@@ -70,6 +70,8 @@ class PipelineService:
         self._jobs.on_worker(DATUM, self._datum_tasks)
         self._jobs.outbox.subscribe("commit.opened", self._steps.commit_opened)
         self._jobs.outbox.subscribe("commit.finished", self._steps.commit_finished)
+        self._jobs.outbox.subscribe("commit.squashed", self._steps.commit_removed)
+        self._jobs.outbox.subscribe("commit.dropped", self._steps.commit_removed)
 
     # --- pipelines ---
 
@@ -175,7 +177,7 @@ class PipelineService:
                 self._stop_following(connection, pipeline)
                 self._versioning.release_owned_repo(connection, project, name, _owner(name))
             else:
-                self._versioning.delete_owned_repo(connection, project, name, _owner(name))
+                self._versioning.delete_owned_repo(connection, project, name, _owner(name), force=force)
             store.delete_pipeline(connection, pipeline_id)
         self._logs.delete(project, name)
 

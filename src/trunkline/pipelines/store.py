@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.ids import CommitId, PipelineName, ProjectName, RepoName, TreeHash
@@ -15,6 +14,7 @@ from trunkline.core.status import TRANSITIONS, Status
 from trunkline.pipelines.model import Job, JobInput, Pipeline
 from trunkline.pipelines.spec import input_in_short, notes
 from trunkline.storage.db.schema import events, jobs, pipeline_versions, pipelines
+from trunkline.storage.db.upsert import upsert
 
 WAITING = "waiting"
 QUEUEING = "queueing"
@@ -217,6 +217,11 @@ def list_jobs(
         if value is not None:
             statement = statement.where(column == value)
     return [_job(row).job for row in connection.execute(statement)]
+
+
+def delete_job(connection: Connection, pk: int) -> None:
+    """With its datums; what they have computed stays known."""
+    connection.execute(sa.delete(jobs).where(jobs.c.pk == pk))
 
 
 def pipelines_with_waiting_jobs(connection: Connection) -> list[tuple[str, str]]:

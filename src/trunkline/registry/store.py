@@ -6,12 +6,12 @@ from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.ids import TreeHash
 from trunkline.registry.model import Model, ModelVersion
 from trunkline.storage.db.schema import model_aliases, model_versions, models
+from trunkline.storage.db.upsert import upsert
 
 VERSIONS_MAX = 1000
 MODELS_MAX = 1000

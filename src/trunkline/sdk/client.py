@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from trunkline.sdk.files import FileMethods
+from trunkline.sdk.history import HistoryMethods
 from trunkline.sdk.live import LiveMethods
+from trunkline.sdk.refs import RefMethods
 
 
-class Client(LiveMethods, FileMethods):
+class Client(HistoryMethods, RefMethods, LiveMethods, FileMethods):
     """Speaks with a control server; without arguments, with the one of this user's data directory.
 
     ``url`` and ``token`` default to ``TRUNKLINE_URL`` and ``TRUNKLINE_TOKEN``, then to what the data directory says.

@@ -73,3 +73,48 @@ def _checked(token: str, otherwise: str) -> str:
 def environment_project() -> str | None:
     """The project a job runs in, inside user code; None elsewhere."""
     return os.environ.get("TRUNKLINE_PROJECT") or None
+
+
+# What the command line remembers from one command to the next. Kept in the data directory, for each server by itself.
+
+
+def active_transaction() -> str | None:
+    """The transaction that commands are gathered in; None: they happen at once."""
+    found = _remembered().get(_server_key())
+    return found if isinstance(found, str) else None
+
+
+def set_active_transaction(transaction_id: str | None) -> None:
+    """Gather what commands do in a transaction from now on; None: no more.
+
+    :raises UnavailableError: ``not_written``.
+    """
+    kept = {key: value for key, value in _remembered().items() if key != _server_key()}
+    if transaction_id is not None:
+        kept[_server_key()] = transaction_id
+    file = _memory()
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        scratch.write_text(json.dumps({"transactions": kept}))
+        scratch.chmod(0o600)
+        scratch.replace(file)
+    except OSError as error:
+        raise UnavailableError(f"cannot write {file}: {error.strerror}", kind="not_written") from error
+
+
+def _memory() -> Path:
+    return home() / "client.json"
+
+
+def _server_key() -> str:
+    """An address that somebody gave, or the data directory's own server, wherever it listens today."""
+    return os.environ.get("TRUNKLINE_URL", "").rstrip("/")
+
+
+def _remembered() -> dict[str, object]:
+    try:
+        found = json.loads(_memory().read_text())["transactions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return dict(found) if isinstance(found, dict) else {}

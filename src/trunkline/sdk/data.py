@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from trunkline.core.paths import parse_address
+from trunkline.core.paths import Address, parse_address
 from trunkline.errors import InvalidInputError
 from trunkline.sdk.packing import Progress, Source
 from trunkline.sdk.transport import Body, Transport, path_of
-from trunkline.wire.branches import Branch
-from trunkline.wire.commits import Commit, CommitSet
+from trunkline.wire.branches import Branch, BranchDetails
+from trunkline.wire.commits import Commit, CommitDetails, CommitSet
 from trunkline.wire.files import DiffEntry, FileInfo, TreeInfo
 from trunkline.wire.projects import Project
 from trunkline.wire.repos import Repo
@@ -93,15 +93,23 @@ class DataMethods(Transport):
         """
         self.call("DELETE", self._in(project, "repos", name), query={"force": force})
 
-    def create_branch(self, address: str, *, head: str | None = None, project: str | None = None) -> Branch:
-        """Create or move a branch.
+    def create_branch(
+        self, address: str, *, head: str | None = None, provenance: Sequence[str] | None = None,
+        trigger: Mapping[str, Any] | None = None, drop_trigger: bool = False, project: str | None = None,
+    ) -> Branch:  # fmt: skip
+        """Create a branch, or change one: move it to ``head``, let it follow the branches ``provenance`` of other repos, or give
+        it a ``trigger`` with the keys ``branch``, ``size``, ``commits``, ``rate_limit``, ``cron`` and ``all``.
 
-        >>> client.create_branch("images@staging", head="master")
+        >>> client.create_branch("images@master", trigger={"branch": "staging", "size": "100MB"})
         """
-        where = parse_address(address, project or self.project)
+        where = self._of_branch(address, project)
         if where.branch is None:
             raise InvalidInputError(f"{address!r} names no branch: write repo@branch", kind="bad_address")
-        body = {"name": where.branch, "head": head}
+        body = {
+            "name": where.branch, "head": head, "drop_trigger": drop_trigger,
+            "provenance": None if provenance is None else list(provenance),
+            "trigger": None if trigger is None else dict(trigger),
+        }  # fmt: skip
         path = path_of("projects", where.project, "repos", where.repo, "branches")
         return Branch.model_validate(self.call("POST", path, json=body))
 
@@ -112,12 +120,12 @@ class DataMethods(Transport):
         """
         return [Branch.model_validate(one) for one in self._items(self._repo(repo, project, "branches"))]
 
-    def inspect_branch(self, address: str, *, project: str | None = None) -> Branch:
-        """One branch.
+    def inspect_branch(self, address: str, *, project: str | None = None) -> BranchDetails:
+        """One branch, with all that it follows and all that follows it.
 
         >>> client.inspect_branch("images@master").head
         """
-        return Branch.model_validate(self.call("GET", self._branch(address, project)))
+        return BranchDetails.model_validate(self.call("GET", self._branch(address, project)))
 
     def delete_branch(self, address: str, *, project: str | None = None, force: bool = False) -> None:
         """Delete a branch; one that others follow only with ``force``.
@@ -133,7 +141,7 @@ class DataMethods(Transport):
 
         >>> client.start_commit("images@master", "the second batch")
         """
-        where = parse_address(address, project or self.project)
+        where = self._of_branch(address, project)
         body = {"branch": where.branch or "master", "description": description}
         path = path_of("projects", where.project, "repos", where.repo, "commits")
         return Commit.model_validate(self.call("POST", path, json=body))
@@ -148,23 +156,25 @@ class DataMethods(Transport):
         body = {"at": address, "description": description}
         return Commit.model_validate(self.call("POST", self._in(project, "commits", "finish"), json=body))
 
-    def inspect_commit(self, address: str, *, project: str | None = None) -> Commit:
-        """One commit.
+    def inspect_commit(self, address: str, *, project: str | None = None) -> CommitDetails:
+        """One commit, with all that it was made from and what was made from it.
 
         >>> client.inspect_commit("images@master^").size
         """
-        query = {"at": address}
-        return Commit.model_validate(self.call("GET", self._in(project, "commits"), query=query))
+        query = {"at": address, "details": True}
+        return CommitDetails.model_validate(self.call("GET", self._in(project, "commits"), query=query))
 
     def list_commits(
-        self, repo: str, *, branch: str | None = None, limit: int | None = None, project: str | None = None
-    ) -> list[Commit]:
+        self, repo: str, *, branch: str | None = None, since: str | None = None, origin: str | None = None,
+        limit: int | None = None, project: str | None = None,
+    ) -> list[Commit]:  # fmt: skip
         """The commits of a repo, newest first: all, or at most ``limit``. ``branch`` may also be a commit's ID: that commit
-        and its ancestors.
+        and its ancestors. ``since``: only those newer than this commit. ``origin``: ``user`` or ``auto``.
 
         >>> [commit.id for commit in client.list_commits("images", branch="master")]
         """
-        found = self._pages(self._repo(repo, project, "commits"), {"branch": branch}, limit)
+        query = {"branch": branch, "since": since, "origin": origin}
+        found = self._pages(self._repo(repo, project, "commits"), query, limit)
         return [Commit.model_validate(one) for one in found]
 
     def list_commit_sets(self, *, limit: int | None = None) -> list[CommitSet]:
@@ -253,13 +263,14 @@ class DataMethods(Transport):
         return [FileInfo.model_validate(one) for one in found]
 
     def diff_files(
-        self, address: str, old: str | None = None, *, project: str | None = None
+        self, address: str, old: str | None = None, *, shallow: bool = False, project: str | None = None
     ) -> list[DiffEntry]:
-        """What changed since ``old``, or since the commit before.
+        """What changed since ``old`` (any commit, also of another repo), or since the commit before. ``shallow``: the direct
+        children that differ, directories as a whole.
 
         >>> [(entry.op, entry.new) for entry in client.diff_files("images@master:/")]
         """
-        query = {"at": address, "old": old}
+        query = {"at": address, "old": old, "shallow": shallow}
         return [DiffEntry.model_validate(one) for one in self._pages(self._in(project, "diff"), query)]
 
     def copy_file(
@@ -314,6 +325,14 @@ class DataMethods(Transport):
         where = parse_address(repo.partition("@")[0], project or self.project)
         return path_of("projects", where.project, "repos", where.repo, *parts)
 
-    def _branch(self, address: str, project: str | None) -> str:
+    def _of_branch(self, address: str, project: str | None) -> Address:
         where = parse_address(address, project or self.project)
+        if where.commit is not None or where.ancestors or where.from_root is not None or where.dotted:
+            raise InvalidInputError(
+                f"{address!r} names a commit; a branch is needed here, as repo@branch", kind="bad_address"
+            )
+        return where
+
+    def _branch(self, address: str, project: str | None) -> str:
+        where = self._of_branch(address, project)
         return path_of("projects", where.project, "repos", where.repo, "branches", where.branch or "master")

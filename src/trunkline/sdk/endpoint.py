@@ -21,6 +21,9 @@ BACKOFF_SECONDS_MAX = 3.0
 ERROR_HEADER = "x-trunkline-error"
 """Response header that names the error's class: one HTTP status can stand for several."""
 
+TRANSACTION_HEADER = "x-trunkline-transaction"
+"""Request header with a transaction's ID; ``wire.transactions`` says what it does."""
+
 CLASS_OF_STATUS: dict[int, type[TrunklineError]] = {
     400: errors.InvalidInputError, 401: errors.UnauthenticatedError, 403: errors.PermissionDeniedError,
     404: errors.NotFoundError, 409: errors.ConflictError, 413: errors.LimitError,
@@ -55,6 +58,8 @@ class Endpoint:
         self._may_move = url is None or config.home_is_named()
         self._token = token
         self.retry_seconds = retry_seconds
+        self.transaction: str | None = None
+        """The transaction that gathers what is changed through this client; None: it happens at once."""
 
     @property
     def url(self) -> str:
@@ -77,6 +82,10 @@ class Endpoint:
 
     def _in(self, project: str | None, *parts: str) -> str:
         return path_of("projects", project or self.project, *parts)
+
+    def _gathering(self) -> dict[str, str]:
+        """The header that every request has, or none."""
+        return {} if self.transaction is None else {TRANSACTION_HEADER: self.transaction}
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Repeat what finds no server, for ``retry_seconds``."""

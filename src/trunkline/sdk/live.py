@@ -16,7 +16,7 @@ from trunkline.sdk.work import WorkMethods
 from trunkline.wire.inferenceservices import InferenceService, Revision
 from trunkline.wire.namespaces import Namespace
 from trunkline.wire.secrets import Secret
-from trunkline.wire.status import Everything, Problem, Status
+from trunkline.wire.status import Everything, Problem, S3Credentials, Status
 
 LOOK_SECONDS = 0.25
 FSCK_SECONDS = 24 * 3600.0
@@ -228,6 +228,17 @@ class LiveMethods(WorkMethods):
         """
         with self.download(path_of("fsck"), read_seconds=FSCK_SECONDS) as stream:
             return [Problem.model_validate(one) for one in json.loads(stream.read())["items"]]
+
+    def s3_credentials(self) -> S3Credentials:
+        """The key pair with which S3 clients may do what this client's token may, and the URL of the S3 door.
+
+        :raises UnavailableError: ``door_closed``.
+
+        >>> keys = client.s3_credentials()
+        >>> keys.endpoint_url
+        'http://127.0.0.1:30600'
+        """
+        return S3Credentials.model_validate(self.call("GET", path_of("s3credentials")))
 
     def console_link(self) -> str:
         """A link that opens the console once, within ten minutes.

@@ -80,7 +80,7 @@ class Transfers(Endpoint):
         size: int | None,
         sender: Callable[[], Callable[[Exchange], None]],
     ) -> Any:
-        headers = {"content-type": media_type, "expect": "100-continue"}
+        headers = {"content-type": media_type, "expect": "100-continue", **self._gathering()}
 
         def attempt() -> Any:
             send = sender()
@@ -113,7 +113,9 @@ class Transfers(Endpoint):
         def attempt() -> Download:
             exchange = Exchange(self.url, read_seconds)
             try:
-                exchange.ask("GET", path + encode_query(query), self.token, headers or {})
+                exchange.ask(
+                    "GET", path + encode_query(query), self.token, {**self._gathering(), **(headers or {})}
+                )
                 exchange.answer()
             except BaseException:
                 exchange.close()

@@ -11,6 +11,8 @@ from urllib3.exceptions import HTTPError
 
 from trunkline.errors import TrunklineError, UnavailableError
 from trunkline.sdk.endpoint import (
+    BACKOFF_SECONDS_MAX,
+    BACKOFF_SECONDS_MIN,
     CLASS_OF_STATUS,
     ERROR_HEADER,
     Query,
@@ -22,7 +24,17 @@ from trunkline.sdk.endpoint import (
 from trunkline.sdk.exchange import CONNECT_SECONDS, READ_SECONDS, Download
 from trunkline.sdk.transfer import Body, Transfers
 
-__all__ = ["CLASS_OF_STATUS", "Body", "Download", "Query", "Transport", "encode_query", "path_of"]
+__all__ = [
+    "BACKOFF_SECONDS_MAX",
+    "BACKOFF_SECONDS_MIN",
+    "CLASS_OF_STATUS",
+    "Body",
+    "Download",
+    "Query",
+    "Transport",
+    "encode_query",
+    "path_of",
+]
 
 
 class Transport(Transfers):
@@ -56,7 +68,7 @@ class Transport(Transfers):
         try:
             response = self._pool.request(
                 method, self.url + target, body=body, redirect=False, preload_content=False,
-                headers={"authorization": f"Bearer {self.token}", **headers},
+                headers={"authorization": f"Bearer {self.token}", **self._gathering(), **headers},
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
             )  # fmt: skip
         except HTTPError as error:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.secrets.model import DEFAULT_NAMESPACE, Namespace, Secret
 from trunkline.storage.db.schema import namespaces, secrets, services
+from trunkline.storage.db.upsert import upsert
 
 
 def insert_namespace(connection: Connection, name: str, now: float) -> bool:
     """False if it is there already."""
     statement = upsert(namespaces).values(name=name, created_at=now).on_conflict_do_nothing()
-    return connection.execute(statement).rowcount == 1
+    return connection.execute(statement.returning(namespaces.c.name)).one_or_none() is not None
 
 
 def has_namespace(connection: Connection, name: str) -> bool:

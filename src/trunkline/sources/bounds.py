@@ -9,9 +9,6 @@ from pathlib import Path
 from trunkline.core.paths import clean_path
 from trunkline.errors import InvalidInputError, LimitError
 
-RATIO_FREE_BYTES = 64 * 2**20
-"""So much may come out of an archive however small it is."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
@@ -19,6 +16,8 @@ class Bounds:
 
     bytes_max: int = 100 * 2**30
     ratio_max: float = 200.0
+    free_bytes: int = 64 * 2**20
+    """So much may come out of an archive however small it is."""
     entries_max: int = 10_000_000
     scratch: Path | None = None
     """Where a zip waits until it is whole: it can only be read from its end."""
@@ -78,7 +77,7 @@ class Meter:
             )
 
     def _check_ratio(self, size: int) -> None:
-        if size > RATIO_FREE_BYTES and size > self._read * self.bounds.ratio_max:
+        if size > self.bounds.free_bytes and size > self._read * self.bounds.ratio_max:
             raise LimitError(
                 f"{self.entry} makes the archive more than {self.bounds.ratio_max:g} times as large as it came: it looks "
                 "like a bomb (setting 'unpack_ratio_max')",

@@ -26,6 +26,7 @@ Ip = IPv4Address | IPv6Address
 
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]*|\d+)\.?")
 _CONTROL = re.compile(r"[\x00-\x20\x7f-\x9f]")
+_AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d*)?")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -116,7 +117,7 @@ def _taken_apart(url: str) -> tuple[SplitResult, str, int]:
         raise _bad_url(
             shown, "a name or password in it would end up in logs: fetch it yourself and pipe it in"
         )
-    if not host or "\\" in parts.netloc or "%" in host:
+    if not host or not _AUTHORITY.fullmatch(parts.netloc):
         raise _bad_url(shown, "it names no host")
     return parts, host, PORTS[parts.scheme] if port is None else port
 

@@ -97,8 +97,7 @@ class Buckets:
 
         :raises NotFoundError: ``no_object``.
         """
-        one = self.head(place)
-        if one is not None and not recursive:
+        if not recursive and (one := self.head(place)) is not None:
             yield place.key, target, one
             return
         prefix = place.key.rstrip("/") + "/" if place.key.strip("/") else ""
@@ -108,9 +107,10 @@ class Buckets:
             if not recursive:
                 raise InvalidInputError(f"{place} is a folder: put it with -r", kind="is_directory")
             count += 1
-            if not (item.key.endswith("/") and item.size == 0):
+            # The library takes the slash off the keys of empty objects that stand for folders: those cannot be found.
+            if item.size or self.head(Place(scheme=place.scheme, bucket=place.bucket, key=item.key)):
                 yield item.key, f"{target.rstrip('/')}/{item.key[len(prefix) :]}", item
-        if one is not None and not count:
+        if not count and (one := self.head(place)) is not None:
             yield place.key, target, one
         elif not count:
             raise NotFoundError(f"there is nothing at {place}", kind="no_object")

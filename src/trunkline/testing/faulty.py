@@ -11,6 +11,7 @@ from typing import Literal
 
 from trunkline.errors import LimitError, UnavailableError
 from trunkline.storage.objects.base import ObjectInfo, ObjectStore
+from trunkline.testing.points import FaultPoints
 
 Operation = Literal["get", "put", "put_if", "head", "list", "delete"]
 
@@ -29,11 +30,12 @@ class Fault:
 
 
 class FaultyStore(ObjectStore):
-    """Passes everything on to another store, except where a fault says otherwise."""
+    """Passes everything on to another store, except where a fault, or one of ``points``, says otherwise."""
 
-    def __init__(self, store: ObjectStore, *faults: Fault) -> None:
+    def __init__(self, store: ObjectStore, *faults: Fault, points: FaultPoints | None = None) -> None:
         self._store = store
         self._faults = faults
+        self._points = points
         self._lock = threading.Lock()
         self.calls: dict[str, int] = {}
 
@@ -72,6 +74,8 @@ class FaultyStore(ObjectStore):
         self._after("delete", fault)
 
     def _before(self, operation: Operation) -> Fault | None:
+        if self._points is not None and self._points.at_operation(operation):
+            return Fault(operation=operation, nth=0, how="lost_response")
         with self._lock:
             count = self.calls[operation] = self.calls.get(operation, 0) + 1
         for fault in self._faults:

@@ -73,10 +73,18 @@ class ServerHarness:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def _own_settings(self) -> Settings:
+        given = {
+            name.removeprefix("TRUNKLINE_").lower(): value
+            for name, value in self._settings.items()
+            if name.startswith("TRUNKLINE_")
+        }
+        return Settings(home=self.home, **given)  # type: ignore[arg-type]  # text, as an environment has it
+
     def stop(self) -> None:
         """End the server, dead or alive, with all that it started."""
         with contextlib.suppress(TrunklineError):
-            shut_down(Settings(home=self.home))
+            shut_down(self._own_settings())
         if self.process is not None:
             self.process.wait()
 

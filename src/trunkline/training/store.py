@@ -6,12 +6,12 @@ from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.ids import TreeHash
 from trunkline.core.status import Status, check_transition
 from trunkline.storage.db.schema import checkpoints, events, experiments, metrics, trials
+from trunkline.storage.db.upsert import upsert
 from trunkline.training.model import (
     VALIDATION_GROUP,
     Checkpoint,

@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from trunkline.storage.db.schema import chunks, packs
+from trunkline.storage.db.upsert import upsert
 from trunkline.versioning.packs import PackRecord
 
 HASHES_PER_QUERY = 500
@@ -90,8 +90,7 @@ def _marks(one: str, count: int) -> str:
 def add_pack(connection: Connection, name: str, size: int, records: Iterable[PackRecord], now: float) -> None:
     """Record a pack that is durable. A chunk that is known already keeps its place."""
     is_sqlite = connection.dialect.name == "sqlite"
-    insert = sqlite.insert if is_sqlite else postgresql.insert
-    connection.execute(insert(packs).values(name=name, size=size, created_at=now).on_conflict_do_nothing())
+    connection.execute(upsert(packs).values(name=name, size=size, created_at=now).on_conflict_do_nothing())
     pack_id = connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).scalar_one()
     if is_sqlite:
         _add_chunks(connection, pack_id, records)
@@ -104,7 +103,7 @@ def add_pack(connection: Connection, name: str, size: int, records: Iterable[Pac
         for r in records
     ]  # fmt: skip
     if rows:
-        connection.execute(insert(chunks).on_conflict_do_nothing(), rows)
+        connection.execute(upsert(chunks).on_conflict_do_nothing(), rows)
 
 
 def _add_chunks(connection: Connection, pack_id: int, records: Iterable[PackRecord]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar, cast
+from typing import Self, TypeVar, cast
 
 from trunkline.core.clock import Clock
 from trunkline.core.hashing import digest
@@ -23,7 +23,14 @@ from trunkline.versioning import chunkindex, slabs
 from trunkline.versioning.chunkindex import Location
 from trunkline.versioning.links import Links
 from trunkline.versioning.nodes import EMPTY_LEAF, EMPTY_ROOT, ListRef
-from trunkline.versioning.packs import STORED, Compressor, PackBuilder, decompress, object_key
+from trunkline.versioning.packs import (
+    COMPRESS_MIN_BYTES,
+    STORED,
+    Compressor,
+    PackBuilder,
+    decompress,
+    object_key,
+)
 from trunkline.versioning.slabs import Slabs
 
 QUEUE_CHUNKS_MAX = 8192
@@ -44,12 +51,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Stored(NamedTuple):
-    """A chunk as it will be in its pack."""
-
-    codec: int
-    data: bytes | memoryview
-    raw_length: int
+Stored = tuple[int, bytes | memoryview, int]
+"""A chunk as it will be in its pack: codec, bytes, length before compression."""
 
 
 class ChunkStore:
@@ -275,9 +278,9 @@ class ChunkWriter:
         self._drain()
         self._pack_compressed(0)
         if self._pool is None:  # all of it fits into one pack: no need of a thread
-            self._store_pack(self._pack)
-            self._release(self._pack)
-            self._pack = PackBuilder()
+            pack, self._pack = self._pack, PackBuilder()
+            self._store_pack(pack)
+            self._release(pack)
         else:
             self._send()
         while self._in_flight:
@@ -289,45 +292,46 @@ class ChunkWriter:
             return
         with self._db.read() as connection:
             stored_already = chunkindex.known(connection, list(self._queue))
-        new: list[bytes] = []
-        for name, raw in self._queue.items():
-            if name in stored_already:
-                self._slabs.release(raw)
-            else:
-                new.append(name)
-                self._fresh[name] = Stored(STORED, raw, len(raw))
-        is_large = self._queue_bytes >= HELP_FROM_BYTES and self._queue_bytes >= HELP_FROM_MEAN * len(new)
-        self._queue.clear()
-        self._queue_bytes = 0
-        raws = [self._fresh[name].data for name in new]
-        if is_large:
-            self._compressing.append((new, self._help(self._compress_all, raws)))
+        for name in stored_already:
+            self._slabs.release(self._queue.pop(name))
+        new, size = self._queue, self._queue_bytes
+        self._queue, self._queue_bytes = {}, 0
+        if size >= HELP_FROM_BYTES and size >= HELP_FROM_MEAN * len(new):
+            for name, raw in new.items():
+                self._fresh[name] = (STORED, raw, len(raw))
+            self._compressing.append((list(new), self._help(self._compress_all, list(new.values()))))
             self._pack_compressed(BATCHES_COMPRESSED_AHEAD)
-        else:
-            self._pack_compressed(0)
-            self._fill(new, self._compress_all(raws))
+            return
+        self._pack_compressed(0)
+        for name, raw in new.items():
+            length = len(raw)
+            codec, data = self._compress(raw) if length >= COMPRESS_MIN_BYTES else (STORED, raw)
+            self._fresh[name] = (codec, data, length)
+            if codec != STORED:
+                self._slabs.release(raw)
+            self._put_into_pack(name, codec, data, length)
 
     def _pack_compressed(self, left: int) -> None:
         while len(self._compressing) > left:
             names, future = self._compressing.popleft()
-            self._fill(names, future.result())
+            for name, item in zip(names, future.result(), strict=True):
+                codec, data, raw_length = item
+                if codec != STORED:
+                    self._slabs.release(self._fresh[name][1])
+                    self._fresh[name] = item
+                self._put_into_pack(name, codec, data, raw_length)
 
     def _compress_all(self, raws: list[bytes | memoryview]) -> list[Stored]:
         """One batch after the other, never two at once."""
         compress = self._compress
-        return [Stored(*compress(raw), len(raw)) for raw in raws]
+        return [(*compress(raw), len(raw)) for raw in raws]
 
-    def _fill(self, names: list[bytes], stored: list[Stored]) -> None:
-        for name, item in zip(names, stored, strict=True):
-            codec, data, raw_length = item
-            if codec != STORED:
-                self._slabs.release(self._fresh[name].data)
-                self._fresh[name] = item
-            self._pack.add(name, codec, data, raw_length)
-            self.bytes_written += len(data)
-            if self._pack.is_full:
-                self._send()
-        self.chunks_written += len(names)
+    def _put_into_pack(self, name: bytes, codec: int, data: bytes | memoryview, raw_length: int) -> None:
+        self._pack.add(name, codec, data, raw_length)
+        self.chunks_written += 1
+        self.bytes_written += len(data)
+        if self._pack.is_full:
+            self._send()
 
     def _help(self, work: Callable[[T], R], given: T) -> Future[R]:
         if self._helper is None:

@@ -1,22 +1,28 @@
-"""How commits begin and end, and how one causes others downstream. Works in the caller's transaction."""
+"""How commits begin and end, and what may follow what. Works in the caller's transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from trunkline.core.hashing import from_hex
-from trunkline.core.ids import CommitId, new_commit_id
-from trunkline.errors import AlreadyExistsError, InvalidInputError, StateError
-from trunkline.versioning import refs, store
+from trunkline.core.ids import CommitId
+from trunkline.errors import InvalidInputError, StateError
+from trunkline.versioning import lineage, refs, spread, store, trigger_store
+from trunkline.versioning.lineage import Edge, downstream_in_order
 from trunkline.versioning.model import Commit, CommitStatus, Origin, TreeInfo
 from trunkline.versioning.nodes import EMPTY_ROOT
+from trunkline.versioning.spread import Publisher, move_head, open_downstream, publish_commit
 from trunkline.versioning.store import BranchRow, RepoRow, StoredCommit
 
-Publisher = Callable[[Connection, str, dict[str, Any]], None]
-"""Writes an event ``(topic, payload)`` in the given transaction; the outbox's ``publish``."""
+__all__ = [
+    "Publisher",
+    "move_head",
+    "open_downstream",
+    "publish_commit",
+]  # of spread, for who changes commits
 
 
 def refuse_owned(repo: RepoRow, what: str) -> None:
@@ -45,6 +51,16 @@ def refuse_output(connection: Connection, branch: BranchRow, what: str) -> None:
         )
 
 
+def refuse_written(connection: Connection, branch: BranchRow, pk: int | None) -> None:
+    """Files go into a branch that follows others only where there is an open commit (``pk``), and nobody owns its repo.
+
+    :raises StateError: ``output_branch`` or ``owned_repo``.
+    """
+    refuse_owned(branch.repo, "its files cannot be changed by hand; change its input instead")
+    if pk is None or store.commit_by_pk(connection, pk).commit.status is CommitStatus.FINISHED:
+        refuse_output(connection, branch, "it gets a commit to write to when one of them does")
+
+
 def refuse_open(connection: Connection, branch: BranchRow) -> None:
     """:raises StateError: ``parent_open``."""
     if branch.head is not None:
@@ -57,81 +73,7 @@ def refuse_open(connection: Connection, branch: BranchRow) -> None:
             )
 
 
-def publish_commit(connection: Connection, publish: Publisher, topic: str, commit: Commit) -> None:
-    publish(
-        connection,
-        topic,
-        {
-            "project": commit.project,
-            "repo": commit.repo,
-            "branch": commit.branch,
-            "id": commit.id,
-            "error": commit.error,
-        },
-    )
-
-
 # --- provenance ---------------------------------------------------------------------------------------------------
-
-
-def downstream_in_order(edges: Iterable[tuple[int, int]], start: int) -> list[int]:
-    """The branches that follow ``start``, directly or not, each after all that it follows among them."""
-    followers: dict[int, list[int]] = {}
-    for branch, upstream in edges:
-        followers.setdefault(upstream, []).append(branch)
-    order: list[int] = []
-    seen = {start}
-    stack = [(start, iter(followers.get(start, ())))]
-    while stack:
-        branch, rest = stack[-1]
-        follower = next((other for other in rest if other not in seen), None)
-        if follower is None:
-            stack.pop()
-            order.append(branch)
-        else:
-            seen.add(follower)
-            stack.append((follower, iter(followers.get(follower, ()))))
-    return order[-2::-1]
-
-
-def open_auto(
-    connection: Connection, publish: Publisher, branch: BranchRow, commit_id: CommitId, now: float
-) -> StoredCommit:
-    """An open AUTO commit on a branch, made from the present heads of what the branch follows."""
-    if store.find_commit(connection, branch.repo.id, commit_id) is not None:
-        raise AlreadyExistsError(
-            f"repo {branch.repo.address} has a commit {commit_id} already", kind="commit_exists"
-        )
-    opened = store.insert_commit(
-        connection, branch, commit_id, origin=Origin.AUTO, status=CommitStatus.OPEN, now=now
-    )
-    upstream = store.upstream_branches(connection, branch.id)
-    links = [(other.head, other.name) for other in upstream if other.head is not None]
-    store.add_commit_provenance(connection, opened.pk, links)
-    opened = store.commit_by_pk(connection, opened.pk)
-    publish_commit(connection, publish, "commit.opened", opened.commit)
-    return opened
-
-
-def open_downstream(
-    connection: Connection, publish: Publisher, branch_id: int, commit_id: CommitId, now: float
-) -> None:
-    """One AUTO commit of the same ID on every branch that follows, in topological order."""
-    edges = store.provenance_edges(connection)
-    for follower in downstream_in_order(edges, branch_id):
-        branch = store.branches_by_id(connection, [follower])[follower]
-        open_auto(connection, publish, branch, commit_id, now)
-
-
-def move_head(
-    connection: Connection, publish: Publisher, branch: BranchRow, head: StoredCommit, now: float
-) -> None:
-    """Point a branch at another commit; what follows it gets commits, of the same ID unless that is taken."""
-    store.set_head(connection, branch.id, head.pk)
-    edges = store.provenance_edges(connection)
-    following = store.branches_by_id(connection, downstream_in_order(edges, branch.id))
-    taken = any(store.find_commit(connection, other.repo.id, head.commit.id) for other in following.values())
-    open_downstream(connection, publish, branch.id, new_commit_id() if taken else head.commit.id, now)
 
 
 def set_provenance(
@@ -141,7 +83,14 @@ def set_provenance(
     upstream: Iterable[str],
     commit_id: CommitId,
     now: float,
+    *,
+    only_with_data: bool = False,
 ) -> None:
+    """Let a branch follow others, and open its first commit, as well as those of all that follow it in turn. With
+    ``only_with_data`` not before one of them has a commit.
+
+    :raises InvalidInputError: ``provenance_cycle``, ``two_branches`` or ``trigger_and_provenance``.
+    """
     wanted: dict[int, BranchRow] = {}
     for text in upstream:
         address, name = refs.parse_branch(branch.repo.project, text)
@@ -149,15 +98,24 @@ def set_provenance(
         other = store.find_branch(connection, repo, name) or store.insert_branch(connection, repo, name, now)
         wanted[other.id] = other
     _check_acyclic(connection, branch, wanted)
+    if wanted and trigger_store.of_branch(connection, branch.id) is not None:
+        raise exclusive(branch)
     store.replace_provenance(connection, branch.id, wanted)
-    _check_one_branch_per_repo(connection, wanted)
-    if wanted:
-        open_auto(connection, publish, branch, commit_id, now)
-        open_downstream(connection, publish, branch.id, commit_id, now)
+    _check_one_branch_per_repo(connection, branch)
+    if wanted and not (only_with_data and all(other.head is None for other in wanted.values())):
+        spread.open_with_downstream(connection, publish, branch.id, commit_id, now)
+
+
+def exclusive(branch: BranchRow) -> InvalidInputError:
+    """Who moves a branch must be one: what it follows, or its trigger."""
+    return InvalidInputError(
+        f"branch {branch.address} cannot both follow other branches and have a trigger: take one of them away first",
+        kind="trigger_and_provenance",
+    )
 
 
 def _check_acyclic(connection: Connection, branch: BranchRow, wanted: dict[int, BranchRow]) -> None:
-    downstream = {branch.id, *downstream_in_order(store.provenance_edges(connection), branch.id)}
+    downstream = {branch.id} | {follower for follower, _ in lineage.downstream_edges(connection, [branch.id])}
     for other in wanted.values():
         if other.id in downstream:
             raise InvalidInputError(
@@ -166,26 +124,35 @@ def _check_acyclic(connection: Connection, branch: BranchRow, wanted: dict[int, 
             )
 
 
-def _check_one_branch_per_repo(connection: Connection, wanted: dict[int, BranchRow]) -> None:
-    """A commit set has one commit per repo, so one change may reach only one branch of each."""
-    edges = store.provenance_edges(connection)
-    above: dict[int, list[int]] = {}
-    for branch, upstream in edges:
-        above.setdefault(branch, []).append(upstream)
-    sources = list(wanted)
-    for branch in sources:
-        sources.extend(other for other in above.get(branch, ()) if other not in sources)
+def _check_one_branch_per_repo(connection: Connection, branch: BranchRow) -> None:
+    """A commit set has one commit per repo, so one change may reach only one branch of each; and of what a commit was made
+    from, ``repo@ID`` must mean one."""
+    below = lineage.downstream_edges(connection, [branch.id])
+    followers = {branch.id} | {follower for follower, _ in below}
+    above = lineage.upstream_edges(connection, followers)
+    sources = {upstream for _, upstream in above}
+    edges = lineage.downstream_edges(connection, sources)
+    rows = store.branches_by_id(connection, {key for edge in (*above, *edges) for key in edge} | followers)
     for source in sources:
-        reached = store.branches_by_id(connection, [source, *downstream_in_order(edges, source)])
-        by_repo: dict[int, BranchRow] = {}
-        for other in reached.values():
-            twin = by_repo.setdefault(other.repo.id, other)
-            if twin.id != other.id:
-                raise InvalidInputError(
-                    f"a change of {reached[source].address} would reach both {twin.address} and {other.address}; "
-                    "use one branch of each repo",
-                    kind="two_branches",
-                )
+        _refuse_twins(
+            rows, source, [source, *downstream_in_order(edges, source)], "a change of {0} would reach"
+        )
+    upwards: list[Edge] = [(upstream, follower) for follower, upstream in above]
+    for follower in followers:
+        found = [follower, *downstream_in_order(upwards, follower)]
+        _refuse_twins(rows, follower, found, "{0} would be made from")
+
+
+def _refuse_twins(rows: dict[int, BranchRow], start: int, reached: list[int], what: str) -> None:
+    by_repo: dict[int, BranchRow] = {}
+    for key in sorted(reached):
+        twin = by_repo.setdefault(rows[key].repo.id, rows[key])
+        if twin.id != key:
+            raise InvalidInputError(
+                f"{what.format(rows[start].address)} both {twin.address} and {rows[key].address}; "
+                "use one branch of each repo",
+                kind="two_branches",
+            )
 
 
 def inputs_of(connection: Connection, commit: StoredCommit) -> dict[str, Commit]:
@@ -207,7 +174,8 @@ def start(
     refuse_open(connection, branch)
     root, size, count = store.shown_tree(connection, branch.head)
     started = store.insert_commit(
-        connection, branch, new_commit_id(), origin=Origin.USER, status=CommitStatus.OPEN, description=description,
+        connection, branch, spread.next_id(connection, branch.repo), origin=Origin.USER,
+        status=CommitStatus.OPEN, description=description,
         root=root or EMPTY_ROOT.hex(), size=size, file_count=count, now=now,
     )  # fmt: skip
     open_downstream(connection, publish, branch.id, started.commit.id, now)
@@ -225,29 +193,37 @@ def commit_whole(
     """Start, write and finish in one."""
     refuse_output(connection, branch, "its commits cannot be made by hand")
     made = store.insert_commit(
-        connection, branch, new_commit_id(), origin=Origin.USER, status=CommitStatus.FINISHED,
+        connection, branch, spread.next_id(connection, branch.repo), origin=Origin.USER, status=CommitStatus.FINISHED,
         description=description, root=tree.root, size=tree.size, file_count=tree.file_count, now=now,
     )  # fmt: skip
     open_downstream(connection, publish, branch.id, made.commit.id, now)
-    publish_commit(connection, publish, "commit.finished", made.commit)
+    spread.finished(connection, publish, made, now)
     return made
 
 
 def finish(
     connection: Connection, publish: Publisher, found: StoredCommit, description: str | None, now: float
 ) -> StoredCommit:
-    """:raises StateError: ``commit_finished`` or ``output_branch``."""
+    """End a commit by hand: a person's own, or an AUTO commit of a repo that belongs to nobody.
+
+    :raises StateError: ``commit_finished`` or ``output_branch``.
+    """
+    values: dict[str, Any] = {} if description is None else {"description": description}
     if found.commit.origin is Origin.AUTO:
-        raise StateError(
-            f"commit {found.commit.address} is finished by the job that makes it: use 'stop job' to end that",
-            kind="output_branch",
-        )
-    values = {} if description is None else {"description": description}
+        repo = refs.need_repo(connection, found.commit.project, found.commit.repo)
+        if repo.owner is not None:
+            raise StateError(
+                f"commit {found.commit.address} is finished by the job that makes it: use 'stop job' to end that",
+                kind="output_branch",
+            )
+        if found.commit.root is None:  # nothing was written: it shows what its parent shows
+            root, size, count = store.shown_tree(connection, found.parent_pk)
+            values |= {"root": root or EMPTY_ROOT.hex(), "size": size, "file_count": count}
     if not store.finish_commit(connection, found.pk, now, **values):
         raise _finished_already(found.commit)
-    finished = store.commit_by_pk(connection, found.pk)
-    publish_commit(connection, publish, "commit.finished", finished.commit)
-    return finished
+    done = store.commit_by_pk(connection, found.pk)
+    spread.finished(connection, publish, done, now)
+    return done
 
 
 def finish_output(
@@ -272,7 +248,7 @@ def finish_output(
         values = {"root": EMPTY_ROOT.hex(), "size": 0, "file_count": 0}
     if not store.finish_commit(connection, found.pk, now, **values):
         raise _finished_already(found.commit)
-    publish_commit(connection, publish, "commit.finished", store.commit_by_pk(connection, found.pk).commit)
+    spread.finished(connection, publish, store.commit_by_pk(connection, found.pk), now)
 
 
 def _finished_already(commit: Commit) -> StateError:

@@ -10,7 +10,7 @@ from trunkline.core.hashing import digest
 from trunkline.errors import CorruptionError, NotFoundError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import chunkindex, store
+from trunkline.versioning import chunkindex, store, uploads
 from trunkline.versioning.chunks import ChunkStore
 from trunkline.versioning.nodes import Entry, ListRef, decode_list, decode_tree
 from trunkline.versioning.packs import TRAILER_BYTES, index_bytes, object_key, read_index
@@ -86,7 +86,7 @@ class _Walker:
 
     def problems(self) -> list[Problem]:
         with self._db.read() as connection:
-            roots = store.all_roots(connection)
+            roots = [*store.all_roots(connection), *uploads.all_roots(connection)]
         for label, root in roots:
             self._visit_tree(bytes.fromhex(root), label)
         return [

@@ -32,9 +32,10 @@ _PLACES = (
     .where(linked_chunks.c.hash == sa.bindparam("name"))
     .order_by(links.c.created_at.desc())
 )
-_IS_COPIED = sa.exists().where(chunks.c.hash == links.c.first_chunk)
+_IS_STORED = sa.exists().where(chunks.c.hash == linked_chunks.c.hash)
+_IS_NEEDED = sa.exists().where(linked_chunks.c.link_id == links.c.id, ~_IS_STORED)
 _LINKED = sa.select(links.c.content, links.c.url).where(
-    links.c.content.in_(sa.bindparam("contents", expanding=True)), ~_IS_COPIED
+    links.c.content.in_(sa.bindparam("contents", expanding=True)), _IS_NEEDED
 )
 
 
@@ -47,7 +48,6 @@ class Link:
     size: int
     version: str
     content: str | None = None
-    first_chunk: bytes | None = None
 
 
 class Links:
@@ -136,8 +136,8 @@ def add(connection: Connection, found: Iterable[Link], rows: Sequence[dict[str, 
     """Record links and where their chunks lie."""
     values = [
         {
-            "id": link.id, "url": link.url, "content": link.content, "first_chunk": link.first_chunk, "size": link.size,
-            "version": link.version, "created_at": now,
+            "id": link.id, "url": link.url, "content": link.content, "size": link.size, "version": link.version,
+            "created_at": now,
         }
         for link in found
     ]  # fmt: skip
@@ -150,7 +150,7 @@ def add(connection: Connection, found: Iterable[Link], rows: Sequence[dict[str, 
 
 def complete(connection: Connection, link: Link) -> None:
     """Say what a link that was recorded before it was read to its end turned out to be."""
-    values = {"content": link.content, "first_chunk": link.first_chunk, "size": link.size}
+    values = {"content": link.content, "size": link.size}
     connection.execute(sa.update(links).where(links.c.id == link.id).values(**values))
 
 

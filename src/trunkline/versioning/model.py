@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash
+from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TagName, TreeHash
 
 
 class CommitStatus(StrEnum):
@@ -40,14 +41,43 @@ class Repo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trigger:
+    """When a branch moves to the head of another one by itself: at the next commit that meets the conditions."""
+
+    branch: BranchName
+    """The watched branch, of the same repo."""
+    size: str | None = None
+    """The new head has so many bytes more than the old one, e.g. ``100MB``."""
+    commits: int | None = None
+    """There are so many commits since the old head."""
+    rate_limit: str | None = None
+    """The next time of this schedule after the old head has passed, e.g. ``@every 1h``."""
+    cron: str | None = None
+    """At the times of this schedule, whatever happened; stands alone."""
+    all: bool = False
+    """All conditions must be met, not just one of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Branch:
     project: ProjectName
     repo: RepoName
     name: BranchName
     head: CommitId | None
     provenance: tuple[str, ...]
-    """Upstream branches as ``project/repo@branch``."""
+    """What it follows directly, as ``project/repo@branch``."""
+    subvenance: tuple[str, ...]
+    """What follows it directly."""
+    trigger: Trigger | None
     created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchDetails(Branch):
+    """A branch with all that it follows and all that follows it, directly or not."""
+
+    all_provenance: tuple[str, ...]
+    all_subvenance: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +106,49 @@ class Commit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommitDetails(Commit):
+    """A commit with all that it was made from and what was made from it, directly or not."""
+
+    all_provenance: tuple[str, ...]
+    all_subvenance: tuple[str, ...]
+    """The first thousand, by their beginning."""
+    has_more_subvenance: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class CommitSet:
     """All commits that share one ID."""
 
     id: CommitId
     commits: tuple[Commit, ...]
     created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One step of a transaction: the name of a use case, and its arguments as plain values."""
+
+    kind: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """Operations that wait to be applied together."""
+
+    id: CommitId
+    """That of the commit set that it will make."""
+    operations: tuple[Operation, ...]
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedTransaction:
+    """What a transaction did: each operation with what it gave."""
+
+    id: CommitId
+    operations: tuple[Operation, ...]
+    answers: tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +225,104 @@ class CopyTree:
     """Put each file of a directory beside what is below ``path``, instead of replacing that directory."""
 
 
-Change = PutFile | PutContent | DeletePath | CopyTree
+@dataclass(frozen=True, kw_only=True)
+class JoinFiles:
+    """Write a file of other trees' files, one behind the other; overwrites. Their chunks are used again, so it costs little
+    more than their number."""
+
+    path: str
+    sources: Sequence[tuple[TreeHash, str]]
+    """Trees, and the path of a file in each."""
+    modified_at: float | None = None
+
+
+Change = PutFile | PutContent | DeletePath | CopyTree | JoinFiles
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffEntry:
     op: str
     """``added``, ``deleted`` or ``changed``."""
+    old: FileInfo | None
+    new: FileInfo | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A file that arrives in numbered parts; nothing of it is in any commit until it is completed."""
+
+    id: str
+    address: str
+    """Where it will be written: ``project/repo@branch`` or ``project/repo@branch=ID``."""
+    path: str
+    modified_at: float | None
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadPart:
+    number: int
+    root: TreeHash
+    """A tree that holds the part as its only file."""
+    hash: str
+    size: int
+    created_at: float
+
+
+# --- history ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """A name for one commit, which protects it."""
+
+    project: ProjectName
+    repo: RepoName
+    name: TagName
+    commit: CommitId
+    description: str
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """What a squash or drop took away, and what it began."""
+
+    commits: tuple[Commit, ...]
+    """As they were."""
+    opened: tuple[Commit, ...] = ()
+    """New AUTO commits on branches that follow others, so that they follow the heads that these have now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConflict:
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """What a merge did, or would do."""
+
+    commit: Commit | None
+    """None for a dry run, and where the target has all of the source already."""
+    base: CommitId | None
+    """The nearest common ancestor; None where the target had no commits."""
+    is_up_to_date: bool
+    added: int
+    deleted: int
+    changed: int
+    conflicts: tuple[MergeConflict, ...] = ()
+    """Those that a strategy has settled, the first of them."""
+    conflict_count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundCommit:
+    """A commit that touched a path."""
+
+    commit: Commit
+    op: str
+    """What it did to the path: ``added``, ``deleted`` or ``changed``."""
     old: FileInfo | None
     new: FileInfo | None

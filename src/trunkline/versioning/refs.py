@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlalchemy.engine import Connection
 
-from trunkline.core.ids import DEFAULT_BRANCH, CommitId
+from trunkline.core.ids import DEFAULT_BRANCH, BranchName, CommitId
 from trunkline.core.paths import Address, parse_address
 from trunkline.core.suggest import did_you_mean
 from trunkline.errors import InvalidInputError, NotFoundError, StateError
-from trunkline.versioning import store
+from trunkline.versioning import lineage, store, tagstore
 from trunkline.versioning.model import Project
 from trunkline.versioning.store import BranchRow, RepoRow, StoredCommit
 
@@ -55,13 +57,37 @@ def need_commit(connection: Connection, repo: RepoRow, commit_id: str) -> Stored
     return found
 
 
+def head_of(connection: Connection, repo: RepoRow, name: str) -> int | None:
+    """The commit (``commits.pk``) that a branch or tag points at; None for a branch without commits.
+
+    :raises NotFoundError: ``no_branch``.
+    """
+    branch = store.find_branch(connection, repo, name)
+    tag = tagstore.find_tag(connection, repo.id, name) if branch is None else None
+    if tag is not None:
+        return tag.commit_pk
+    if branch is None:
+        names: list[str] = [other.name for other in store.list_branches(connection, repo)]
+        names += [other.tag.name for other in tagstore.list_tags(connection, repo.id, limit=1000)]
+        raise NotFoundError(
+            f"there is no branch or tag {name!r} in repo {repo.address}{did_you_mean(name, names)}",
+            kind="no_branch",
+        )
+    return branch.head
+
+
 def parse_branch(project: str, text: str) -> tuple[Address, str]:
     """An address that must name a branch and nothing more (``repo`` alone means its ``master``).
 
     :raises InvalidInputError: ``bad_address``.
     """
     address = parse_address(text, project)
-    if address.commit is not None or address.ancestors or address.from_root is not None:
+    if (
+        address.commit is not None
+        or address.ancestors
+        or address.from_root is not None
+        or address.dotted is not None
+    ):
         raise InvalidInputError(
             f"{text!r} names a commit; a branch is needed here, as repo@branch", kind="bad_address"
         )
@@ -77,11 +103,44 @@ def find(connection: Connection, address: Address) -> StoredCommit:
     if address.commit is not None:
         found = _by_id(connection, repo, address.commit, address.branch)
     else:
-        branch = need_branch(connection, repo, address.branch or DEFAULT_BRANCH)
-        if branch.head is None:
-            raise NotFoundError(f"branch {branch.address} has no commits yet", kind="no_commit")
-        found = store.commit_by_pk(connection, branch.head)
+        address = _tag_or_counted(connection, repo, address)
+        name = address.branch or DEFAULT_BRANCH
+        head = head_of(connection, repo, name)
+        if head is None:
+            raise NotFoundError(f"branch {repo.address}@{name} has no commits yet", kind="no_commit")
+        found = store.commit_by_pk(connection, head)
     return _ancestor(connection, found, address)
+
+
+def refuse_tag(connection: Connection, repo: RepoRow, name: str) -> None:
+    """:raises StateError: ``is_tag``."""
+    if tagstore.find_tag(connection, repo.id, name) is not None:
+        raise StateError(
+            f"{repo.address}@{name} is a tag, and tags cannot be written to: write to a branch", kind="is_tag"
+        )
+
+
+def _tag_or_counted(connection: Connection, repo: RepoRow, address: Address) -> Address:
+    """``X.3`` is a tag, if there is one of that name, else the third commit of the branch X. Both at once cannot be: no
+    branch X is made beside a tag X.3, nor the other way round.
+
+    :raises InvalidInputError: ``bad_address``, for what would be wrong of a branch.
+    """
+    name = address.dotted
+    if name is None:
+        return address
+    if address.from_root is None or tagstore.find_tag(connection, repo.id, name) is not None:
+        return replace(address, branch=BranchName(name), from_root=None)
+    if address.from_root == 0 or address.ancestors:
+        why = (
+            "'^' and '.N' cannot be mixed" if address.ancestors else "commits are counted from .1, the first"
+        )
+        raise InvalidInputError(
+            f"address {str(address)!r}: there is no tag {name!r}, and of a branch {why}", kind="bad_address"
+        )
+    if store.find_branch(connection, repo, address.branch or "") is None:
+        head_of(connection, repo, name)  # says so, with the nearest name
+    return address
 
 
 def _ancestor(connection: Connection, start: StoredCommit, address: Address) -> StoredCommit:
@@ -109,19 +168,11 @@ def _by_id(connection: Connection, repo: RepoRow, commit_id: CommitId, branch: s
         )
     if branch is not None and found.commit.branch != branch:
         head = store.find_branch(connection, repo, branch)
-        if head is None or head.head is None or not _is_on(connection, head.head, found.pk):
+        if head is None or head.head is None or not lineage.is_on(connection, head.head, found.pk):
             raise NotFoundError(
                 f"commit {commit_id} is not on branch {repo.address}@{branch}", kind="no_commit"
             )
     return found
-
-
-def _is_on(connection: Connection, head: int, pk: int) -> bool:
-    """Whether a commit is the head or an ancestor of it; keys grow, so the walk ends early."""
-    at: int | None = head
-    while at is not None and at > pk:
-        at = store.commit_by_pk(connection, at).parent_pk
-    return at == pk
 
 
 def _through_provenance(
@@ -137,7 +188,7 @@ def _through_provenance(
         links = store.upstream_commits(connection, level)
         level = [pk for pk in dict.fromkeys(upstream for _, _, upstream in links) if pk not in seen]
         seen.update(level)
-        here = [commit for pk in level if (commit := store.commit_by_pk(connection, pk)).repo_id == repo.id]
+        here = [one for one in store.commits_by_pk(connection, level) if one.repo_id == repo.id]
         if branch is not None:
             named = {pk for _, name, pk in links if name == branch}
             here = [commit for commit in here if commit.pk in named or commit.commit.branch == branch]

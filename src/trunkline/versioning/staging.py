@@ -6,8 +6,10 @@ and is done again whenever somebody else's commit came in between.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
 
 from trunkline.core.hashing import from_hex
 from trunkline.core.ids import TreeHash
@@ -16,8 +18,9 @@ from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
 from trunkline.versioning import trees
 from trunkline.versioning.chunks import ChunkWriter
 from trunkline.versioning.files import Content, append_content, write_content
+from trunkline.versioning.join import join_contents
 from trunkline.versioning.lookalikes import Lookalikes
-from trunkline.versioning.model import Change, CopyTree, DeletePath, PutContent, PutFile
+from trunkline.versioning.model import Change, CopyTree, DeletePath, JoinFiles, PutContent, PutFile
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity
 from trunkline.versioning.trees import Load
 
@@ -26,17 +29,20 @@ EDITS_MAX = 50_000
 MTIME_SECONDS_MAX = 2**63 / 10**9
 
 
-@dataclass(frozen=True, kw_only=True)
-class PutEntry:
+class PutEntry(NamedTuple):
+    """A file whose content is stored. (Named tuples cost less than dataclasses, and there may be a million.)"""
+
     entry: Entry
     append: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class PutAll:
-    """Files put one after the other, gathered in a tree of their own because they are many."""
+    """Files put one after the other, gathered in trees of their own because they are many; a later tree wins."""
 
-    root: bytes
+    roots: tuple[bytes, ...]
+    is_plain: bool
+    """All names are ASCII."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +62,16 @@ class Copy:
 Step = PutEntry | PutAll | Delete | Copy
 
 
-def ingest(
-    changes: Iterable[Change], writer: ChunkWriter, load: Load, *, lookalikes: bool = False
-) -> list[Step]:
-    """Store the contents of the changes; what is left is small. ``lookalikes``: allow names that differ only in how
-    Unicode composes their letters."""
-    gathered = _Steps(writer, load, lookalikes)
+def ingest(changes: Iterable[Change], writer: ChunkWriter, load: Load) -> list[Step]:
+    """Store the contents of the changes; what is left is small."""
+    gathered = _Steps(writer)
     for change in changes:
         if isinstance(change, PutFile):
             gathered.add(_ingest_file(change, writer))
         elif isinstance(change, PutContent):
             content = Content(change.size, change.hash, change.level)
             mtime = _nanoseconds(change.path, change.modified_ns, None)
-            gathered.add(_put(change.path, content, mtime, change.executable, change.append))
+            gathered.add(_put(_named(change.path), content, mtime, change.executable, change.append))
         elif isinstance(change, DeletePath):
             gathered.add(Delete(path=clean_path(change.path)))
         elif isinstance(change, CopyTree):
@@ -77,30 +80,30 @@ def ingest(
             gathered.add(
                 Copy(path=path, root=root, source_path=source, append=change.append, merge=change.merge)
             )
+        elif isinstance(change, JoinFiles):
+            gathered.add(_join_files(change, writer, load))
         else:
             raise InvalidInputError(f"{type(change).__name__} is not a change of files", kind="bad_change")
     return gathered.finish()
 
 
 class _Steps:
-    """Steps in order. A long run of plain puts is kept as a tree, so that a million of them need no memory."""
+    """Steps in order. A long run of plain puts is kept as trees, so that a million of them need no memory: as one tree, where
+    they come in the order of their keys."""
 
-    def __init__(self, writer: ChunkWriter, load: Load, lookalikes: bool) -> None:
+    def __init__(self, writer: ChunkWriter) -> None:
         self._writer = writer
-        self._load = load
-        self._lookalikes = lookalikes
         self._steps: list[Step] = []
         self._run: list[PutEntry] = []
-        self._run_root = EMPTY_ROOT
+        self._roots: list[bytes] = []
+        self._is_plain = True
+        self._tree: trees.OrderedBuilder | None = None
 
     def add(self, step: Step) -> None:
         if isinstance(step, PutEntry) and not step.append:
             self._run.append(step)
             if len(self._run) >= EDITS_MAX:
-                self._run_root = apply(
-                    self._run, self._run_root, self._writer, self._load, lookalikes=self._lookalikes
-                ).hash
-                self._run.clear()
+                self._gather()
         else:
             self._end_run()
             self._steps.append(step)
@@ -109,23 +112,59 @@ class _Steps:
         self._end_run()
         return self._steps
 
-    def _end_run(self) -> None:
-        if self._run_root != EMPTY_ROOT:
-            self._steps.append(PutAll(root=self._run_root))
-            self._run_root = EMPTY_ROOT
-        self._steps.extend(self._run)
+    def _gather(self) -> None:
+        """Work the run into trees."""
+        latest = {step.entry.key: step.entry for step in self._run}
+        run = [latest[key] for key in sorted(latest)]
         self._run.clear()
+        self._is_plain = self._is_plain and all(entry.key.isascii() for entry in run)
+        if self._tree is not None and run[0].key <= self._tree.last_key:
+            self._end_tree()
+        if self._tree is None:
+            self._tree = trees.OrderedBuilder(self._writer.add, _refuse_below)
+        for entry in run:
+            self._tree.add(entry)
+
+    def _end_tree(self) -> None:
+        if self._tree is not None:
+            self._roots.append(self._tree.finish().hash)
+            self._tree = None
+
+    def _end_run(self) -> None:
+        if self._tree is None and not self._roots:
+            self._steps.extend(self._run)
+            self._run.clear()
+            return
+        if self._run:
+            self._gather()
+        self._end_tree()
+        self._steps.append(PutAll(roots=tuple(self._roots), is_plain=self._is_plain))
+        self._roots.clear()
+        self._is_plain = True
 
 
 def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
-    _named(change.path)  # before its content is read
+    key = _named(change.path)  # before its content is read
     mtime = _nanoseconds(change.path, change.modified_ns, change.modified_at)
     content = write_content(change.parts, writer.add, writer.add_stream)
-    return _put(change.path, content, mtime, change.executable, change.append)
+    return _put(key, content, mtime, change.executable, change.append)
 
 
-def _put(path: str, content: Content, mtime: int | None, executable: bool, append: bool) -> PutEntry:
-    entry = Entry(_named(path), content.size, content.hash, content.level, mtime, executable)
+def _join_files(change: JoinFiles, writer: ChunkWriter, load: Load) -> PutEntry:
+    key = _named(change.path)
+    mtime = _nanoseconds(change.path, None, change.modified_at)
+    contents = []
+    for root, source in change.sources:
+        found = trees.find(load, from_hex(root, "tree hash"), clean_path(source)[1:].encode())
+        if found is None:
+            raise NotFoundError(f"there is no file {source} in tree {root}", kind="no_file")
+        contents.append(Content(found.size, found.hash, found.level))
+    content = join_contents(contents, writer.get, writer.add)
+    return _put(key, content, mtime, False, False)
+
+
+def _put(key: bytes, content: Content, mtime: int | None, executable: bool, append: bool) -> PutEntry:
+    entry = Entry(key, content.size, content.hash, content.level, mtime, executable)
     return PutEntry(entry=entry, append=append)
 
 
@@ -153,7 +192,8 @@ def _nanoseconds(path: str, exact: int | None, seconds: float | None) -> int | N
 def apply(
     steps: Iterable[Step], base: bytes, writer: ChunkWriter, load: Load, *, lookalikes: bool = False
 ) -> Ref:
-    """The tree that ``base`` becomes. Its nodes are in ``writer``, not yet durable."""
+    """The tree that ``base`` becomes. Its nodes are in ``writer``, not yet durable. ``lookalikes``: allow names that differ
+    only in how Unicode composes their letters."""
     editor = TreeEditor(base, writer, load, lookalikes=lookalikes)
     for step in steps:
         if isinstance(step, PutEntry):
@@ -162,7 +202,7 @@ def apply(
             else:
                 editor.put(step.entry)
         elif isinstance(step, PutAll):
-            editor.put_all(step.root)
+            editor.put_all(step)
         elif isinstance(step, Delete):
             editor.delete(step.path)
         else:
@@ -181,6 +221,8 @@ class TreeEditor:
         self._edits: dict[bytes, Entry | None] = {}
         self._dirs: dict[bytes, bool] = {}
         """Directories (with their slash) that no file stands in the way of; whether the tree has any file below."""
+        self._leaf_root, self._leaf_keys = b"", [b""]
+        """The leaf that was looked into last, and of which tree: the next file is probably in it, too."""
         self._edit_dirs: set[bytes] = set()
         """Directories that some edit put a file into (it may be deleted again)."""
 
@@ -192,13 +234,21 @@ class TreeEditor:
         if len(self._edits) >= EDITS_MAX:
             self._flush()
 
-    def put_all(self, root: bytes) -> None:
-        if self._root == EMPTY_ROOT and not self._edits:
-            self._root = root
-            self._dirs.clear()
+    def put_all(self, step: PutAll) -> None:
+        needs_no_look = step.is_plain or self._names is None
+        is_new = self._root == EMPTY_ROOT and not self._edits and needs_no_look
+        if is_new and len(step.roots) == 1:
+            self._root = step.roots[0]
+        elif is_new:
+            built = trees.OrderedBuilder(self._writer.add, _refuse_below)
+            for entry in trees.union(self._load, step.roots):
+                built.add(entry)
+            self._root = built.finish().hash
+        else:
+            for entry in trees.union(self._load, step.roots):
+                self.put(entry)
             return
-        for entry in trees.entries(self._load, root):
-            self.put(entry)
+        self._dirs.clear()
 
     def append(self, entry: Entry) -> None:
         present = self._find(entry.key)
@@ -323,9 +373,20 @@ class TreeEditor:
             entry is not None and below <= name < end for name, entry in self._edits.items()
         ):
             return True
+        if self._leaf_root != self._root or not self._leaf_keys[0] <= below <= self._leaf_keys[-1]:
+            leaf = trees.leaf_around(self._load, self._root, below)
+            if leaf is None:
+                return False
+            self._leaf_root, self._leaf_keys = self._root, leaf.keys
+        if not self._leaf_keys[bisect_left(self._leaf_keys, below)].startswith(below):
+            return False
         return any(
             entry.key not in self._edits for entry in trees.entries(self._load, self._root, below, end)
         )
+
+
+def _refuse_below(file: bytes, key: bytes) -> NoReturn:
+    raise _collision(key, f"/{file.decode()} is a file")
 
 
 def _collision(key: bytes, why: str) -> ConflictError:

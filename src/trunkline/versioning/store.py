@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash
+from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash, check_name
+from trunkline.errors import AlreadyExistsError
 from trunkline.storage.db.schema import (
     branch_provenance,
     branches,
@@ -18,6 +19,7 @@ from trunkline.storage.db.schema import (
     projects,
     repos,
 )
+from trunkline.versioning import tagstore
 from trunkline.versioning.model import Commit, CommitStatus, Origin, Project
 
 _KEPT = "kept:"
@@ -146,6 +148,7 @@ def delete_repo(connection: Connection, repo_id: int) -> None:
     own_commits = sa.select(commits.c.pk).where(commits.c.repo_id == repo_id)
     connection.execute(sa.delete(branch_provenance).where(branch_provenance.c.upstream_id.in_(own_branches)))
     connection.execute(sa.delete(commit_provenance).where(commit_provenance.c.upstream_pk.in_(own_commits)))
+    tagstore.delete_tags_of(connection, repo_id)
     connection.execute(sa.delete(repos).where(repos.c.id == repo_id))
 
 
@@ -165,6 +168,12 @@ def list_branches(connection: Connection, repo: RepoRow, name: str | None = None
 def find_branch(connection: Connection, repo: RepoRow, name: str) -> BranchRow | None:
     found = list_branches(connection, repo, name)
     return found[0] if found else None
+
+
+def branch_ids(connection: Connection, repo_id: int, name: str) -> list[int]:
+    """The key of a branch, if there is one of that name."""
+    query = sa.select(branches.c.id).where(branches.c.repo_id == repo_id, branches.c.name == name)
+    return list(connection.execute(query).scalars())
 
 
 def branch_names(connection: Connection, repo_ids: Sequence[int]) -> dict[int, list[BranchName]]:
@@ -187,7 +196,30 @@ def branches_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, Bran
     return found
 
 
+def head_ids(connection: Connection, rows: Iterable[BranchRow]) -> dict[int, CommitId]:
+    """The IDs of the commits at the heads of branches, by the commits' keys."""
+    keys = [row.head for row in rows if row.head is not None]
+    query = sa.select(commits.c.pk, commits.c.id).where(commits.c.pk.in_(keys))
+    return {pk: CommitId(commit_id) for pk, commit_id in connection.execute(query)}
+
+
+def heads_named(connection: Connection, repo_ids: Sequence[int], name: str) -> dict[int, int]:
+    """The keys of the head commits of the branches of one name, by repo."""
+    query = sa.select(branches.c.repo_id, branches.c.head).where(
+        branches.c.repo_id.in_(repo_ids), branches.c.name == name, branches.c.head.is_not(None)
+    )
+    return {row.repo_id: row.head for row in connection.execute(query)}
+
+
 def insert_branch(connection: Connection, repo: RepoRow, name: str, now: float) -> BranchRow:
+    """:raises AlreadyExistsError: ``tag_exists``: one address must not mean two things."""
+    check_name("branch", name)
+    for tag in tagstore.names_that_begin(connection, repo.id, name):
+        if tag == name or (tag.startswith(f"{name}.") and tag[len(name) + 1 :].isdigit()):
+            raise AlreadyExistsError(
+                f"there is a tag {repo.address}@{tag}, and tags cannot be written to: use another name for the branch",
+                kind="tag_exists",
+            )
     statement = sa.insert(branches).values(repo_id=repo.id, name=name, head=None, created_at=now)
     key = connection.execute(statement.returning(branches.c.id)).scalar_one()
     return BranchRow(id=key, repo=repo, name=BranchName(name), head=None, created_at=now)
@@ -200,14 +232,6 @@ def set_head(connection: Connection, branch_id: int, head: int | None) -> None:
 def delete_branch(connection: Connection, branch_id: int) -> None:
     connection.execute(sa.delete(branch_provenance).where(branch_provenance.c.upstream_id == branch_id))
     connection.execute(sa.delete(branches).where(branches.c.id == branch_id))
-
-
-def provenance_edges(connection: Connection) -> list[tuple[int, int]]:
-    """All ``(branch, upstream branch)``; there are as many as pipelines have inputs."""
-    query = sa.select(branch_provenance.c.branch_id, branch_provenance.c.upstream_id)
-    return [
-        (branch, upstream) for branch, upstream in connection.execute(query.order_by(*query.selected_columns))
-    ]
 
 
 def replace_provenance(connection: Connection, branch_id: int, upstream: Iterable[int]) -> None:
@@ -309,21 +333,36 @@ def commit_by_pk(connection: Connection, pk: int) -> StoredCommit:
     return _load(connection, _query().where(commits.c.pk == pk))[0]
 
 
+def commits_by_pk(connection: Connection, pks: Sequence[int]) -> list[StoredCommit]:
+    """In the order of their keys, which is that of their beginning; those that are gone are left out."""
+    return _load(connection, _query().where(commits.c.pk.in_(pks)).order_by(commits.c.pk))
+
+
 def find_commit(connection: Connection, repo_id: int, commit_id: str) -> StoredCommit | None:
     found = _load(connection, _query().where(commits.c.repo_id == repo_id, commits.c.id == commit_id))
     return found[0] if found else None
 
 
-def commits_with_id(connection: Connection, commit_id: str) -> list[StoredCommit]:
-    return _load(connection, _query().where(commits.c.id == commit_id).order_by(commits.c.pk))
+def commits_with_id(connection: Connection, *commit_ids: str) -> list[StoredCommit]:
+    return _load(connection, _query().where(commits.c.id.in_(commit_ids)).order_by(commits.c.pk))
 
 
 def list_commits(
-    connection: Connection, repo_id: int, limit: int, before: int | None = None
+    connection: Connection,
+    repo_id: int,
+    limit: int,
+    before: int | None = None,
+    *,
+    since: int | None = None,
+    origin: Origin | None = None,
 ) -> list[StoredCommit]:
-    """Newest first; only those that are older than the commit ``before``."""
+    """Newest first; only those that are older than the commit ``before`` and newer than the commit ``since``."""
     query = _query().where(commits.c.repo_id == repo_id).order_by(commits.c.pk.desc()).limit(limit)
-    return _load(connection, query if before is None else query.where(commits.c.pk < before))
+    if before is not None:
+        query = query.where(commits.c.pk < before)
+    if since is not None:
+        query = query.where(commits.c.pk > since)
+    return _load(connection, query if origin is None else query.where(commits.c.origin == origin.value))
 
 
 def first_with_id(connection: Connection, commit_id: str) -> int | None:
@@ -343,9 +382,7 @@ def _chain(pk: int, steps_max: int | None = None) -> sa.CTE:
     """A commit (depth 0) and its ancestors; with ``steps_max`` only those so many steps up, at that cost."""
     start = sa.select(commits.c.pk, commits.c.parent, sa.literal(0).label("depth")).where(commits.c.pk == pk)
     chain = start.cte("chain", recursive=True)
-    step = sa.select(commits.c.pk, commits.c.parent, chain.c.depth + 1).join_from(
-        chain, commits, commits.c.pk == chain.c.parent
-    )
+    step = sa.select(commits.c.pk, commits.c.parent, chain.c.depth + 1).where(commits.c.pk == chain.c.parent)
     return chain.union_all(step if steps_max is None else step.where(chain.c.depth < steps_max))
 
 
@@ -371,13 +408,14 @@ def ancestor(connection: Connection, pk: int, steps: int) -> StoredCommit | None
 
 def shown_tree(connection: Connection, pk: int | None) -> tuple[TreeHash | None, int, int]:
     """Root, size and count of what a commit shows: its own tree, or that of its nearest ancestor that has one."""
-    while pk is not None:
-        columns = (commits.c.parent, commits.c.root, commits.c.size, commits.c.file_count)
-        row = connection.execute(sa.select(*columns).where(commits.c.pk == pk)).one()
-        if row.root is not None:
-            return row.root, row.size, row.file_count
-        pk = row.parent
-    return None, 0, 0
+    if pk is None:
+        return None, 0, 0
+    columns = (commits.c.parent, commits.c.root, commits.c.size, commits.c.file_count)
+    chain = sa.select(*columns).where(commits.c.pk == pk).cte("chain", recursive=True)
+    chain = chain.union_all(sa.select(*columns).where(commits.c.pk == chain.c.parent, chain.c.root.is_(None)))
+    query = sa.select(chain.c.root, chain.c.size, chain.c.file_count).where(chain.c.root.is_not(None))
+    row = connection.execute(query).one_or_none()
+    return (row.root, row.size, row.file_count) if row is not None else (None, 0, 0)
 
 
 def write_tree(

@@ -6,13 +6,14 @@ nodes inside a directory are those that a tree of that directory alone would hav
 
 from __future__ import annotations
 
+import heapq
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice, takewhile
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, NoReturn, Protocol, cast
 
 from trunkline.errors import CorruptionError, InternalError
 from trunkline.versioning.nodes import (
@@ -33,6 +34,7 @@ from trunkline.versioning.nodes import (
 CACHED_ITEMS_MAX = 65_536
 
 NODES_AHEAD_MAX = 64
+_SLASH = 0x2F
 
 
 class Load(Protocol):
@@ -150,6 +152,33 @@ class TreeBuilder:
             self._close_inner(ref.level)
 
 
+class OrderedBuilder:
+    """Makes a tree from entries alone, which come in the order of their keys, each once."""
+
+    def __init__(self, put: Callable[[bytes], bytes], refuse: Callable[[bytes, bytes], NoReturn]) -> None:
+        """``refuse`` is called with a file, and a key that would make it a directory."""
+        self._builder = TreeBuilder(put)
+        self._refuse = refuse
+        self._prefixes: list[bytes] = []
+        """The files so far whose keys the next key may begin with; those that do follow each other."""
+        self.last_key = b""
+
+    def add(self, entry: Entry) -> None:
+        key = entry.key
+        prefixes = self._prefixes
+        while prefixes and not key.startswith(prefixes[-1]):
+            prefixes.pop()
+        for file in prefixes:
+            if key[len(file)] == _SLASH:
+                self._refuse(file, key)
+        prefixes.append(key)
+        self.last_key = key
+        self._builder.add_entry(entry)
+
+    def finish(self) -> Ref:
+        return self._builder.finish()
+
+
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
@@ -160,14 +189,23 @@ def find(load: Load, root: bytes, key: bytes) -> Entry | None:
 
 def find_with_neighbours(load: Load, root: bytes, key: bytes) -> tuple[Entry | None, list[Entry]]:
     """The file at ``key``, and the files in the same node."""
+    leaf = leaf_around(load, root, key)
+    if leaf is None:
+        return None, []
+    at = bisect_left(leaf.keys, key)
+    neighbours = cast("list[Entry]", leaf.items)
+    return (neighbours[at], neighbours) if leaf.keys[at] == key else (None, neighbours)
+
+
+def leaf_around(load: Load, root: bytes, key: bytes) -> TreeNode | None:
+    """The leaf in which ``key`` is or would be; None behind the last key."""
     node = load(root)
     while True:
         at = bisect_left(node.keys, key)
         if at == len(node.keys):
-            return None, []
+            return None
         if node.level == 0:
-            neighbours = cast("list[Entry]", node.items)
-            return (neighbours[at], neighbours) if node.keys[at] == key else (None, neighbours)
+            return node
         node = load(node.items[at].hash)
 
 
@@ -194,6 +232,24 @@ def entries(load: Load, root: bytes, low: bytes = b"", high: bytes | None = None
                 yield cast(Entry, node.items[position])
             low = b""
             at = len(node.items)
+
+
+def union(load: Load, roots: Sequence[bytes]) -> Iterator[Entry]:
+    """The files of all the trees, in order; of those with one key the last tree's."""
+    if len(roots) == 1:
+        yield from entries(load, roots[0])
+        return
+    ranked = [_ranked(load, root, -number) for number, root in enumerate(roots)]
+    previous: bytes | None = None
+    for key, _, entry in heapq.merge(*ranked):
+        if key != previous:
+            yield entry
+            previous = key
+
+
+def _ranked(load: Load, root: bytes, rank: int) -> Iterator[tuple[bytes, int, Entry]]:
+    for entry in entries(load, root):
+        yield entry.key, rank, entry
 
 
 def _siblings(node: TreeNode, at: int, count: int, high: bytes | None) -> list[bytes]:
@@ -349,6 +405,7 @@ def compare(
     """The files that differ in any way, as ``(old, new)``. Parts that both trees share are never read."""
     old, new = _Side(load, old_root, low, high), _Side(load, new_root, low, high)
     while True:
+        _skip_equal(old.left, new.left)
         a, b = old.peek(), new.peek()
         if isinstance(a, Ref):
             if isinstance(b, Ref) and a.hash == b.hash:
@@ -375,6 +432,13 @@ def compare(
             new.take()
 
 
+def _skip_equal(old: list[Entry | Ref], new: list[Entry | Ref]) -> None:
+    """Most of what two trees have is the same, and goes here."""
+    while old and new and old[-1] == new[-1]:
+        old.pop()
+        new.pop()
+
+
 class _Side:
     """What is left of one tree, next item last: entries, and nodes not opened yet."""
 
@@ -382,26 +446,26 @@ class _Side:
         self._load = load
         self._low = low
         self._high = high
-        self._left: list[Entry | Ref] = []
+        self.left: list[Entry | Ref] = []
         self._ahead: set[bytes] = set()
         node = load(root)
         if node.items:
             last = node.keys[-1]
-            self._left.append(Ref(node.level, last, root, b"", 0, 0))
+            self.left.append(Ref(node.level, last, root, b"", 0, 0))
 
     def peek(self) -> Entry | Ref | None:
-        return self._left[-1] if self._left else None
+        return self.left[-1] if self.left else None
 
     def take(self) -> None:
-        self._left.pop()
+        self.left.pop()
 
     def expand(self, other: _Side) -> None:
         """Open the next node. Of those of its level that wait behind it, what the other side does not have as well will
         be opened too: let them come along."""
-        ref = cast(Ref, self._left.pop())
+        ref = cast(Ref, self.left.pop())
         if ref.hash not in self._ahead:
-            shared = {item.hash for item in other._left}
-            waiting = (item for item in reversed(self._left) if isinstance(item, Ref))
+            shared = {item.hash for item in other.left}
+            waiting = (item for item in reversed(self.left) if isinstance(item, Ref))
             same = (item.hash for item in takewhile(lambda item: item.level == ref.level, waiting))
             self._ahead = set(islice((name for name in same if name not in shared), NODES_AHEAD_MAX))
             node = self._load(ref.hash, list(self._ahead))
@@ -413,4 +477,4 @@ class _Side:
             end = bisect_left(node.keys, self._high)
             if node.level:
                 end = min(end + 1, len(node.keys))
-        self._left.extend(reversed(node.items[start:end]))
+        self.left.extend(reversed(node.items[start:end]))

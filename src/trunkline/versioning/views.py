@@ -128,6 +128,41 @@ def _entered(before: bytes, key: bytes, start: int) -> Iterator[bytes]:
         at = key.find(b"/", at + 1)
 
 
+def scan(
+    load: Load, root: bytes, prefix: bytes, delimiter: bytes, after: bytes
+) -> Iterator[tuple[str, FileInfo | None]]:
+    """The keys (paths without the leading slash) that begin with ``prefix`` and come behind ``after``. Those that have the
+    ``delimiter`` behind the prefix are one item together: the common beginning, with None. What is below it is skipped by
+    seeking, so a page costs what it shows."""
+    high = _end_of(prefix)
+    low: bytes | None = max(prefix, after + b"\0") if after else prefix
+    shown = _folded(after, prefix, delimiter)
+    if shown is not None and shown == after:  # a common beginning was shown last
+        low = _end_of(after)
+    while low is not None:
+        folded: bytes | None = None
+        for entry in trees.entries(load, root, low, high):
+            folded = _folded(entry.key, prefix, delimiter)
+            if folded is not None:
+                break
+            yield entry.key.decode(), file_info(entry)
+        if folded is None:
+            return
+        yield folded.decode(), None
+        low = _end_of(folded)
+
+
+def _folded(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
+    """The key up to its first delimiter behind the prefix."""
+    at = key.find(delimiter, len(prefix)) if delimiter and key.startswith(prefix) else -1
+    return None if at < 0 else key[: at + len(delimiter)]
+
+
+def _end_of(prefix: bytes) -> bytes | None:
+    """The end of the range of keys that begin so; None: there is none behind them (UTF-8 has no byte 0xFF)."""
+    return prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else None
+
+
 def glob(load: Load, root: bytes, pattern: str, *, after: str | None = None) -> Iterator[FileInfo]:
     """The files and directories that match, in the order of their paths."""
     compiled = Glob(pattern)
@@ -211,11 +246,46 @@ def _diff(
 ) -> Iterator[DiffEntry]:
     for some in (pairs, trees.compare(load, old, new, low, high)):
         for a, b in some:
-            if a is not None and b is not None and _is_same(a, b):
-                continue
-            op = "added" if a is None else "deleted" if b is None else "changed"
-            yield DiffEntry(op=op, old=a and file_info(a), new=b and file_info(b))
+            if not _is_same(a, b):
+                yield _diff_entry(a and file_info(a), b and file_info(b))
 
 
-def _is_same(a: Entry, b: Entry) -> bool:
+def diff_children(
+    load: Load, old: bytes, new: bytes, path: str, *, after: str | None = None
+) -> Iterator[DiffEntry]:
+    """The direct children of a directory that differ, directories as a whole: those below a child are passed over."""
+    path = clean_path(path)
+    a, b = find_file(load, old, path), find_file(load, new, path)
+    if after is None and not _is_same(a, b):
+        yield _diff_entry(a and file_info(a), b and file_info(b))
+    low, high = trees.directory_range(path)
+    at = low if after is None else max(low, _behind(_key_of(after)))
+    while True:
+        pairs = trees.compare(load, old, new, at, high)
+        key = next(((one or other).key for one, other in pairs if not _is_same(one, other)), None)  # type: ignore[union-attr]
+        if key is None:
+            return
+        slash = key.find(b"/", len(low))
+        at = _behind(key if slash < 0 else key[: slash + 1])
+        child = "/" + (key if slash < 0 else key[:slash]).decode()
+        if slash < 0:
+            a, b = find_file(load, old, child), find_file(load, new, child)
+            yield _diff_entry(a and file_info(a), b and file_info(b))
+        else:
+            yield _diff_entry(_directory(load, old, child), _directory(load, new, child))
+
+
+def _directory(load: Load, root: bytes, path: str) -> FileInfo | None:
+    exists = trees.has_any(load, root, *trees.directory_range(path))
+    return directory_info(load, root, path) if exists else None
+
+
+def _diff_entry(old: FileInfo | None, new: FileInfo | None) -> DiffEntry:
+    op = "added" if old is None else "deleted" if new is None else "changed"
+    return DiffEntry(op=op, old=old, new=new)
+
+
+def _is_same(a: Entry | None, b: Entry | None) -> bool:
+    if a is None or b is None:
+        return a is b
     return (a.hash, a.level, a.executable) == (b.hash, b.level, b.executable)

@@ -32,6 +32,15 @@ class Commit(Wire):
         return self.status == "finished"
 
 
+class CommitDetails(Commit):
+    """A commit with all that it was made from and what was made from it, directly or not."""
+
+    all_provenance: tuple[str, ...]
+    all_subvenance: tuple[str, ...]
+    """The first thousand, by their beginning."""
+    has_more_subvenance: bool
+
+
 class CommitSet(Wire):
     """All commits that share one ID."""
 

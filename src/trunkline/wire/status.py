@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from trunkline.wire.base import Wire
 from trunkline.wire.commits import Commit
 from trunkline.wire.experiments import Experiment
@@ -25,8 +27,21 @@ class Status(Wire):
     pid: int
     url: str
     gateway_url: str
+    doors: dict[str, str] = Field(default_factory=dict)
+    """Where the open doors are, by name."""
     started_at: float
+    database: str = ""
+    """Where it is, without a password; as ``objects``, empty from an older server."""
+    objects: str = ""
     processes: list[Process]
+
+
+class S3Credentials(Wire):
+    """What S3 clients need: the key pair that stands for the caller's token, and where to go."""
+
+    access_key_id: str
+    secret_access_key: str
+    endpoint_url: str
 
 
 class ConsoleLink(Wire):

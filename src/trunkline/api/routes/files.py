@@ -17,8 +17,9 @@ from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of, tre
 from trunkline.api.ranges import behind_the_end, parse_range
 from trunkline.api.routes import new_router
 from trunkline.api.stream import streamed
+from trunkline.core.ids import TreeHash
 from trunkline.core.paths import parse_address
-from trunkline.errors import NotFoundError
+from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.versioning.model import Change, PutFile
 from trunkline.versioning.model import FileInfo as StoredFile
 from trunkline.wire.base import Page
@@ -122,17 +123,18 @@ def inspect_file(project: str, at: At, use: Use) -> FileInfo:
 @router.get("/projects/{project}/diff")
 @allow(Scope.JOB)
 def diff_files(
-    project: str, at: At, use: Use, old: str | None = None, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None
+    project: str, at: At, use: Use, old: str | None = None, shallow: bool = False, limit: Limit = PAGE_ITEMS_DEFAULT,
+    cursor: Cursor = None,
 ) -> Page[DiffEntry]:  # fmt: skip
     commit, new_root, path = use.versioning.resolve(project, at)
     if old is not None:
-        _, old_root, _ = use.versioning.resolve(project, old)
+        old_root = _other_root(use, project, old, path)
     elif commit.parent is not None:
         _, old_root, _ = use.versioning.resolve(commit.project, f"{commit.repo}@{commit.parent}")
     else:
         old_root = use.versioning.stage([]).root
     [old_root, new_root], after = tree_cursor(cursor, 2) or ([old_root, new_root], None)
-    found = use.versioning.diff(old_root, new_root, path, after=after)
+    found = use.versioning.diff(old_root, new_root, path, after=after, shallow=shallow)
     return page_of(DiffEntry, found, limit, lambda entry: old_root + new_root + entry.path)
 
 
@@ -166,6 +168,16 @@ def _linked(use: Use, page: Page[FileInfo]) -> Page[FileInfo]:
         for file in page.items
     ]
     return Page(items=items, next=page.next)
+
+
+def _other_root(use: Use, project: str, old: str, path: str) -> TreeHash:
+    _, root, old_path = use.versioning.resolve(project, old)
+    if parse_address(old, project).path is not None and old_path != path:
+        raise InvalidInputError(
+            f"{path} and {old_path} are different paths: a difference is of one path in two commits; leave it out of {old}",
+            kind="bad_address",
+        )
+    return root
 
 
 def _path_in(project: str, at: str) -> str:

@@ -9,7 +9,7 @@ from fastapi import Query, Response
 
 from trunkline.access.model import Scope
 from trunkline.api.archives import answer_with, changes_in
-from trunkline.api.auth import allow
+from trunkline.api.auth import allow, gathered
 from trunkline.api.deps import Accept, Body, ContentType, Use
 from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of, tree_cursor
 from trunkline.api.routes import new_router
@@ -22,6 +22,7 @@ router = new_router("filesets")
 
 @router.post("/filesets", status_code=201)
 @allow(Scope.WORKER, Scope.JOB)
+@gathered  # it changes nothing that anybody sees
 def create_fileset(
     body: Body, use: Use, base: str | None = None, content_type: ContentType = None
 ) -> TreeInfo:

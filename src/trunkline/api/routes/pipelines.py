@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import Response
 
 from trunkline.access.model import Scope
-from trunkline.api.auth import allow
-from trunkline.api.deps import Offset, Use, WaitSeconds
+from trunkline.api.auth import allow, gathered
+from trunkline.api.deps import InTransaction, Offset, Use, WaitSeconds
 from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, bad_cursor, page_of
 from trunkline.api.routes import new_router
 from trunkline.api.stream import LongPoll, ndjson
@@ -34,10 +34,14 @@ def list_pipelines(project: str, use: Use) -> Page[Pipeline]:
 
 
 @router.post("/projects/{project}/pipelines", status_code=201)
-def create_pipeline(project: str, ask: CreatePipeline, use: Use) -> Pipeline:
-    created = use.pipelines.create(
-        project, ask.spec, code_root=ask.code_root, update=ask.update, reprocess=ask.reprocess
-    )
+@gathered
+def create_pipeline(
+    project: str, ask: CreatePipeline, use: Use, transaction: InTransaction = None
+) -> Pipeline:
+    created = use.transactions.do(
+        transaction, "create_pipeline", project=project, spec=ask.spec, code_root=ask.code_root,
+        update=ask.update, reprocess=ask.reprocess,
+    )  # fmt: skip
     return Pipeline.model_validate(created)
 
 

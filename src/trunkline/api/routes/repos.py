@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from trunkline.access.model import Scope
-from trunkline.api.auth import allow
-from trunkline.api.deps import Use
+from trunkline.api.auth import allow, gathered
+from trunkline.api.deps import InTransaction, Use
 from trunkline.api.routes import new_router
 from trunkline.wire.base import Page
-from trunkline.wire.branches import Branch, CreateBranch
+from trunkline.wire.branches import Branch, BranchDetails, CreateBranch
 from trunkline.wire.repos import CreateRepo, Repo
 
 router = new_router("repos")
@@ -26,10 +26,10 @@ def list_repos(project: str, use: Use) -> Page[Repo]:
 
 
 @router.post("/projects/{project}/repos", status_code=201)
-def create_repo(project: str, ask: CreateRepo, use: Use) -> Repo:
-    return Repo.model_validate(
-        use.versioning.create_repo(project, ask.name, ask.description, update=ask.update)
-    )
+@gathered
+def create_repo(project: str, ask: CreateRepo, use: Use, transaction: InTransaction = None) -> Repo:
+    made = use.transactions.do(transaction, "create_repo", project=project, **ask.model_dump())
+    return Repo.model_validate(made)
 
 
 @router.get("/projects/{project}/repos/{repo}")
@@ -39,8 +39,11 @@ def inspect_repo(project: str, repo: str, use: Use) -> Repo:
 
 
 @router.delete("/projects/{project}/repos/{repo}", status_code=204)
-def delete_repo(project: str, repo: str, use: Use, force: bool = False) -> None:
-    use.versioning.delete_repo(project, repo, force=force)
+@gathered
+def delete_repo(
+    project: str, repo: str, use: Use, force: bool = False, transaction: InTransaction = None
+) -> None:
+    use.transactions.do(transaction, "delete_repo", project=project, name=repo, force=force)
 
 
 @router.get("/projects/{project}/repos/{repo}/branches")
@@ -50,17 +53,28 @@ def list_branches(project: str, repo: str, use: Use) -> Page[Branch]:
 
 
 @router.post("/projects/{project}/repos/{repo}/branches", status_code=201)
-def create_branch(project: str, repo: str, ask: CreateBranch, use: Use) -> Branch:
-    address = f"{repo}@{ask.name}"
-    return Branch.model_validate(use.versioning.create_branch(project, address, head=ask.head))
+@gathered
+def create_branch(
+    project: str, repo: str, ask: CreateBranch, use: Use, transaction: InTransaction = None
+) -> Branch:
+    made = use.transactions.do(
+        transaction, "create_branch", project=project, address=f"{repo}@{ask.name}",
+        **ask.model_dump(exclude={"name"}),
+    )  # fmt: skip
+    return Branch.model_validate(made)
 
 
 @router.get("/projects/{project}/repos/{repo}/branches/{branch}")
 @allow(Scope.JOB)
-def inspect_branch(project: str, repo: str, branch: str, use: Use) -> Branch:
-    return Branch.model_validate(use.versioning.inspect_branch(project, f"{repo}@{branch}"))
+def inspect_branch(project: str, repo: str, branch: str, use: Use) -> BranchDetails:
+    return BranchDetails.model_validate(use.versioning.inspect_branch(project, f"{repo}@{branch}"))
 
 
 @router.delete("/projects/{project}/repos/{repo}/branches/{branch}", status_code=204)
-def delete_branch(project: str, repo: str, branch: str, use: Use, force: bool = False) -> None:
-    use.versioning.delete_branch(project, f"{repo}@{branch}", force=force)
+@gathered
+def delete_branch(
+    project: str, repo: str, branch: str, use: Use, force: bool = False, transaction: InTransaction = None
+) -> None:
+    use.transactions.do(
+        transaction, "delete_branch", project=project, address=f"{repo}@{branch}", force=force
+    )

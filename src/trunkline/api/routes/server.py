@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
+from fastapi import Request, Response
+
 from trunkline import __version__
 from trunkline.access.model import Scope
-from trunkline.api.auth import allow
+from trunkline.api.auth import allow, gathered
 from trunkline.api.deps import Use
+from trunkline.api.middleware import token_of
 from trunkline.api.routes import new_router
 from trunkline.core.ids import is_commit_id
-from trunkline.errors import InvalidInputError, NotFoundError
+from trunkline.errors import InvalidInputError, NotFoundError, UnavailableError
 from trunkline.services import Services
 from trunkline.wire.base import Page
 from trunkline.wire.commits import Commit
@@ -18,7 +21,7 @@ from trunkline.wire.experiments import Experiment
 from trunkline.wire.inferenceservices import Revision
 from trunkline.wire.jobs import Job
 from trunkline.wire.models import ModelVersion
-from trunkline.wire.status import ConsoleLink, Everything, Problem, Process, Status
+from trunkline.wire.status import ConsoleLink, Everything, Problem, Process, S3Credentials, Status
 
 router = new_router("server")
 
@@ -33,13 +36,28 @@ def status(use: Use) -> Status:
     ]
     return Status(
         version=__version__, home=str(settings.home), pid=os.getpid(), url=settings.url,
-        gateway_url=settings.gateway_url, started_at=use.started_at, processes=processes,
+        gateway_url=settings.gateway_url, doors=settings.door_urls, started_at=use.started_at,
+        database=use.db.shown_url, objects=settings.place_of_objects, processes=processes,
     )  # fmt: skip
 
 
 @router.post("/console-link", status_code=201)
+@gathered
 def console_link(use: Use) -> ConsoleLink:
     return ConsoleLink(url=f"{use.settings.url}/login?link={use.access.console_link_token()}")
+
+
+@router.get("/s3credentials")
+@allow(Scope.JOB)
+def get_s3_credentials(request: Request, response: Response, use: Use) -> S3Credentials:
+    url = use.settings.door_urls.get("s3")
+    token = token_of(request.headers)
+    assert token is not None, "nobody gets here without"
+    if url is None:
+        raise UnavailableError("the S3 door is closed: start the server with --door s3", kind="door_closed")
+    pair = use.access.key_pair(token)
+    response.headers["cache-control"] = "no-store"
+    return S3Credentials(access_key_id=pair.id, secret_access_key=pair.secret, endpoint_url=url)
 
 
 @router.get("/fsck")

@@ -2,11 +2,17 @@
 
 SQLite needs care: Python's own transaction handling starts nothing on SELECT, so a read-then-write in one block could lose
 an update. Connections therefore run in autocommit mode, and ``write()`` itself says ``BEGIN IMMEDIATE``: writers queue at the
-door and never deadlock. No network, object-store or subprocess call belongs inside either block.
+door and never deadlock. PostgreSQL's writers queue at an advisory lock instead (``postgres``). No network, object-store or
+subprocess call belongs inside either block.
+
+A block inside a ``write()`` block of the same thread joins it: it sees what was written so far, and is undone with it. So use
+cases can be put together into one transaction as they are.
 """
 
 from __future__ import annotations
 
+import secrets
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-from trunkline.errors import CorruptionError, InvalidInputError, LimitError, UnavailableError
-from trunkline.storage.db import schema
+from trunkline.errors import CorruptionError, InvalidInputError, LimitError, StateError, UnavailableError
+from trunkline.storage.db import postgres, schema
 
 BUSY_TIMEOUT_MS = 30_000
 POOL_CONNECTIONS_MAX = 64
+POOL: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 8, "max_overflow": POOL_CONNECTIONS_MAX - 8}
 NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 """SQLite's names for a full disk; the second, where not even the index of its write-ahead log has room."""
 
@@ -58,33 +66,45 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.changes = Changes()
-        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        options: dict[str, Any] = {
-            "poolclass": QueuePool,
-            "pool_size": 8,
-            "max_overflow": POOL_CONNECTIONS_MAX - 8,
-        }
-        if self.is_sqlite:
-            options["connect_args"] = {"check_same_thread": False, "isolation_level": None}
-        else:
-            options["isolation_level"] = "SERIALIZABLE"
-        self._engine = sa.create_engine(url, **options)
-        if self.is_sqlite:
-            sa.event.listen(self._engine, "connect", _set_up_sqlite)
-        with _translated():
-            self._migrate()
+        self._server_token: str | None = None
+        self._outer = threading.local()
+        place = _parse(url)
+        self.is_sqlite = place.get_backend_name() == "sqlite"
+        self._engine = _sqlite_engine(place) if self.is_sqlite else _postgres_engine(place)
+        self._readers = (
+            self._engine if self.is_sqlite else self._engine.execution_options(**postgres.READER_OPTIONS)
+        )
+        try:
+            with _translated():
+                self._migrate()
+        except BaseException:
+            self.close()
+            raise
 
     def _migrate(self) -> None:
         with self._engine.connect() as connection:
-            if self.is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            if not self.is_sqlite:
+                postgres.check_encoding(connection)
+            self._begin_write(connection)
             schema.migrate(connection)
             connection.commit()
+
+    def _begin_write(self, connection: Connection) -> None:
+        if self.is_sqlite:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            postgres.wait_for_turn(connection)
+            if self._server_token is not None:
+                postgres.check_not_replaced(connection, self._server_token)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent snapshot: all statements in the block see the same state."""
-        with _translated(), self._engine.connect() as connection:
+        outer = self._joined()
+        if outer is not None:
+            yield outer
+            return
+        with _translated(), self._readers.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN")
             try:
@@ -95,21 +115,70 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction: all of the block or nothing, one writer at a time."""
+        outer = self._joined()
+        if outer is not None:
+            with (
+                outer.begin_nested()
+            ):  # a block that fails is undone, even if somebody catches what it raised
+                yield outer
+            return
         with _translated(), self._engine.connect() as connection:
-            if self.is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            self._begin_write(connection)
+            self._outer.connection = connection
             try:
                 yield connection
                 connection.commit()  # the driver's commit() ends the transaction that BEGIN opened
             except BaseException:
                 connection.rollback()
                 raise
+            finally:
+                self._outer.connection = None
         self.changes.bump()
+
+    def _joined(self) -> Connection | None:
+        """The connection of this thread's ``write()`` block, inside of one."""
+        found: Connection | None = getattr(self._outer, "connection", None)
+        return found
 
     def run(self, work: Callable[[Connection], Any]) -> Any:
         """``work`` in one write transaction; returns what it returns."""
         with self.write() as connection:
             return work(connection)
+
+    @contextmanager
+    def only_server(self) -> Iterator[None]:
+        """Be the only control server of the database. SQLite's is the only one of its data directory anyway.
+
+        :raises StateError: ``already_running``.
+        """
+        if self.is_sqlite:
+            yield
+            return
+        with _translated():
+            connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            with _translated():
+                is_ours = postgres.try_server_lock(connection)
+            if not is_ours:
+                raise StateError(
+                    f"another server runs on the database {self.shown_url} already: end it first, or name another database",
+                    kind="already_running",
+                )
+            token = secrets.token_hex(16)
+            with self.write() as writer:
+                postgres.take_over(writer, token)
+            self._server_token = token
+            yield
+        finally:
+            self._server_token = None
+            connection.invalidate()  # closes the session, and with it the lock
+            connection.close()
+
+    @property
+    def shown_url(self) -> str:
+        """Where it is, without a password."""
+        url = self._engine.url
+        return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -118,6 +187,43 @@ class Database:
     def file(self) -> Path | None:
         name = self._engine.url.database
         return Path(name) if self.is_sqlite and name else None
+
+
+def _parse(url: str) -> URL:
+    try:
+        place = make_url(url)
+        backend = place.get_backend_name()
+    except ArgumentError as error:
+        raise InvalidInputError(
+            "database_url is not understood: write postgresql://USER@HOST:PORT/DATABASE",
+            kind="bad_database_url",
+        ) from error
+    if backend not in ("sqlite", "postgresql"):
+        raise InvalidInputError(
+            f"database_url names {backend!r}: only sqlite and postgresql are supported",
+            kind="bad_database_url",
+        )
+    return place
+
+
+def _sqlite_engine(place: URL) -> Engine:
+    engine = sa.create_engine(
+        place, **POOL, connect_args={"check_same_thread": False, "isolation_level": None}
+    )
+    sa.event.listen(engine, "connect", _set_up_sqlite)
+    return engine
+
+
+def _postgres_engine(place: URL) -> Engine:
+    try:
+        engine = sa.create_engine(postgres.engine_url(place), **POOL, **postgres.engine_options())
+    except ImportError as error:
+        raise UnavailableError(
+            "PostgreSQL needs a driver that is not installed: pip install 'trunkline[postgres]'",
+            kind="missing_extra",
+        ) from error
+    sa.event.listen(engine, "connect", postgres.set_up)
+    return engine
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
@@ -139,7 +245,22 @@ def _translated() -> Iterator[None]:
         raise InvalidInputError(
             "a number is larger than can be stored: 64 bits", kind="number_too_large"
         ) from error
-    except OperationalError as error:
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            "a text has half a surrogate pair, which cannot be stored: remove it", kind="bad_text"
+        ) from error
+    except PoolTimeoutError as error:
+        raise UnavailableError(
+            "all connections to the database are busy: try again", kind="database_busy"
+        ) from error
+    except DBAPIError as error:
+        if not isinstance(error.orig, sqlite3.Error):
+            translated = postgres.translate(error)
+            if translated is None:
+                raise
+            raise translated from error
+        if not isinstance(error, OperationalError):
+            raise
         text = str(error.orig)
         if "full" in text or getattr(error.orig, "sqlite_errorname", "") in NO_ROOM:
             raise LimitError(

@@ -12,7 +12,7 @@ from trunkline.errors import StateError
 from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import refs, store
+from trunkline.versioning import history, refs, store, tagstore, trigger_store
 from trunkline.versioning.commits import Publisher
 from trunkline.versioning.service.trees import TreeService
 from trunkline.versioning.store import BranchRow, RepoRow
@@ -48,16 +48,35 @@ class UseCases(TreeService):
         found = store.find_branch(connection, repo, name)
         return found or store.insert_branch(connection, repo, name, self._clock.now())
 
-    def _refuse_followed(self, connection: Connection, branch: BranchRow) -> None:
+    def _refuse_followed(self, connection: Connection, branch: BranchRow, *, of_repo: bool = False) -> None:
+        """With ``of_repo`` its whole repo goes, and with that all triggers that watch it.
+
+        :raises StateError: ``has_followers``.
+        """
         followers = store.downstream_branches(connection, branch.id)
         if followers:
-            names = ", ".join(other.address for other in followers)
+            names = history.named(other.address for other in followers)
             raise StateError(
                 f"{names} follows {branch.address}: delete that first, or use --force", kind="has_followers"
             )
+        if of_repo:
+            return
+        waiting = [row.branch_id for row in trigger_store.on_source(connection, branch.id)]
+        if waiting:
+            names = ", ".join(other.address for other in store.branches_by_id(connection, waiting).values())
+            raise StateError(
+                f"a trigger of {names} watches {branch.address}: delete that first, or use --force",
+                kind="has_followers",
+            )
 
     def _delete_repo(self, connection: Connection, repo: RepoRow, *, force: bool) -> None:
-        for branch in store.list_branches(connection, repo):
-            if not force:
-                self._refuse_followed(connection, branch)
+        """With ``force``, what was made from it keeps its commits and loses the links to it."""
+        if not force:
+            for branch in store.list_branches(connection, repo):
+                self._refuse_followed(connection, branch, of_repo=True)
+            history.refuse_tagged(
+                tagstore.protecting_repo(connection, repo.id),
+                subject=f"repo {repo.address}",
+                way_out="delete the tag first, or use --force",
+            )
         store.delete_repo(connection, repo.id)

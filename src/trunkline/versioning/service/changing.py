@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sqlalchemy.engine import Connection
 
-from trunkline.core.ids import DEFAULT_BRANCH
+from trunkline.core.ids import DEFAULT_BRANCH, TreeHash
 from trunkline.core.paths import Address, parse_address
 from trunkline.errors import ConflictError, InvalidInputError, StateError
 from trunkline.versioning import commits, refs, staging, store
@@ -21,32 +21,43 @@ ATTEMPTS_MAX = 1000
 class Changing(UseCases):
     """Writes to branches and open commits."""
 
-    def modify(self, project: str, address: str, changes: Iterable[Change], description: str = "") -> Commit:
+    def modify(
+        self,
+        project: str,
+        address: str,
+        changes: Iterable[Change],
+        description: str = "",
+        *,
+        check: Callable[[TreeHash], None] | None = None,
+    ) -> Commit:
         """Apply changes in order, all or none. On a branch whose head is finished, or that does not exist yet: one new,
         finished commit. On a branch with an open head, or an open commit named by its ID: a write into that commit.
-        Writers to one branch all land, one after the other.
+        Writers to one branch all land, one after the other. ``check`` sees the tree that is about to be changed: what it
+        raises ends the write, and what it has found still holds when the write is done.
 
         :raises StateError: ``commit_finished``, ``output_branch`` or ``owned_repo``.
         """
         where = parse_address(address, project)
-        if where.ancestors or where.from_root is not None:
+        if where.ancestors or where.from_root is not None or where.dotted is not None:
             raise InvalidInputError(
-                f"{address!r} names an ancestor; only a branch can be written to", kind="bad_address"
+                f"{address!r} names an ancestor or a tag; only a branch can be written to", kind="bad_address"
             )
         with self._db.read() as connection:  # fail before the data is read, where that is possible
             self._target(connection, where)
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get, writer.get_many)
-            steps = staging.ingest(changes, writer, load, lookalikes=self._lookalikes)
+            steps = staging.ingest(changes, writer, load)
             with self._lock_of(where.project, where.repo):
                 for _ in range(ATTEMPTS_MAX):
                     with self._db.read() as connection:
                         target, base = self._target(connection, where)
+                    if check is not None:
+                        check(TreeHash(base.hex()))
                     ref = staging.apply(steps, base, writer, load, lookalikes=self._lookalikes)
                     writer.finish()
                     with self._db.write() as connection:
                         if self._target(connection, where) == (target, base):
-                            return self._write(connection, where, target, base, ref, description)
+                            return self._write(connection, where, target, ref, description)
         raise ConflictError(
             f"{address}: other writers were faster {ATTEMPTS_MAX} times; try again", kind="busy"
         )
@@ -67,14 +78,15 @@ class Changing(UseCases):
             branch = store.find_branch(connection, repo, where.branch or DEFAULT_BRANCH)
             pk = branch.head if branch else None
         if branch is not None:
-            commits.refuse_output(connection, branch, "its files cannot be changed by hand")
+            commits.refuse_written(connection, branch, pk)
         else:
             commits.refuse_owned(repo, "its files cannot be changed by hand; change its input instead")
+            refs.refuse_tag(connection, repo, where.branch or DEFAULT_BRANCH)
         root = store.shown_tree(connection, pk)[0]
         return pk, EMPTY_ROOT if root is None else bytes.fromhex(root)
 
     def _write(
-        self, connection: Connection, where: Address, pk: int | None, base: bytes, ref: Ref, description: str
+        self, connection: Connection, where: Address, pk: int | None, ref: Ref, description: str
     ) -> Commit:
         tree = tree_info(ref)
         present = None if pk is None else store.commit_by_pk(connection, pk)
@@ -82,7 +94,7 @@ class Changing(UseCases):
             done = store.write_tree(
                 connection,
                 present.pk,
-                old_root=base.hex(),
+                old_root=present.commit.root,
                 root=tree.root,
                 size=tree.size,
                 file_count=tree.file_count,

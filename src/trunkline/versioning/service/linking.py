@@ -91,7 +91,6 @@ class Linking(UseCases):
         offset = 0
         for chunk in cut(source.read()):
             name = digest(chunk)
-            link.first_chunk = link.first_chunk or name
             record.rows.append({"hash": name, "link_id": link.id, "offset": offset, "length": len(chunk)})
             builder.add(ListRef(0, name, len(chunk)))
             offset += len(chunk)

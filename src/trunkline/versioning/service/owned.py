@@ -42,9 +42,11 @@ class OwnedRepos(UseCases):
                 kind="repo_exists",
             )
 
-    def delete_owned_repo(self, connection: Connection, project: str, name: str, owner: str) -> None:
-        """:raises StateError: ``owned_repo`` if it is somebody else's; ``has_followers``."""
-        self._delete_repo(connection, self._owned(connection, project, name, owner), force=False)
+    def delete_owned_repo(
+        self, connection: Connection, project: str, name: str, owner: str, *, force: bool = False
+    ) -> None:
+        """:raises StateError: ``owned_repo`` if it is somebody else's; ``has_followers`` or ``tagged`` unless ``force``."""
+        self._delete_repo(connection, self._owned(connection, project, name, owner), force=force)
 
     def release_owned_repo(self, connection: Connection, project: str, name: str, owner: str) -> None:
         """Its owner goes, the repo stays, and may be written to and deleted like any other.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trunkline.core.ids import DEFAULT_PROJECT, check_name
 from trunkline.errors import AlreadyExistsError, StateError
-from trunkline.versioning import commits, refs, store
+from trunkline.versioning import commits, history, refs, store
 from trunkline.versioning.model import Project
 from trunkline.versioning.service.base import UseCases
 
@@ -41,8 +41,9 @@ class Projects(UseCases):
             refs.need_project(connection, name)
             repos = store.list_repos(connection, name)
             if repos and not force:
+                names = history.named(repo.name for repo in repos)
                 raise StateError(
-                    f"project {name!r} has {len(repos)} repos: delete them first, or use --force",
+                    f"project {name!r} still has {names}: delete what is in it first, or use --force",
                     kind="not_empty",
                 )
             for repo in repos:

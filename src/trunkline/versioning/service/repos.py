@@ -7,6 +7,7 @@ from sqlalchemy.engine import Connection
 from trunkline.core.ids import DEFAULT_BRANCH, check_name
 from trunkline.errors import AlreadyExistsError
 from trunkline.versioning import commits, refs, store
+from trunkline.versioning.lineage import KEYS_PER_STATEMENT
 from trunkline.versioning.model import Repo
 from trunkline.versioning.service.base import UseCases
 from trunkline.versioning.store import RepoRow
@@ -51,14 +52,25 @@ class Repos(UseCases):
             self._delete_repo(connection, repo, force=force)
 
     def _repos(self, connection: Connection, rows: list[RepoRow]) -> list[Repo]:
-        names = store.branch_names(connection, [row.id for row in rows])
         found = []
-        for row in rows:
-            master = store.find_branch(connection, row, DEFAULT_BRANCH)
-            size = store.shown_tree(connection, master.head)[1] if master else 0
-            repo = Repo(
-                project=row.project, name=row.name, description=row.description, owner=row.owner,
-                branches=tuple(names[row.id]), size=size, created_at=row.created_at,
-            )  # fmt: skip
-            found.append(repo)
+        for start in range(0, len(rows), KEYS_PER_STATEMENT):
+            some = rows[start : start + KEYS_PER_STATEMENT]
+            names = store.branch_names(connection, [row.id for row in some])
+            sizes = self._sizes(connection, some)
+            for row in some:
+                repo = Repo(
+                    project=row.project, name=row.name, description=row.description, owner=row.owner,
+                    branches=tuple(names[row.id]), size=sizes.get(row.id, 0), created_at=row.created_at,
+                )  # fmt: skip
+                found.append(repo)
         return found
+
+    def _sizes(self, connection: Connection, rows: list[RepoRow]) -> dict[int, int]:
+        """What the heads of ``master`` show, by repo."""
+        heads = store.heads_named(connection, [row.id for row in rows], DEFAULT_BRANCH)
+        found = store.commits_by_pk(connection, list(heads.values()))
+        sizes = {one.pk: one.commit.size for one in found if one.commit.root is not None}
+        return {
+            repo: sizes[head] if head in sizes else store.shown_tree(connection, head)[1]
+            for repo, head in heads.items()
+        }

@@ -45,7 +45,7 @@ class TreeService:
         """A stored tree without a commit: ``base`` with the changes applied."""
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get, writer.get_many)
-            steps = staging.ingest(changes, writer, load, lookalikes=self._lookalikes)
+            steps = staging.ingest(changes, writer, load)
             root = EMPTY_ROOT if base is None else from_hex(base, "tree hash")
             ref = staging.apply(steps, root, writer, load, lookalikes=self._lookalikes)
             writer.finish()
@@ -92,6 +92,14 @@ class TreeService:
         """All files at or below a path; with ``dirs`` the directories too. :raises NotFoundError: ``no_file``, at once."""
         return views.walk(self._load, from_hex(root, "tree hash"), path, dirs=dirs, after=after)
 
+    def scan(
+        self, root: TreeHash, prefix: str = "", *, delimiter: str = "", after: str = ""
+    ) -> Iterator[tuple[str, FileInfo | None]]:
+        """Keys (paths without the leading slash) by how they begin, behind the key ``after``; those with the ``delimiter``
+        behind the prefix are one item together: their common beginning, and None."""
+        name = from_hex(root, "tree hash")
+        return views.scan(self._load, name, prefix.encode(), delimiter.encode(), after.encode())
+
     def glob(self, root: TreeHash, pattern: str, *, after: str | None = None) -> Iterator[FileInfo]:
         """The files and directories that match. :raises InvalidInputError: ``bad_glob``, at once."""
         return views.glob(self._load, from_hex(root, "tree hash"), pattern, after=after)
@@ -129,12 +137,18 @@ class TreeService:
         return bulk.read_files(self._chunks, self._load, from_hex(root, "tree hash"), files)
 
     def diff(
-        self, old: TreeHash, new: TreeHash, path: str = "/", *, after: str | None = None
+        self,
+        old: TreeHash,
+        new: TreeHash,
+        path: str = "/",
+        *,
+        after: str | None = None,
+        shallow: bool = False,
     ) -> Iterator[DiffEntry]:
-        """The files that were added, deleted or changed, in the order of their paths. Costs what differs."""
-        return views.diff(
-            self._load, from_hex(old, "tree hash"), from_hex(new, "tree hash"), path, after=after
-        )
+        """The files that were added, deleted or changed, in the order of their paths. Costs what differs. ``shallow``: the
+        direct children that differ, directories as a whole."""
+        compare = views.diff_children if shallow else views.diff
+        return compare(self._load, from_hex(old, "tree hash"), from_hex(new, "tree hash"), path, after=after)
 
 
 def tree_info(ref: Ref) -> TreeInfo:

@@ -7,19 +7,26 @@ foreign key: domains meet through ids.
 
 from __future__ import annotations
 
-from trunkline.storage.db.schema.base import meta, metadata
+from trunkline.storage.db.schema.base import fit_postgresql, meta, metadata
 from trunkline.storage.db.schema.data import (
     branch_provenance,
+    branch_triggers,
     branches,
     chunks,
     commit_provenance,
     commits,
     linked_chunks,
     links,
+    merges,
     packs,
     projects,
     repos,
+    tags,
     tokens,
+    transaction_operations,
+    transactions,
+    upload_parts,
+    uploads,
 )
 from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
 from trunkline.storage.db.schema.models import (
@@ -51,6 +58,7 @@ from trunkline.storage.db.schema.work import (
 __all__ = [
     "SCHEMA_VERSION",
     "branch_provenance",
+    "branch_triggers",
     "branches",
     "checkpoints",
     "chunks",
@@ -63,6 +71,7 @@ __all__ = [
     "jobs",
     "linked_chunks",
     "links",
+    "merges",
     "meta",
     "metadata",
     "metrics",
@@ -82,7 +91,14 @@ __all__ = [
     "revisions",
     "secrets",
     "services",
+    "tags",
     "tasks",
     "tokens",
+    "transaction_operations",
+    "transactions",
     "trials",
+    "upload_parts",
+    "uploads",
 ]
+
+fit_postgresql(metadata)

@@ -2,9 +2,43 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import TEXT
+from sqlalchemy.engine import Dialect
 
 metadata = sa.MetaData()
+
+
+class JsonText(sa.types.TypeDecorator[Any]):
+    """JSON as text, as SQLite keeps it: PostgreSQL's own type refuses NaN, and cannot be compared."""
+
+    impl = TEXT
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str:
+        return json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else json.loads(value)
+
+
+def fit_postgresql(tables: sa.MetaData) -> None:
+    """Make PostgreSQL's columns hold what SQLite's do, in the same order.
+
+    Text sorts by its bytes, whatever the database's language; integers have 64 bits.
+    """
+    for table in tables.tables.values():
+        for column in table.columns:
+            kind = column.type
+            if isinstance(kind, sa.JSON):
+                column.type = kind.with_variant(JsonText(), "postgresql")
+            elif isinstance(kind, sa.Text):
+                column.type = kind.with_variant(TEXT(collation="C"), "postgresql")
+            elif type(kind) is sa.Integer:
+                column.type = kind.with_variant(sa.BigInteger(), "postgresql")
 
 
 def time_column(name: str, *, nullable: bool = False) -> sa.Column[float]:

@@ -14,7 +14,10 @@ SCHEMA_VERSION = 2
 
 
 def _v2(connection: Connection) -> None:
-    """Tables that version 1 did not have are made by ``create_all``; columns that older tables lack are added here."""
+    """Tables that version 1 did not have are made by ``create_all``; columns and indexes that older tables lack, here."""
+    for table in metadata.sorted_tables:
+        for index in sorted(table.indexes, key=lambda one: str(one.name)):
+            index.create(connection, checkfirst=True)
 
 
 MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2}

@@ -134,6 +134,8 @@ jobs = sa.Table(
     time_column("finished_at", nullable=True),
     sa.UniqueConstraint("pipeline_id", "id"),
     sa.Index("jobs_id", "id"),
+    sa.Index("jobs_status", "status"),
+    sqlite_autoincrement=True,  # a late word about a deleted job must not meet another one
 )
 datums = sa.Table(
     "datums",

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.doors.s3.signing import S3
+from trunkline.doors.s3.app import create_app
+from trunkline.services import Services, build
+from trunkline.settings import Settings
+
+BASE_URL = "http://127.0.0.1:30600"
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    """Real services on a real data directory; their background loops do not run."""
+    home = tmp_path / "home"
+    home.mkdir()
+    found = build(Settings(home=home))
+    found.access.admin_token(found.settings.token_file)
+    found.versioning.create_repo("default", "images")
+    found.versioning.create_branch("default", "images@master")
+    yield found
+    found.db.close()
+
+
+@pytest.fixture
+def client(services: Services) -> TestClient:
+    app = create_app(services, threading.Event())
+    return TestClient(app, base_url=BASE_URL, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def s3(services: Services, client: TestClient) -> S3:
+    """Signed with the owner's key."""
+    pair = services.access.key_pair(services.access.admin_token(services.settings.token_file))
+    return S3(client, pair.id, pair.secret)
