@@ -25,16 +25,9 @@ from trunkline.sdk.exchange import CONNECT_SECONDS, READ_SECONDS, Download
 from trunkline.sdk.transfer import Body, Transfers
 
 __all__ = [
-    "BACKOFF_SECONDS_MAX",
-    "BACKOFF_SECONDS_MIN",
-    "CLASS_OF_STATUS",
-    "Body",
-    "Download",
-    "Query",
-    "Transport",
-    "encode_query",
-    "path_of",
-]
+    "BACKOFF_SECONDS_MAX", "BACKOFF_SECONDS_MIN", "CLASS_OF_STATUS", "Body", "Download", "Query", "Transport",
+    "encode_query", "path_of",
+]  # fmt: skip
 
 
 class Transport(Transfers):
