@@ -145,7 +145,7 @@ def test_bad_sources(shell: Shell, repo: str, web: WebServer, tmp_path: Path) ->
     refused(shell, f"{put}:/d/ -f -", "stdin is one file", stdin=b"x")
     refused(shell, f"{put} -f ''", "empty")
     refused(shell, f"{put} -f {tmp_path}/pipe", "no plain file")
-    refused(shell, f"{put} -f {a} -f {tmp_path}/e/a", "both become /a", code=5)
+    refused(shell, f"{put} -f {a} -f {tmp_path}/e/a", "put them apart", code=5)
     refused(shell, f"{put} -f {tmp_path}/e", "with -r")
     refused(shell, f"{put} -f {web.url}/none", "does not exist", code=4)
     refused(shell, f"{put} -f {web.url}/big", "fetch_bytes_max", code=6)

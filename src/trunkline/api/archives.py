@@ -8,7 +8,11 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
-from trunkline.core import tar
+from starlette.responses import Response
+
+from trunkline.api import filestreams
+from trunkline.api.stream import StreamedBody, streamed
+from trunkline.core import filestream, tar
 from trunkline.core.ids import TreeHash
 from trunkline.core.paths import clean_path
 from trunkline.errors import InvalidInputError
@@ -62,6 +66,8 @@ def files_of(stream: Readable, *, into: str = "/", append: bool = False) -> Iter
                     executable=bool(entry.mode & stat.S_IXUSR),
                     append=append,
                 )
+        while stream.read(PART_BYTES):  # what follows the end of an archive is padding
+            pass
     except tarfile.TarError as error:
         raise _bad(str(error)) from error
 
@@ -87,14 +93,32 @@ def _bad(why: str) -> InvalidInputError:
     return InvalidInputError(f"the archive is not usable: {why}", kind="bad_archive")
 
 
+def changes_in(
+    body: StreamedBody, content_type: str | None, *, into: str = "/", append: bool = False
+) -> Iterator[PutFile]:
+    """The files of an uploaded body as changes: our own stream where it says so, else tar."""
+    if content_type == filestream.MEDIA_TYPE:
+        return filestreams.files_of(body, into=into, append=append)
+    return files_of(body, into=into, append=append)
+
+
+def answer_with(
+    versioning: VersioningService, root: TreeHash, files: Iterable[FileInfo], accept: str | None
+) -> Response:
+    """Files of one tree as a body: our own stream for who asks for it, else tar."""
+    if accept == filestream.MEDIA_TYPE:
+        return streamed(filestreams.stream_of(versioning, root, files), media_type=filestream.MEDIA_TYPE)
+    return streamed(archive_of(versioning, root, files), media_type="application/x-tar")
+
+
 def archive_of(versioning: VersioningService, root: TreeHash, files: Iterable[FileInfo]) -> Iterator[bytes]:
     """A tar stream of files of one tree, under their whole paths (without the leading slash)."""
-    for info in files:
+    for info, parts in versioning.read_files(root, files):
         if info.is_dir:
             continue
         yield tar.header(
             info.path.lstrip("/"), size=info.size, modified_ns=info.modified_ns, executable=info.executable
         )
-        yield from versioning.read(root, info.path)
+        yield from parts
         yield tar.padding(info.size)
     yield tar.END

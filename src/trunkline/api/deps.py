@@ -9,7 +9,7 @@ from fastapi import Depends, Header, Query, Request
 
 from trunkline.access.model import Identity
 from trunkline.api.auth import IDENTITY_KEY
-from trunkline.api.stream import BodyReader, body_of
+from trunkline.api.stream import StreamedBody, body_of
 from trunkline.services import Services
 from trunkline.wire.transactions import TRANSACTION_HEADER
 
@@ -29,7 +29,9 @@ def _stopping(request: Request) -> threading.Event:
 Use = Annotated[Services, Depends(_services)]
 Stopping = Annotated[threading.Event, Depends(_stopping)]
 Caller = Annotated[Identity, Depends(_caller)]
-Body = Annotated[BodyReader, Depends(body_of)]
+Body = Annotated[StreamedBody, Depends(body_of)]
+ContentType = Annotated[str | None, Header(alias="content-type")]
+Accept = Annotated[str | None, Header()]
 InTransaction = Annotated[
     str | None,
     Header(alias=TRANSACTION_HEADER, description="Gather this in the transaction of that ID.", max_length=64),

@@ -17,6 +17,7 @@ import uvicorn
 
 from trunkline.api import home
 from trunkline.api.app import create_app
+from trunkline.api.direct import DirectProtocol
 from trunkline.api.entrances import MakeDoor, open_doors
 from trunkline.api.logs import JsonFormatter, TextFormatter
 from trunkline.core.clock import SystemClock
@@ -95,7 +96,7 @@ class _Server(uvicorn.Server):
         self._stopping: threading.Event = app.state.stopping
         super().__init__(
             uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio",
+                app, http=DirectProtocol, log_config=None, access_log=False, lifespan="off", ws="none", loop="asyncio",
                 server_header=False, timeout_graceful_shutdown=GRACEFUL_SECONDS,
             )
         )  # fmt: skip

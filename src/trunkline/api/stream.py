@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from trunkline.api.direct import EXTENSION, PIECES_MAX, Connection, DirectAnswer, DirectBody, Piece
 from trunkline.api.middleware import BODY_LIMIT_KEY
 from trunkline.errors import TrunklineError, UnavailableError
 from trunkline.storage.db.engine import Changes
@@ -77,6 +78,10 @@ class BodyReader(io.RawIOBase):
             parts.append(part)
             left = None if left is None else left - len(part)
         return b"".join(parts)
+
+    def fill(self, buffer: memoryview) -> int:
+        """The same as ``readinto``."""
+        return self.readinto(buffer)
 
     def _wait_for_next(self) -> bytes:
         future = self._ahead or asyncio.run_coroutine_threadsafe(self._next(), self._loop)
@@ -136,41 +141,100 @@ class BodyReader(io.RawIOBase):
         return b"".join(gathered)
 
 
-async def body_of(request: Request) -> AsyncIterator[BodyReader]:
-    """Dependency: the body, unbounded, for endpoints that stream it to disk."""
+StreamedBody = BodyReader | DirectBody
+
+
+async def body_of(request: Request) -> AsyncIterator[StreamedBody]:
+    """Dependency: the body, unbounded, for endpoints that stream it to disk; straight from the socket where that goes."""
     request.scope[BODY_LIMIT_KEY] = None
-    reader = BodyReader(request)
+    connection = connection_of(request.scope)
+    direct = connection.take_body(request.app.state.stopping) if connection is not None else None
+    if direct is None:
+        reader = BodyReader(request)
+        try:
+            yield reader
+        except Exception:
+            with contextlib.suppress(UnavailableError):
+                await reader.drain()
+            raise
+        return
     try:
-        yield reader
-    except Exception:
-        with contextlib.suppress(UnavailableError):
-            await reader.drain()
-        raise
+        yield direct
+    finally:
+        await run_in_threadpool(direct.drain)
+        direct.close()
+
+
+def connection_of(scope: Scope) -> Connection | None:
+    """The connection of a request, where the server that runs us hands it over."""
+    found: Connection | None = scope.get("extensions", {}).get(EXTENSION)
+    return found
+
+
+class Streamed(StreamingResponse):
+    """An answer made while it is sent, by one thread, straight into the socket where that goes."""
+
+    def __init__(
+        self, batches: Iterator[list[Piece]], *, media_type: str, headers: dict[str, str] | None, status: int
+    ) -> None:
+        parts = (b"".join(batch) for batch in batches)
+        super().__init__(parts, status_code=status, media_type=media_type, headers=headers)
+        self._batches = batches
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = connection_of(scope)
+        if connection is None or scope["method"] == "HEAD" or not connection.can_answer():
+            await super().__call__(scope, receive, send)
+            return
+        is_chunked = "content-length" not in self.headers
+        headers = [*self.raw_headers, *([(b"transfer-encoding", b"chunked")] if is_chunked else [])]
+        connection.prepare_answer()
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        while not (connection.head_is_out() or connection.is_gone()):
+            await asyncio.sleep(0.001)
+        answer = connection.take_answer(scope["app"].state.stopping, chunked=is_chunked)
+        is_whole = False
+        try:
+            is_whole = await run_in_threadpool(self._write, answer)
+        finally:
+            connection.end_answer(whole=is_whole)
+
+    def _write(self, answer: DirectAnswer) -> bool:
+        """Returns whether all of it was taken. (What goes wrong on our side is raised, and ends in the log.)"""
+        try:
+            for batch in self._batches:
+                answer.write(batch)
+            answer.end()
+            return True
+        except UnavailableError as error:
+            if error.kind not in ("client_gone", "stopping"):
+                raise
+            return False
+        finally:
+            answer.close()
 
 
 def streamed(
-    parts: Iterable[bytes], *, media_type: str, headers: dict[str, str] | None = None, status: int = 200
-) -> StreamingResponse:
+    parts: Iterable[Piece], *, media_type: str, headers: dict[str, str] | None = None, status: int = 200
+) -> Streamed:
     """An answer made while it is sent. The first part is made at once, so that what fails early gets its own status."""
-    iterator = joined(parts)
-    first = next(iterator, b"")
-    return StreamingResponse(
-        chain([first], iterator), status_code=status, media_type=media_type, headers=headers
-    )
+    batches = batched(parts)
+    first = next(batches, [])
+    return Streamed(chain([first], batches), media_type=media_type, headers=headers, status=status)
 
 
-def joined(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Small parts joined to larger ones: each costs a switch of threads."""
-    pending: list[bytes] = []
+def batched(parts: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Small parts gathered to larger batches: each costs a system call, or a switch of threads."""
+    pending: list[Piece] = []
     size = 0
     for part in parts:
         pending.append(part)
         size += len(part)
-        if size >= PART_BYTES:
-            yield b"".join(pending)
+        if size >= PART_BYTES or len(pending) >= PIECES_MAX:
+            yield pending
             pending, size = [], 0
     if pending:
-        yield b"".join(pending)
+        yield pending
 
 
 class LongPoll(Response, Generic[T]):

@@ -12,38 +12,44 @@ from typing import Any
 
 import typer
 
-from trunkline.cli import (
-    apply,
-    create,
-    deleting,
-    files,
-    following,
-    history,
-    inspecting,
-    keeping,
-    listing,
-    logs,
-    server,
-    steering,
-    transactions,
-)
+from trunkline.cli import files, version
 from trunkline.cli.errors import INTERRUPTED, exit_code
-from trunkline.cli.grammar import Verbs
+from trunkline.cli.grammar import SAME, Verbs, new_verb
 from trunkline.cli.output import say
 from trunkline.errors import InternalError, LimitError, TrunklineError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 
-def build() -> typer.Typer:
-    """The whole grammar."""
-    app = typer.Typer(
+def _top() -> typer.Typer:
+    return typer.Typer(
         cls=Verbs, name="trunkline", no_args_is_help=True, rich_markup_mode=None, add_completion=True,
         pretty_exceptions_enable=False, context_settings={"help_option_names": ["--help", "-h"]},
         help="Commit data, and get a tested, live model, with one ID that explains, replays or undoes it all.",
         epilog="Example: trunkline up --detach",
     )  # fmt: skip
+
+
+def build() -> typer.Typer:
+    """The whole grammar. Its modules bring the wire models along, which takes half a second; so not at the top."""
+    from trunkline.cli import (  # noqa: PLC0415
+        apply,
+        create,
+        deleting,
+        following,
+        history,
+        inspecting,
+        keeping,
+        listing,
+        logs,
+        server,
+        steering,
+        transactions,
+    )
+
+    app = _top()
     server.register(app)
+    version.register(app)
     create.register(app)
     get = listing.register(app)
     inspecting.register(app)
@@ -65,6 +71,20 @@ def root() -> Any:
     return typer.main.get_command(build())
 
 
+def quick(words: list[str]) -> Any | None:
+    """The part of the grammar that the first words ask for, if it is one that must start at once; else None."""
+    named = tuple(SAME.get(word, word) for word in words[:2])
+    app = _top()
+    if named[:1] == ("version",):
+        version.register(app)
+        app.callback()(lambda: None)  # else a single command would stand for the program
+    elif named in (("put", "file"), ("get", "file")):
+        files.register_transfers(new_verb(app, "put", ""), new_verb(app, "get", ""))
+    else:
+        return None
+    return typer.main.get_command(app)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
     sys.exit(run(argv))
@@ -73,7 +93,8 @@ def main(argv: list[str] | None = None) -> None:
 def run(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
-        result = root().main(argv, prog_name="trunkline", standalone_mode=False)
+        words = sys.argv[1:] if argv is None else argv
+        result = (quick(words) or root()).main(words, prog_name="trunkline", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except TrunklineError as error:

@@ -12,8 +12,6 @@ from enum import StrEnum
 from typing import Any
 
 import typer
-import yaml
-from pydantic import BaseModel
 
 HEADER_EVERY_LINES = 50
 
@@ -40,7 +38,7 @@ def structured(value: Any, form: Format) -> None:
     if form is Format.json:
         show(json.dumps(plain, indent=2, ensure_ascii=False))
     else:
-        show(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip("\n"))
+        show(_yaml(plain))
 
 
 def structured_line(value: Any, form: Format) -> None:
@@ -49,10 +47,10 @@ def structured_line(value: Any, form: Format) -> None:
     if form is Format.json:
         show(json.dumps(plain, ensure_ascii=False))
     else:
-        show("---\n" + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip("\n"))
+        show("---\n" + _yaml(plain))
 
 
-def done(value: BaseModel, form: Format | None, text: str) -> None:
+def done(value: Any, form: Format | None, text: str) -> None:
     """Say what was done, or print what came of it."""
     if form is not None:
         structured(value, form)
@@ -60,8 +58,14 @@ def done(value: BaseModel, form: Format | None, text: str) -> None:
         say(text)
 
 
+def _yaml(value: Any) -> str:
+    import yaml  # noqa: PLC0415 (most commands write none)
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip()
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
+    if hasattr(value, "model_dump"):  # a wire model; pydantic takes its time to import
         return value.model_dump(mode="json", exclude_none=False)
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
@@ -96,8 +100,7 @@ def described(pairs: Iterable[tuple[str, Any]]) -> None:
         if value is None or value == "" or value == () or value == [] or value == {}:
             continue
         if isinstance(value, dict | list | tuple):
-            text = yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True).rstrip()
-            show(f"{label}:\n  " + text.replace("\n", "\n  "))
+            show(f"{label}:\n  " + _yaml(_plain(value)).replace("\n", "\n  "))
         else:
             show(f"{label}: {value}")
 
@@ -152,10 +155,12 @@ def bar(part: float, width: int = 8) -> str:
 
 
 @contextmanager
-def progress(total: int, label: str, *, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere."""
+def progress(total: Callable[[], tuple[int, int]], *, shown: bool = True) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, nothing elsewhere. ``total`` gives files and bytes, and is asked only for a bar."""
     if not shown or not sys.stderr.isatty():
         yield lambda _: None
         return
-    with typer.progressbar(length=max(total, 1), label=label, file=sys.stderr) as bar_shown:
+    count, size = total()
+    label = "1 file" if count == 1 else f"{count} files"
+    with typer.progressbar(length=max(size, 1), label=label, file=sys.stderr) as bar_shown:
         yield bar_shown.update

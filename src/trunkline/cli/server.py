@@ -1,4 +1,4 @@
-"""``up``, ``down``, ``status`` and ``version``. The one part of the CLI that may import the server, inside ``up``
+"""``up``, ``down`` and ``status``. The one part of the CLI that may import the server, inside ``up``
 and ``down``."""
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ def register(app: typer.Typer) -> None:
     command(app, "up", "trunkline up --detach")(up)
     command(app, "down", "trunkline down")(down)
     command(app, "status", "trunkline status")(status)
-    command(app, "version", "trunkline version")(version)
 
 
 def up(
@@ -189,11 +188,3 @@ def _status_lines(found: Status, link: str) -> list[str]:
         f"  console         {link}   (works once, for ten minutes)",
         f"  processes       {children or 'none'}",
     ]
-
-
-def version(output: Output = None) -> None:
-    """Show the version."""
-    if output is not None:
-        structured({"version": __version__}, output)
-    else:
-        show(__version__)

@@ -4,18 +4,21 @@ takes the path itself; several go below it by their names."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from trunkline.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
-from trunkline.sdk.client import Client
-from trunkline.sdk.files import FileChange
-from trunkline.sdk.tar import files_below
-from trunkline.wire.commits import Commit
-from trunkline.wire.files import Fetch, Link, Take
+from trunkline.sdk import packing
+from trunkline.sdk.packing import Source
+
+if TYPE_CHECKING:
+    from trunkline.sdk.client import Client
+    from trunkline.sdk.files import FileChange
+    from trunkline.wire.commits import Commit
+    from trunkline.wire.files import Link
 
 STDIN = "-"
 WEB = ("http://", "https://")
@@ -34,6 +37,7 @@ class Puts:
     unpack: bool = False
     link: bool = False
     full_path: bool = False
+    streams: int = 1
 
 
 def is_url(source: str) -> bool:
@@ -83,45 +87,42 @@ def _lines(name: str) -> list[str]:
     return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
 
 
-def local_files(puts: Puts, sources: Iterable[str]) -> list[tuple[str, Path]]:
-    """Where the files of local sources go: ``(path in the repo, file)``.
+def local_files(puts: Puts, sources: Iterable[str]) -> list[tuple[str, Source]]:
+    """Where the files of local sources go: ``(path in the repo, file or folder)``. Folders are not looked into before
+    they are sent.
 
     :raises InvalidInputError: for a folder without -r, or what cannot be read. :raises AlreadyExistsError: ``same_target``.
     """
-    found = [pair for source in sources for pair in _below(puts, source)]
-    if not found:
-        raise InvalidInputError(f"there is no file in {', '.join(puts.sources)}", kind="no_file")
-    _refuse_doubles(puts, found)
+    found = [_where(puts, source) for source in sources]
+    if not puts.append and len(found) > 1:
+        _refuse_doubles(found)
     return found
 
 
-def _refuse_doubles(puts: Puts, found: list[tuple[str, Path]]) -> None:
-    if puts.append or len(puts.sources) == 1:
-        return
-    seen: dict[str, Path] = {}
-    for name, path in found:
-        other = seen.setdefault(name, path)
-        if other is not path:
-            raise AlreadyExistsError(
-                f"{other} and {path} would both become /{name}: put them apart, or with --full-path",
-                kind="same_target",
-            )
+def _refuse_doubles(found: list[tuple[str, Source]]) -> None:
+    seen: dict[str, Source] = {}
+    for pair in found:
+        for file in packing.local_files([pair]):
+            other = seen.setdefault(file[0], pair[1])
+            if other is not pair[1]:
+                raise AlreadyExistsError(
+                    f"{other!s} and {pair[1]!s} both hold what would become /{file[0]}: put them apart, "
+                    "or with --full-path",
+                    kind="same_target",
+                )
 
 
-def _below(puts: Puts, source: str) -> Iterator[tuple[str, Path]]:
+def _where(puts: Puts, source: str) -> tuple[str, Source]:
     path = Path(source)
     top = _top(puts, source, path.resolve().name)
     if path.is_dir():
         if not puts.recursive:
             raise InvalidInputError(f"{source} is a folder: put it with -r", kind="is_directory")
-        for below, file in files_below(path):
-            yield f"{top}/{below}".lstrip("/"), file
-    elif path.is_file():
-        yield top, path
-    elif path.exists():
-        raise InvalidInputError(f"{source} is no plain file: pipe it in with -f -", kind="bad_file")
-    else:
+    elif not path.exists():
         raise InvalidInputError(f"there is no file {source}", kind="no_file")
+    elif not path.is_file():
+        raise InvalidInputError(f"{source} is no plain file: pipe it in with -f -", kind="bad_file")
+    return top, path
 
 
 def _top(puts: Puts, source: str, name: str) -> str:
@@ -160,6 +161,8 @@ def url_target(puts: Puts, url: str) -> str:
 
 def put_mixed(api: Client, address: str, puts: Puts, project: str | None) -> Commit:
     """Put sources of several kinds as one commit: local files go up first, then the server does the rest."""
+    from trunkline.wire.files import Fetch, Take  # noqa: PLC0415 (brings pydantic along, which takes its time)
+
     changes: list[FileChange] = []
     local = [source for source in puts.sources if not is_url(source)]
     if puts.link:
@@ -186,6 +189,8 @@ def put_mixed(api: Client, address: str, puts: Puts, project: str | None) -> Com
 
 
 def _link(puts: Puts, source: str) -> Link:
+    from trunkline.wire.files import Link  # noqa: PLC0415
+
     if source.startswith(WEB) or source == STDIN:
         raise InvalidInputError(
             "only files, folders and s3:// or gs:// can be linked: they stay where they are", kind="bad_link"

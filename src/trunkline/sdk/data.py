@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from trunkline.core.paths import Address, parse_address
-from trunkline.errors import InvalidInputError, NotFoundError, UnavailableError
-from trunkline.sdk import config
-from trunkline.sdk.tar import Source, files_below, refuse_links
-from trunkline.sdk.transport import Body, Download, Transport, path_of
+from trunkline.errors import InvalidInputError
+from trunkline.sdk.packing import Progress, Source
+from trunkline.sdk.transport import Body, Transport, path_of
 from trunkline.wire.branches import Branch, BranchDetails
 from trunkline.wire.commits import Commit, CommitDetails, CommitSet
 from trunkline.wire.files import DiffEntry, FileInfo, TreeInfo
@@ -25,18 +23,10 @@ POLL_SECONDS = 30.0
 PAGE_ITEMS_MAX = 1000
 """How many items of a long list are asked for at a time."""
 
-Progress = Callable[[int], None]
-"""Called with the number of bytes that were just sent or received."""
-
 
 class DataMethods(Transport):
     """The part of the client that speaks of data. Addresses are ``[project/]repo@branch-or-ID[:path]``; ``project`` is
     meant where the address names none."""
-
-    @property
-    def project(self) -> str:
-        """The project that is meant where none is named: inside a job the job's own, else ``default``."""
-        return config.environment_project() or "default"
 
     # --- projects ---
 
@@ -234,65 +224,23 @@ class DataMethods(Transport):
 
         >>> client.put_file("images@master:/notes.txt", b"hello")
         """
-        query = {
-            "at": address, "append": append, "mtime": modified_at, "mtime_ns": modified_ns, "executable": executable,
-        }  # fmt: skip
-        return Commit.model_validate(self.upload(self._in(project, "files"), content, query=query))
+        answer = self.send_file(
+            address, content, append=append, modified_at=modified_at, modified_ns=modified_ns,
+            executable=executable, project=project,
+        )  # fmt: skip
+        return Commit.model_validate(answer)
 
     def put_files(
         self, address: str, files: Path | Iterable[tuple[str, Source]], *, append: bool = False,
         project: str | None = None, progress: Progress | None = None,
     ) -> Commit:  # fmt: skip
-        """Write many files as one commit: all below a folder, or given as ``(name, path or bytes)``.
+        """Write many files as one commit: all below a folder, or given as ``(name, path or bytes)``, where the path of a
+        folder stands for all below it.
 
         >>> client.put_files("images@master:/cats", Path("cats/"))
         """
-        found = files_below(files) if isinstance(files, Path) else files
-        query = {"at": address, "append": append}
-        answer = self.upload_tar(self._in(project, "archive"), found, query=query, progress=progress)
+        answer = self.send_files(address, files, append=append, project=project, progress=progress)
         return Commit.model_validate(answer)
-
-    def get_file(
-        self, address: str, *, offset: int = 0, length: int | None = None, project: str | None = None
-    ) -> Download:
-        """Open one file for reading, as a stream.
-
-        >>> with client.get_file("images@master:/notes.txt") as stream: stream.read()
-        """
-        if offset < 0 or (length is not None and length < 1):
-            raise InvalidInputError("an offset is not negative, and a length is at least 1", kind="bad_range")
-        headers = {}
-        if offset or length is not None:
-            last = "" if length is None else str(offset + length - 1)
-            headers["range"] = f"bytes={offset}-{last}"
-        return self.download(self._in(project, "files"), query={"at": address}, headers=headers)
-
-    def get_files(
-        self, address: str, folder: Path, *, glob: str | None = None, project: str | None = None
-    ) -> int:
-        """Write the files of a directory below a local folder; returns how many.
-
-        >>> client.get_files("images@master:/cats", Path("cats/"))
-        """
-        where = parse_address(address, project or self.project)
-        top = (where.path or "/").strip("/")
-        scratch = folder.parent / f".{folder.name}.part"
-        try:
-            query = {"at": address, "glob": glob}
-            count = self.download_folder(self._in(project, "archive"), scratch, query=query)
-            source = scratch / top if top and glob is None else scratch
-            refuse_links(source, folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.move)
-        except FileNotFoundError as error:
-            raise NotFoundError(f"{address} holds no files", kind="no_file") from error
-        except OSError as error:
-            raise UnavailableError(
-                f"cannot write below {folder}: {error.strerror}", kind="not_written"
-            ) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        return count
 
     def inspect_file(self, address: str, *, project: str | None = None) -> FileInfo:
         """Size, hash and times of a file or directory.
@@ -351,8 +299,8 @@ class DataMethods(Transport):
 
         >>> client.create_fileset(Path("code/")).root
         """
-        found = files_below(files) if isinstance(files, Path) else files
-        return TreeInfo.model_validate(self.upload_tar(path_of("filesets"), found, query={"base": base}))
+        found = [("", files)] if isinstance(files, Path) else files
+        return TreeInfo.model_validate(self.upload_files(path_of("filesets"), found, query={"base": base}))
 
     # --- helpers ---
 
@@ -373,9 +321,6 @@ class DataMethods(Transport):
         size = PAGE_ITEMS_MAX if limit is None else max(1, min(limit, PAGE_ITEMS_MAX))
         return islice(self._items(path, {**(query or {}), "limit": size}), limit)
 
-    def _in(self, project: str | None, *parts: str) -> str:
-        return path_of("projects", project or self.project, *parts)
-
     def _repo(self, repo: str, project: str | None, *parts: str) -> str:
         where = parse_address(repo.partition("@")[0], project or self.project)
         return path_of("projects", where.project, "repos", where.repo, *parts)
@@ -391,14 +336,3 @@ class DataMethods(Transport):
     def _branch(self, address: str, project: str | None) -> str:
         where = self._of_branch(address, project)
         return path_of("projects", where.project, "repos", where.repo, "branches", where.branch or "master")
-
-
-def copied(source: Download, target: IO[bytes], progress: Progress | None = None) -> int:
-    """Copy a stream part by part; returns the number of bytes."""
-    size = 0
-    for part in source.parts():
-        target.write(part)
-        size += len(part)
-        if progress is not None:
-            progress(len(part))
-    return size

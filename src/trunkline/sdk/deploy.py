@@ -75,7 +75,7 @@ def deploy(client: Client, job: JobContext, options: DeployOptions, *, talk: Tal
         if golden.is_file():
             shutil.copy(golden, package / GOLDEN_FILE)
         talk(f"packed {archive.name}, {archive.stat().st_size / 2**20:.1f} MiB")
-        tree = client.upload_tar(path_of("filesets"), files_below(package))
+        tree = client.upload_files(path_of("filesets"), files_below(package))
         shutil.copytree(package, job.out, dirs_exist_ok=True)
     version = path_of("models", info["model"], "versions", info["version"])
     client.call("PUT", f"{version}/package", json={"root": tree["root"]})

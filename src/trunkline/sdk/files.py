@@ -123,7 +123,7 @@ class FileMethods(DataMethods):
         >>> with client.get_archive("images@master:/cats") as stream: tarfile.open(fileobj=stream, mode="r|")
         """
         query = {"at": address, "glob": glob}
-        return self.download_tar(self._in(project, "archive"), query=query)
+        return self.download(self._in(project, "archive"), query=query)
 
     def _files(
         self, address: str, query: dict[str, object], limit: int | None, project: str | None

@@ -123,19 +123,6 @@ def checked_name(name: str) -> str:
     return str(pure)
 
 
-def refuse_links(source: Path, folder: Path) -> None:
-    """What is below ``source`` is about to go below ``folder``: not through a link there, which may lead anywhere.
-
-    :raises InvalidInputError: ``is_link``.
-    """
-    for root, _, _ in os.walk(source):
-        there = folder / Path(root).relative_to(source)
-        if there != folder and there.is_symlink():
-            raise InvalidInputError(
-                f"{there} is a link: remove it, or get into another folder", kind="is_link"
-            )
-
-
 def code_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """A code folder without what Python and git leave in it: it would make equal code look different."""
     for name, path in files_below(folder):

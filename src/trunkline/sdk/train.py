@@ -63,7 +63,7 @@ def train(
         **(settings.get("data") or {}), "project": data_project, "repo": data_repo, "commit": commit["id"],
         "previous_commit": before["metadata"].get("commit") if before else None,
     }  # fmt: skip
-    tree = client.upload_tar(path_of("filesets"), code_files(code))
+    tree = client.upload_files(path_of("filesets"), code_files(code))
     experiment = client.call(
         "POST",
         path_of("experiments"),

@@ -196,7 +196,7 @@ class DatumRunner:
         try:
             files = list(files_of(box))
             stored = context.link.retrying(
-                lambda client: client.upload_tar("/v1/filesets", files), give_up=context.interrupted.is_set
+                lambda client: client.upload_files("/v1/filesets", files), give_up=context.interrupted.is_set
             )
         except UnavailableError:
             context.check()

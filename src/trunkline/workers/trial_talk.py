@@ -120,7 +120,7 @@ class TrialTalk:
             files = list(_plain_files(folder))
             self._sender.flush()
             tree = self._context.link.retrying(
-                lambda client: client.upload_tar("/v1/filesets", files),
+                lambda client: client.upload_files("/v1/filesets", files),
                 give_up=self._context.interrupted.is_set,
             )
             body = {

@@ -9,10 +9,10 @@ from typing import Annotated
 from fastapi import Header, Response
 
 from trunkline.access.model import Scope
-from trunkline.api.archives import archive_of, files_of
+from trunkline.api.archives import answer_with, changes_in
 from trunkline.api.auth import allow
 from trunkline.api.changes import changes_of, copied, deletions, file_of
-from trunkline.api.deps import At, Body, Use
+from trunkline.api.deps import Accept, At, Body, ContentType, Use
 from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of, tree_cursor
 from trunkline.api.ranges import behind_the_end, parse_range
 from trunkline.api.routes import new_router
@@ -92,7 +92,9 @@ def copy_in_files(project: str, ask: CopyIn, use: Use) -> TreeInfo:
 @router.put("/projects/{project}/unpack")
 def unpack_archive(project: str, at: At, body: Body, use: Use, append: bool = False) -> Commit:
     into = parse_address(at, project).path or "/"
-    return _modified(use, project, at, use.sources.unpack(body.parts(), into=into, append=append))
+    return _modified(
+        use, project, at, use.sources.unpack((bytes(part) for part in body.parts()), into=into, append=append)
+    )
 
 
 @router.get("/projects/{project}/tree")
@@ -138,17 +140,19 @@ def diff_files(
 
 @router.get("/projects/{project}/archive", response_class=Response)
 @allow(Scope.JOB)
-def get_archive(project: str, at: At, use: Use, glob: str | None = None) -> Response:
+def get_archive(project: str, at: At, use: Use, glob: str | None = None, accept: Accept = None) -> Response:
     _, root, path = use.versioning.resolve(project, at)
     tops = [path] if glob is None else [info.path for info in use.versioning.glob(root, glob)]
     found = chain.from_iterable(use.versioning.walk(root, top) for top in tops)
-    return streamed(archive_of(use.versioning, root, found), media_type="application/x-tar")
+    return answer_with(use.versioning, root, found, accept)
 
 
 @router.put("/projects/{project}/archive")
-def put_archive(project: str, at: At, body: Body, use: Use, append: bool = False) -> Commit:
+def put_archive(
+    project: str, at: At, body: Body, use: Use, append: bool = False, content_type: ContentType = None
+) -> Commit:
     into = parse_address(at, project).path or "/"
-    return _modified(use, project, at, files_of(body, into=into, append=append))
+    return _modified(use, project, at, changes_in(body, content_type, into=into, append=append))
 
 
 def _modified(use: Use, project: str, at: str, changes: Iterable[Change], description: str = "") -> Commit:

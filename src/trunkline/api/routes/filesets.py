@@ -8,12 +8,11 @@ from typing import Annotated
 from fastapi import Query, Response
 
 from trunkline.access.model import Scope
-from trunkline.api.archives import archive_of, files_of
+from trunkline.api.archives import answer_with, changes_in
 from trunkline.api.auth import allow, gathered
-from trunkline.api.deps import Body, Use
+from trunkline.api.deps import Accept, Body, ContentType, Use
 from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of, tree_cursor
 from trunkline.api.routes import new_router
-from trunkline.api.stream import streamed
 from trunkline.core.ids import TreeHash
 from trunkline.wire.base import Page
 from trunkline.wire.files import FileInfo, TreeInfo
@@ -24,23 +23,29 @@ router = new_router("filesets")
 @router.post("/filesets", status_code=201)
 @allow(Scope.WORKER, Scope.JOB)
 @gathered  # it changes nothing that anybody sees
-def create_fileset(body: Body, use: Use, base: str | None = None) -> TreeInfo:
+def create_fileset(
+    body: Body, use: Use, base: str | None = None, content_type: ContentType = None
+) -> TreeInfo:
     root = TreeHash(base) if base is not None else None
-    return TreeInfo.model_validate(use.versioning.stage(files_of(body), base=root))
+    return TreeInfo.model_validate(use.versioning.stage(changes_in(body, content_type), base=root))
 
 
 @router.post("/filesets/unpack", status_code=201)
 def unpack_fileset(body: Body, use: Use) -> TreeInfo:
-    return TreeInfo.model_validate(use.versioning.stage(use.sources.unpack(body.parts(), into="/")))
+    return TreeInfo.model_validate(
+        use.versioning.stage(use.sources.unpack((bytes(part) for part in body.parts()), into="/"))
+    )
 
 
 @router.get("/filesets/{root}/archive", response_class=Response)
 @allow(Scope.WORKER, Scope.JOB)
-def get_fileset(root: str, use: Use, path: Annotated[list[str] | None, Query()] = None) -> Response:
+def get_fileset(
+    root: str, use: Use, path: Annotated[list[str] | None, Query()] = None, accept: Accept = None
+) -> Response:
     tree = TreeHash(root)
     use.versioning.check_tree(tree, to_keep=False)
     found = chain.from_iterable(use.versioning.walk(tree, one) for one in path or ["/"])
-    return streamed(archive_of(use.versioning, tree, found), media_type="application/x-tar")
+    return answer_with(use.versioning, tree, found, accept)
 
 
 @router.get("/filesets/{root}/tree")

@@ -1,0 +1,316 @@
+"""Files in and out, at the speed of the disk: the part of the client that commands use to move data.
+
+Imports nothing beyond the standard library that it need not: ``put file`` starts with this module and little else.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from trunkline.core import filestream
+from trunkline.core.filestream import StreamFailureError
+from trunkline.core.paths import parse_address
+from trunkline.errors import InternalError, InvalidInputError, NotFoundError, UnavailableError
+from trunkline.sdk.endpoint import BACKOFF_SECONDS_MAX, Endpoint, Query, encode_query, error_named, path_of
+from trunkline.sdk.exchange import READ_SECONDS, AnsweredEarlyError, Download, Exchange
+from trunkline.sdk.packing import ALL, Progress, Share, Source, send_files
+from trunkline.sdk.unpacking import move_into_place, scratch_beside, write_files, write_whole
+
+PART_BYTES = 256 * 1024
+
+Body = bytes | Iterable[bytes] | IO[bytes]
+T = TypeVar("T")
+
+
+class Transfers(Endpoint):
+    """Uploads and downloads. Each has a connection of its own."""
+
+    def upload_files(
+        self,
+        path: str,
+        files: Iterable[tuple[str, Source]],
+        *,
+        method: str | None = None,
+        query: Query | None = None,
+        progress: Progress | None = None,
+        share: Share = ALL,
+    ) -> Any:
+        """Send files as one stream, given as ``(name, file, folder or content)``; the server's answer.
+
+        POST for filesets, PUT for a directory of a repo, unless told otherwise. ``progress`` gets the size of each part.
+
+        :raises InvalidInputError: ``no_file``, if there is none in the folders that were named.
+        """
+        named = files if isinstance(files, list | tuple) else list(files)
+        verb = method or ("POST" if path.startswith("/v1/filesets") else "PUT")
+
+        def send(exchange: Exchange) -> None:
+            if not send_files(exchange, named, progress, share) and named and share is ALL:
+                raise InvalidInputError("there is no file in the folders that were named", kind="no_file")
+
+        return self._upload(verb, path, query, filestream.MEDIA_TYPE, None, lambda: send)
+
+    def upload(
+        self,
+        path: str,
+        stream: Body,
+        *,
+        method: str = "PUT",
+        query: Query | None = None,
+        media_type: str = "application/octet-stream",
+    ) -> Any:
+        """Send bytes, an iterable of bytes or an open binary file; retried only if it can be read again."""
+        size = len(stream) if isinstance(stream, bytes) else None
+        return self._upload(method, path, query, media_type, size, _replayable(stream))
+
+    def _upload(
+        self,
+        method: str,
+        path: str,
+        query: Query | None,
+        media_type: str,
+        size: int | None,
+        sender: Callable[[], Callable[[Exchange], None]],
+    ) -> Any:
+        headers = {"content-type": media_type, "expect": "100-continue", **self._gathering()}
+
+        def attempt() -> Any:
+            send = sender()
+            exchange = Exchange(self.url)
+            try:
+                exchange.ask(method, path + encode_query(query), self.token, headers, size)
+                try:
+                    exchange.wait_until_welcome()
+                    send(exchange)
+                except AnsweredEarlyError:
+                    pass  # the answer says why
+                exchange.answer()
+                data = exchange.read_all()
+            finally:
+                exchange.close()
+            return json.loads(data) if data else None
+
+        return self._patiently(attempt)
+
+    def download(
+        self,
+        path: str,
+        *,
+        query: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+        read_seconds: float = READ_SECONDS,
+    ) -> Download:
+        """Open a body for reading: file-like, closed by ``with``. ``read_seconds``: how long it may stay silent."""
+
+        def attempt() -> Download:
+            exchange = Exchange(self.url, read_seconds)
+            try:
+                exchange.ask(
+                    "GET", path + encode_query(query), self.token, {**self._gathering(), **(headers or {})}
+                )
+                exchange.answer()
+            except BaseException:
+                exchange.close()
+                raise
+            return Download(exchange)
+
+        return self._patiently(attempt)
+
+    def download_folder(self, path: str, folder: Path, *, query: Query | None = None) -> int:
+        """Write the files of an answer below ``folder``, anew if the connection breaks; returns how many."""
+        deadline = time.monotonic() + self.retry_seconds
+        while True:
+            try:
+                with self.download(path, query=query, headers={"accept": filestream.MEDIA_TYPE}) as stream:
+                    return write_files(filestream.read_files(stream), folder)
+            except StreamFailureError as error:
+                said = error.said
+                raise error_named(said.get("class"), InternalError)(
+                    str(error), kind=said.get("kind")
+                ) from error
+            except UnavailableError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(BACKOFF_SECONDS_MAX)
+
+    # --- files of a repo ---
+
+    def send_files(
+        self,
+        address: str,
+        files: Path | Iterable[tuple[str, Source]],
+        *,
+        append: bool = False,
+        project: str | None = None,
+        progress: Progress | None = None,
+        streams: int = 1,
+    ) -> dict[str, Any]:
+        """As ``put_files``; the commit as it came.
+
+        >>> client.send_files("images@master:/cats", Path("cats/"))["id"]
+        """
+        found: list[tuple[str, Source]] = [("", files)] if isinstance(files, Path) else list(files)
+        if streams > 1 and not append:  # what is appended has an order
+            return self._send_in_streams(address, found, project, progress, streams)
+        query = {"at": address, "append": append or None}
+        answer: dict[str, Any] = self.upload_files(
+            self._in(project, "archive"), found, query=query, progress=progress
+        )
+        return answer
+
+    def _send_in_streams(
+        self,
+        address: str,
+        files: list[tuple[str, Source]],
+        project: str | None,
+        progress: Progress | None,
+        streams: int,
+    ) -> dict[str, Any]:
+        """Each stream stores its share apart; then one commit takes them all, or none."""
+        lock = threading.Lock()
+
+        def count(size: int) -> None:
+            if progress is not None:
+                with lock:
+                    progress(size)
+
+        def send(number: int) -> str:
+            share = Share(number, streams)
+            made = self.upload_files(path_of("filesets"), files, progress=count, share=share)
+            return str(made["root"]) if made["file_count"] else ""
+
+        with ThreadPoolExecutor(streams, thread_name_prefix="stream") as pool:
+            roots = [root for root in pool.map(send, range(streams)) if root]
+        if not roots:
+            raise InvalidInputError("there is no file in the folders that were named", kind="no_file")
+        where, _, into = address.partition(":")
+        takes = [{"op": "take", "root": root, "path": into or "/"} for root in roots]
+        answer: dict[str, Any] = self.upload(
+            self._in(project, "files", "change"),
+            json.dumps({"at": where, "changes": takes}).encode(),
+            method="POST",
+            media_type="application/json",
+        )
+        return answer
+
+    def send_file(
+        self, address: str, content: Body, *, append: bool = False, modified_at: float | None = None,
+        modified_ns: int | None = None, executable: bool = False, project: str | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """As ``put_file``; the commit as it came.
+
+        >>> client.send_file("images@master:/notes.txt", b"hello")["id"]
+        """
+        query = {
+            "at": address, "append": append, "mtime": modified_at, "mtime_ns": modified_ns, "executable": executable,
+        }  # fmt: skip
+        answer: dict[str, Any] = self.upload(self._in(project, "files"), content, query=query)
+        return answer
+
+    def get_file(
+        self, address: str, *, offset: int = 0, length: int | None = None, project: str | None = None
+    ) -> Download:
+        """Open one file for reading, as a stream.
+
+        >>> with client.get_file("images@master:/notes.txt") as stream: stream.read()
+        """
+        if offset < 0 or (length is not None and length < 1):
+            raise InvalidInputError("an offset is not negative, and a length is at least 1", kind="bad_range")
+        headers = {}
+        if offset or length is not None:
+            last = "" if length is None else str(offset + length - 1)
+            headers["range"] = f"bytes={offset}-{last}"
+        return self.download(self._in(project, "files"), query={"at": address}, headers=headers)
+
+    def get_files(
+        self, address: str, folder: Path, *, glob: str | None = None, project: str | None = None
+    ) -> int:
+        """Write the files of a directory below a local folder; returns how many. Nothing appears there before all has
+        come.
+
+        >>> client.get_files("images@master:/cats", Path("cats/"))
+        """
+        where = parse_address(address, project or self.project)
+        top = (where.path or "/").strip("/") if glob is None else ""
+        folder = Path(os.path.abspath(folder))  # noqa: PTH100 (no link is to be followed)
+        with scratch_beside(folder) as scratch:
+            query = {"at": address, "glob": glob}
+            count = self.download_folder(self._in(project, "archive"), scratch, query=query)
+            if not count:
+                raise NotFoundError(f"{address} holds no files", kind="no_file")
+            move_into_place(scratch / top, folder)
+        return count
+
+
+def path_of_archive(project: str) -> str:
+    """Where whole directories of a project go in and out."""
+    return path_of("projects", project, "archive")
+
+
+def _replayable(stream: Body) -> Callable[[], Callable[[Exchange], None]]:
+    """Makes the body again for every attempt, as long as that is possible."""
+    if isinstance(stream, bytes):
+        return lambda: lambda exchange: exchange.write(stream)
+    source: Any = stream
+    started = False
+    seekable = hasattr(source, "seekable") and source.seekable()
+    start = source.tell() if seekable else 0
+
+    def body() -> Callable[[Exchange], None]:
+        nonlocal started
+        if started:
+            if not seekable:
+                raise UnavailableError(
+                    "the connection broke while a stream was sent: repeat", kind="not_replayable"
+                )
+            source.seek(start)
+        started = True
+        return lambda exchange: _send_parts(
+            exchange, _parts_of(source) if hasattr(source, "read") else source
+        )
+
+    return body
+
+
+def _send_parts(exchange: Exchange, parts: Iterable[bytes]) -> None:
+    gathered = bytearray()
+    for part in parts:
+        gathered += part
+        if len(gathered) >= PART_BYTES:
+            exchange.write(gathered)
+            gathered.clear()
+    exchange.write(gathered)
+    exchange.finish_body()
+
+
+def _parts_of(file: Any) -> Iterator[bytes]:
+    while part := file.read(PART_BYTES):
+        yield part
+
+
+def copied(source: Download, target: IO[bytes], progress: Progress | None = None) -> int:
+    """Copy a stream part by part; returns the number of bytes."""
+    target.flush()
+    try:
+        descriptor = target.fileno()
+    except (OSError, io.UnsupportedOperation):
+        descriptor = None
+    buffer = memoryview(bytearray(2 * PART_BYTES))
+    size = 0
+    while read := source.readinto(buffer):
+        if descriptor is None:
+            target.write(buffer[:read])
+        else:
+            write_whole(descriptor, buffer[:read])
+        size += read
+        if progress is not None:
+            progress(read)
+    return size

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trunkline.core.filestream import StreamedFile
+from trunkline.errors import ConflictError, InvalidInputError
+from trunkline.sdk.packing import LocalFile, Share, local_files, send_files, total_bytes
+from trunkline.sdk.unpacking import move_into_place, write_files
+
+
+def one(name: str, data: bytes = b"x", time: int | None = None, executable: bool = False) -> StreamedFile:
+    return StreamedFile(name, len(data), time, executable, memoryview(data), ())
+
+
+def names(folder: Path) -> list[str]:
+    return [file.name for file in local_files([("", folder)]) if isinstance(file, LocalFile)]
+
+
+def make(folder: Path, *paths: str) -> None:
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(path)
+
+
+class Collected:
+    """What would go to the server."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, *pieces: bytes) -> None:
+        self.data += b"".join(map(bytes, pieces))
+
+    def write_file(self, descriptor: int, size: int):
+        while size and (part := os.read(descriptor, min(size, 100_000))):
+            self.data += part
+            size -= len(part)
+            yield len(part)
+
+    def finish_body(self) -> None:
+        self.data += b"."
+
+
+def test_a_folder_is_walked_in_the_order_of_whole_paths(tmp_path: Path) -> None:
+    make(tmp_path, "b/x", "b.txt", "a", "b-/y", "b/a/z", "ä", "c")
+    assert names(tmp_path) == sorted(names(tmp_path), key=str.encode)
+    assert len(names(tmp_path)) == 7
+    assert total_bytes([("", tmp_path)]) == (7, sum(len(name.encode()) for name in names(tmp_path)))
+
+
+def test_shares_are_the_whole(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{n}" for n in range(10)))
+    sent = [Collected() for _ in range(3)]
+    counts = [send_files(one, [("", tmp_path)], share=Share(n, 3)) for n, one in enumerate(sent)]  # type: ignore[arg-type]
+    assert sorted(counts) == [3, 3, 4]
+
+
+def test_what_cannot_be_sent_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "a/b")
+    (tmp_path / "l").symlink_to(tmp_path / "a")
+    with pytest.raises(InvalidInputError, match="l is a link to a folder"):
+        names(tmp_path)
+    (tmp_path / "l").unlink()
+    (tmp_path / "l").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InvalidInputError, match="l is not a readable regular file"):
+        names(tmp_path)
+    (tmp_path / "l").unlink()
+    os.mkfifo(tmp_path / "a" / "pipe")
+    with pytest.raises(InvalidInputError, match="a/pipe is not a readable regular file"):
+        names(tmp_path)
+    (tmp_path / "a" / "pipe").unlink()
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))).write_text("")
+    with pytest.raises(InvalidInputError, match="not UTF-8"):
+        names(tmp_path)
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_a_file_that_shrinks_or_goes_is_noticed(tmp_path: Path, size: int) -> None:
+    make(tmp_path, "a", "b")
+    (tmp_path / "b").write_bytes(bytes(size))
+    real = os.fstat
+
+    def shrinking(descriptor: int) -> os.stat_result:
+        found = real(descriptor)
+        if found.st_size == size:
+            os.truncate(tmp_path / "b", size // 2)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ConflictError, match="b became shorter"):
+        patch.setattr(
+            os, "fstat", shrinking
+        )  # the moment between looking and reading cannot be hit otherwise
+        send_files(Collected(), [("", tmp_path)])  # type: ignore[arg-type]
+    with pytest.raises(ConflictError, match="nowhere went away"):
+        send_files(Collected(), [("nowhere", tmp_path / "nowhere")])  # type: ignore[arg-type]
+
+
+def test_times_and_modes_are_kept(tmp_path: Path) -> None:
+    assert (
+        write_files([one("a/b", b"#!", 1_600_000_000_123_456_789, True), one("c", b"")], tmp_path / "o") == 2
+    )
+    found = (tmp_path / "o" / "a" / "b").stat()
+    assert (found.st_mtime_ns, found.st_mode & 0o100) == (1_600_000_000_123_456_789, 0o100)
+    assert (tmp_path / "o" / "c").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "a/../../x", "/etc/x", "a//b", "", "/", "a/", ".", "..", "a/.", "./a", "nul\0", "x\0/y"],
+)
+def test_nothing_is_written_outside(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInputError, match="leads out"):
+        write_files([one(name)], tmp_path / "out")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    (out / "l").symlink_to(elsewhere)
+    with pytest.raises(InvalidInputError, match="a file or a link is there"):
+        write_files([one("l/x")], out)
+    (out / "f").symlink_to(elsewhere / "f")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_files([one("f")], out)
+    make(tmp_path / "new", "l/x")
+    with pytest.raises(InvalidInputError, match="is a link"):
+        move_into_place(tmp_path / "new", out)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_more_folders_than_are_kept_open(tmp_path: Path) -> None:
+    files = [one(f"{n}/{m}/f") for n in range(12) for m in range(12)] + [one("0/0/g"), one("3/h")]
+    assert write_files(files, tmp_path / "out") == 146
+    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 146
+
+
+def test_what_is_there_is_replaced_or_joined(tmp_path: Path) -> None:
+    make(tmp_path / "old", "a", "d/b")
+    make(tmp_path / "new", "d/b", "d/e/c")
+    move_into_place(tmp_path / "new", tmp_path / "old")
+    assert names(tmp_path / "old") == ["a", "d/b", "d/e/c"]
+    make(tmp_path / "whole", "x")
+    move_into_place(tmp_path / "whole", tmp_path / "not" / "there")
+    assert names(tmp_path / "not" / "there") == ["x"]
