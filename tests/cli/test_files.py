@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
+import shutil
 import stat
+import subprocess
 import tarfile
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.cli.conftest import Shell
 from tests.sources.conftest import WebServer
-from trunkline.testing.server import running_server
+from trunkline.testing.server import PROGRAM, running_server
 
 
 @pytest.fixture(scope="module")
@@ -321,3 +327,83 @@ def test_open_commits_take_everything(shell: Shell, repo: str, web: WebServer, t
     shell(f"delete file {repo}@master:/u")
     shell(f"finish commit {repo}@master")
     assert paths(shell, repo) == ["/t", "/v"] and commits(shell, repo) == 1
+
+
+NAMES = st.text(
+    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=8
+).filter(
+    lambda name: (
+        name not in (".", "..")
+        and unicodedata.is_normalized("NFC", name)
+        and unicodedata.is_normalized("NFD", name)
+    )
+)
+TREES = st.dictionaries(
+    st.lists(NAMES, min_size=1, max_size=3).map("/".join),
+    st.tuples(st.binary(max_size=40), st.integers(-(10**17), 4 * 10**18), st.booleans()),
+    min_size=1,
+    max_size=6,
+).filter(lambda tree: not any(a != b and b.startswith(a + "/") for a in tree for b in tree))
+NUMBER = itertools.count()
+
+
+@pytest.mark.slow
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=TREES)
+def test_contents_times_and_modes_survive_every_way(
+    shell: Shell, place: Path, tree: dict[str, tuple[bytes, int, bool]]
+) -> None:
+    repo, folder = f"round{next(NUMBER)}", place / "round"
+    shutil.rmtree(folder, ignore_errors=True)
+    source = folder / "in"
+    for name, (data, modified_ns, executable) in tree.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+        (source / name).chmod(0o755 if executable else 0o644)
+        os.utime(source / name, ns=(modified_ns, modified_ns))
+    expected = seen(source)
+    shell(f"create repo {repo}")
+    shell(f"put file {repo}@put:/ -r -f {source}")
+    shell(f"put file {repo}@link:/ -r --link -f {source}")
+    shell(f"get file {repo}@put:/ --tar -o {folder}/t.tar")
+    shell(f"put file {repo}@tar --untar -f {folder}/t.tar")
+    shell(f"copy file {repo}@tar:/ {repo}@copy:/")
+    trees = [
+        json.loads(shell(f"list file {repo}@{branch} -r -o json").out)
+        for branch in ("put", "link", "tar", "copy")
+    ]
+    for found in trees:
+        got = {
+            f["path"][1:]: (f["modified_ns"], f["executable"], f["hash"]) for f in found if not f["is_dir"]
+        }
+        assert {name: value[:2] for name, value in got.items()} == {
+            name: value[1:] for name, value in expected.items()
+        }
+    for branch in ("put", "link", "copy"):
+        shell(f"get file {repo}@{branch}:/ -r -o {folder}/{branch}")
+        assert seen(folder / branch) == expected
+
+
+def seen(folder: Path) -> dict[str, tuple[bytes, int, bool]]:
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            info = path.stat()
+            name = path.relative_to(folder).as_posix()
+            found[name] = (path.read_bytes(), info.st_mtime_ns, bool(info.st_mode & stat.S_IXUSR))
+    return found
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_enough_is_no_error(shell: Shell, repo: str, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(os.urandom(4 * 2**20))
+    shell(f"put file {repo}@master:/big -f {tmp_path}/big")
+    for line in (f"get file {repo}@master:/big", f"get file {repo}@master:/ --tar"):
+        argv = [*PROGRAM, *line.split()]
+        with subprocess.Popen(
+            argv, env=shell.server.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None and process.stderr is not None
+            assert len(process.stdout.read(1000)) == 1000
+            process.stdout.close()
+            assert process.stderr.read() == b"" and process.wait() == 0

@@ -64,3 +64,10 @@ def events(db: Database) -> list[tuple[str, str, str, str | None]]:
         (row.topic, f"{row.payload['repo']}@{row.payload['branch']}", row.payload["id"], row.payload["error"])
         for row in rows
     ]
+
+
+def broken_references(connection: sa.Connection) -> list[object]:
+    """Rows that refer to what is not there; PostgreSQL never lets any come to be."""
+    if connection.dialect.name != "sqlite":
+        return []
+    return list(connection.exec_driver_sql("PRAGMA foreign_key_check").all())

@@ -60,12 +60,20 @@ def _copy(service: VersioningService) -> None:
     service.modify("default", "r@master", [CopyTree(path="/copied", root=root, source_path="/")])
 
 
+def _diverge(service: VersioningService) -> None:
+    service.modify("default", "r@dev", [put("/on-dev", b"four")])
+
+
+def _merge(service: VersioningService) -> None:
+    service.merge_branch("default", "r@dev", "r@master")
+
+
 def _delete_branch(service: VersioningService) -> None:
     service.delete_branch("default", "r@dev")
 
 
 STEPS: list[Callable[[VersioningService], None]] = [
-    _put, _change, _branch, _open, _write, _finish, _copy, _delete_branch,
+    _put, _change, _branch, _open, _write, _finish, _copy, _diverge, _merge, _delete_branch,
 ]  # fmt: skip
 
 

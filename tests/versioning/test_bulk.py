@@ -200,7 +200,7 @@ def test_a_long_run_is_what_its_puts_are_one_by_one(
         below = None
     with pytest.MonkeyPatch.context() as patch:
         found = []
-        for most in (50_000, limit):
+        for most in (32_000, limit):
             patch.setattr(staging, "EDITS_MAX", most)
             try:
                 found.append(stage(service, list(changes), below))  # type: ignore[arg-type]

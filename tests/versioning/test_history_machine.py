@@ -3,24 +3,29 @@ where. A small pipeline follows the data, so that commits have provenance."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.conftest import FakeClock
-from tests.versioning.conftest import contents, open_service, put
+from tests.versioning.conftest import broken_references, contents, open_service, put
 from trunkline.core.ids import CommitId, new_commit_id
 from trunkline.errors import AlreadyExistsError, ConflictError, StateError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import branches, commit_provenance, commits, merges, repos, tags
-from trunkline.storage.objects.local import LocalStore
+from trunkline.testing.stores import Stores
 from trunkline.versioning.merging import Strategy
 from trunkline.versioning.model import Change, CommitStatus, DeletePath
 
@@ -66,9 +71,9 @@ def merge_files(base: Files, ours: Files, theirs: Files) -> Files | None:
 
 
 class ChangingHistory(RuleBasedStateMachine):
-    def __init__(self) -> None:
+    def __init__(self, stores: Stores) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.stores = stores
         self.clock = FakeClock()
         self.known: dict[Key, Known] = {}
         self.heads: dict[str, Key | None] = {}
@@ -77,12 +82,11 @@ class ChangingHistory(RuleBasedStateMachine):
         self.start()
 
     def start(self) -> None:
-        self.db = Database(f"sqlite:///{self.folder / 'trunkline.db'}")
-        self.service = open_service(self.db, LocalStore(self.folder / "objects"), self.clock)
+        self.db = Database(self.stores.database_url)
+        self.service = open_service(self.db, self.stores.open_objects(), self.clock)
 
     def teardown(self) -> None:
         self.db.close()
-        shutil.rmtree(self.folder)
 
     @initialize(first=st.booleans())
     def make_repos(self, first: bool) -> None:
@@ -404,7 +408,7 @@ class ChangingHistory(RuleBasedStateMachine):
             ):  # fmt: skip
                 pointed = set(connection.execute(sa.select(column).where(column.is_not(None))).scalars())
                 assert pointed <= known, column
-            assert not connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+            assert not broken_references(connection)
             older = sa.select(commits.c.pk).where(commits.c.parent >= commits.c.pk)
             assert not connection.execute(older).all()
 
@@ -434,7 +438,11 @@ class ChangingHistory(RuleBasedStateMachine):
             assert found.status is CommitStatus.FINISHED
 
 
-ChangingHistory.TestCase.settings = settings(
-    max_examples=max(8, settings.default.max_examples // 3), stateful_step_count=25, deadline=None
-)
-TestChangingHistory = ChangingHistory.TestCase
+@pytest.mark.machine
+def test_changing_history(fresh_stores: Callable[[], Stores]) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        lambda: ChangingHistory(fresh_stores()),
+        settings=settings(
+            max_examples=max(8, settings.default.max_examples // 3), stateful_step_count=25, deadline=None
+        ),
+    )

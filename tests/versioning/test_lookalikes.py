@@ -67,6 +67,8 @@ def test_a_setting_allows_both(db: Database, objects: LocalStore, clock: FakeClo
     )
     root = service.stage([put(NFC, b"1"), put(NFD, b"2")]).root
     assert contents(service, root) == {NFC: b"1", NFD: b"2"}
+    merged = service.merge({"one": service.stage([put(NFC)]).root, "two": service.stage([put(NFD)]).root})
+    assert merged.file_count == 2
 
 
 @given(st.lists(st.text("eé\u0301a\u00e9\u030a/", min_size=1, max_size=5), max_size=12))

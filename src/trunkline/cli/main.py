@@ -102,7 +102,7 @@ def run(argv: list[str] | None = None) -> int:
         return _usage(error)
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the latter is what typer makes of it
         # Whoever read the output has had enough.
         _let_go_of_stdout()
         return 0

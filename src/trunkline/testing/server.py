@@ -4,6 +4,7 @@ the test."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -75,7 +76,9 @@ class ServerHarness:
 
     def _own_settings(self) -> Settings:
         given = {
-            name.removeprefix("TRUNKLINE_").lower(): value
+            name.removeprefix("TRUNKLINE_").lower(): json.loads(value)
+            if value.startswith(("[", "{"))
+            else value
             for name, value in self._settings.items()
             if name.startswith("TRUNKLINE_")
         }

@@ -271,11 +271,18 @@ def _decode_refs(data: bytes, at: int, count: int, level: int) -> tuple[list[Ref
     keys: list[bytes] = []
     key = b""
     for _ in range(count):
-        key, at = _decode_key(data, at, key)
+        shared, length = data[at], data[at + 1]
+        if shared < 0x80 and length < 0x80:  # as among entries
+            at += 2 + length
+            previous, key = key, key[:shared] + data[at - length : at]
+            if len(key) != shared + length or (key <= previous and previous):
+                raise CorruptionError("the keys of a tree node are out of order", kind="bad_node")
+        else:
+            key, at = _decode_key(data, at, key)
         middle, end = at + HASH_BYTES, at + 2 * HASH_BYTES
         size, after = _varint(data, end)
         files, after = _varint(data, after)
-        items.append(Ref(level - 1, key, data[at:middle], data[middle:end], size, files))
+        items.append(_new(Ref, (level - 1, key, data[at:middle], data[middle:end], size, files)))
         keys.append(key)
         at = after
     return items, keys, at

@@ -24,7 +24,7 @@ from trunkline.versioning.model import Change, CopyTree, DeletePath, JoinFiles, 
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity
 from trunkline.versioning.trees import Load
 
-EDITS_MAX = 50_000
+EDITS_MAX = 32_000
 """So many changes are held in memory; then they are worked into the tree, which bounds memory."""
 MTIME_SECONDS_MAX = 2**63 / 10**9
 
@@ -399,7 +399,7 @@ def _collision(key: bytes, why: str) -> ConflictError:
 # --- merging ------------------------------------------------------------------------------------------------------
 
 
-def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load) -> Ref:
+def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load, *, lookalikes: bool = False) -> Ref:
     """The union of trees that do not contradict each other; the largest one is edited, so its size does not matter.
 
     :raises ConflictError: ``duplicate_path`` or ``path_collision``, naming the path and the two labels.
@@ -409,7 +409,7 @@ def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load) -> Ref
         return trees.root_ref(load, EMPTY_ROOT)
     counts = {label: trees.root_ref(load, root).files for label, root in named.items()}
     order = sorted(named, key=lambda label: -counts[label])
-    editor = _Merger(named[order[0]], writer, load)
+    editor = _Merger(named[order[0]], writer, load, lookalikes=lookalikes)
     editor.owner_of = _owner_finder(named, order, load)
     merged = {named[order[0]]}
     for label in order[1:]:

@@ -74,7 +74,7 @@ def delete_file(project: str, at: At, use: Use, recursive: bool = True) -> Commi
 
 @router.post("/projects/{project}/files/copy")
 def copy_file(project: str, ask: CopyFile, use: Use) -> Commit:
-    change = copied(use, project, ask.source, _path_in(project, ask.to), ask.append)
+    change = copied(use, project, ask.source, _path_in(project, ask.to, root=True), ask.append)
     return _modified(use, project, ask.to, [change])
 
 
@@ -180,8 +180,8 @@ def _other_root(use: Use, project: str, old: str, path: str) -> TreeHash:
     return root
 
 
-def _path_in(project: str, at: str) -> str:
+def _path_in(project: str, at: str, *, root: bool = False) -> str:
     path = parse_address(at, project).path
-    if path is None or path == "/":
+    if path is None or (path == "/" and not root):
         raise NotFoundError(f"{at} names no file: write repo@branch:/path", kind="no_path")
     return path

@@ -60,7 +60,8 @@ class TreeService:
         if names:
             self._chunks.expect(names[-1], names)
         with self._chunks.writer() as writer:
-            ref = staging.merge(roots, writer, self._nodes.loader(writer.get, writer.get_many))
+            load = self._nodes.loader(writer.get, writer.get_many)
+            ref = staging.merge(roots, writer, load, lookalikes=self._lookalikes)
             writer.finish()
         return tree_info(ref)
 
