@@ -106,7 +106,7 @@ def _refuse_doubles(found: list[tuple[str, Source]]) -> None:
             other = seen.setdefault(file[0], pair[1])
             if other is not pair[1]:
                 raise AlreadyExistsError(
-                    f"{other!s} and {pair[1]!s} both hold what would become /{file[0]}: put them apart, "
+                    f"of {other!s} and {pair[1]!s}, two would both become /{file[0]}: put them apart, "
                     "or with --full-path",
                     kind="same_target",
                 )

@@ -143,12 +143,13 @@ def move_into_place(source: Path, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         source.replace(folder)
         return
-    for root, _, names in os.walk(source):
-        there = folder / Path(root).relative_to(source)
+    places = [(root, folder / Path(root).relative_to(source), names) for root, _, names in os.walk(source)]
+    for _, there, _ in places:
         if there != folder and there.is_symlink():
             raise InvalidInputError(
                 f"{there} is a link: remove it, or get into another folder", kind="is_link"
             )
+    for root, there, names in places:
         there.mkdir(exist_ok=True)
         for name in names:
             os.replace(f"{root}/{name}", there / name)  # noqa: PTH105 (many)
