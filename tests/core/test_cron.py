@@ -71,16 +71,17 @@ def test_what_is_no_schedule_is_said_in_one_line(schedule: str) -> None:
     assert "\n" not in caught.value.message
 
 
-def field(low: int, high: int) -> st.SearchStrategy[tuple[str, frozenset[int]]]:
-    """A field as text, and the values that it stands for."""
-    whole = frozenset(range(low, high + 1))
+def field(low: int, high: int, last: int | None = None) -> st.SearchStrategy[tuple[str, frozenset[int]]]:
+    """A field as text, and the values that it stands for. Numbers up to ``high`` are named; ``*`` goes on to ``last``."""
+    end = (high if last is None else last) + 1
+    whole = frozenset(range(low, end))
     number = st.integers(low, high)
     ranges = st.tuples(number, number, st.integers(1, 20)).map(lambda r: (min(r[:2]), max(r[:2]), r[2]))
     one = st.one_of(
         st.just(("*", whole)),
         number.map(lambda n: (str(n), frozenset([n]))),
         ranges.map(lambda r: (f"{r[0]}-{r[1]}/{r[2]}", frozenset(range(r[0], r[1] + 1, r[2])))),
-        st.integers(1, 30).map(lambda n: (f"*/{n}", frozenset(range(low, high + 1, n)))),
+        st.integers(1, 30).map(lambda n: (f"*/{n}", frozenset(range(low, end, n)))),
     )
     return st.lists(one, min_size=1, max_size=3).map(
         lambda parts: (",".join(text for text, _ in parts), frozenset().union(*(found for _, found in parts)))
@@ -88,7 +89,7 @@ def field(low: int, high: int) -> st.SearchStrategy[tuple[str, frozenset[int]]]:
 
 
 @given(
-    minute=field(0, 59), hour=field(0, 23), day=field(1, 28), month=field(1, 12), weekday=field(0, 6),
+    minute=field(0, 59), hour=field(0, 23), day=field(1, 28, 31), month=field(1, 12), weekday=field(0, 6),
     start=st.integers(0, 4_000_000_000),
 )  # fmt: skip
 def test_the_next_time_is_what_looking_at_every_minute_finds(
