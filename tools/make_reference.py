@@ -41,7 +41,9 @@ def cli_page() -> str:
             f" {'' if p.required else '['}{(p.metavar or (p.name or '').upper())}{'' if p.required else ']'}"
             for p in arguments
         )
-        title = path.removesuffix(f" {ID_COMMAND}")  # a word for the parser alone: what is typed is the ID itself
+        title = path.removesuffix(
+            f" {ID_COMMAND}"
+        )  # a word for the parser alone: what is typed is the ID itself
         lines.extend([f"## {title}{shown}", "", (command.help or "").strip().split("\f")[0], ""])
         options = [
             p for p in command.params if p.param_type_name == "option" and p.name != "help" and not p.hidden

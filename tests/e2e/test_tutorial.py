@@ -54,4 +54,6 @@ def test_the_tutorial_is_true(tmp_path: Path) -> None:
             printed = done.stdout + done.stderr
             assert done.returncode == 0, f"{command}\n{printed}"
             expected = ".*".join(re.escape(part) for part in settled(shown).split("…"))
-            assert re.fullmatch(expected, settled(printed), re.DOTALL), f"{command}\n{printed}\ninstead of\n{shown}"
+            assert re.fullmatch(expected, settled(printed), re.DOTALL), (
+                f"{command}\n{printed}\ninstead of\n{shown}"
+            )
