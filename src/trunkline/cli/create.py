@@ -62,7 +62,7 @@ def update_repo(
 def create_branch(
     address: Annotated[str, typer.Argument(metavar="REPO@BRANCH")],
     head: Annotated[
-        str | None, typer.Option("--head", help="Where it begins: a branch, a commit's ID, or either with ^2.")
+        str | None, typer.Option("--head", help="Where it begins: a branch, tag or commit's ID; with ^2 two commits before.")
     ] = None,
     provenance: Annotated[
         list[str] | None,

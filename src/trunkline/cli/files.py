@@ -72,7 +72,8 @@ def put_file(
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """Put files, as one commit. Given PATH, a single file is stored under it, a folder's files below it."""
+    """Put files, as one commit. Given PATH, a single file is stored under it, a folder's files below it; several sources
+    go below it by their names."""
     if unlink:
         _copy_in(address, files, lists, project, output)
         return

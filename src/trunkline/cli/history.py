@@ -86,8 +86,8 @@ def merge_branch(
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """Merge what has changed in SOURCE since both were the same into the branch TARGET, as one commit. Conflicts are listed,
-    and then nothing is merged."""
+    """Merge what has changed in the first since both were the same into the second, a branch, as one commit. Conflicts
+    are listed, and then nothing is merged."""
     try:
         merged = client().merge_branch(
             source, target, description=message, strategy=None if strategy is None else strategy.value,
