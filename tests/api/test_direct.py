@@ -105,6 +105,18 @@ def test_chunks_that_nobody_announced_go_the_long_way(server: ServerHarness) -> 
     assert content(server, "/long") == b"abc"
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_chunks_count_more_than_a_length_beside_them(server: ServerHarness, waits: bool) -> None:
+    with Line(server) as line:
+        framing = ["content-length: 4", "transfer-encoding: chunked", *(["expect: 100-continue"] if waits else [])]
+        line.ask("PUT", f"{FILES}?at=r@master:/both", *framing)
+        if waits:
+            assert line.head().startswith("HTTP/1.1 100")
+        line.socket.sendall(b"5\r\nhello\r\n0\r\n\r\n")
+        assert line.head().startswith("HTTP/1.1 200")
+    assert content(server, "/both") == b"hello"
+
+
 def test_what_is_refused_is_refused_before_a_byte_is_sent(server: ServerHarness) -> None:
     framing = ("transfer-encoding: chunked", "expect: 100-continue")
     with Line(server, token="wrong") as line:

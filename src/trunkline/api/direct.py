@@ -64,10 +64,11 @@ class Connection:
     def take_body(self, stopping: threading.Event) -> DirectBody | None:
         """What is left of the request's body, for a thread; None where it has arrived already or cannot be taken."""
         cycle = self._cycle
-        length = _content_length(self._protocol.headers)
+        is_chunked = self._is_chunked()
+        length = None if is_chunked else _content_length(self._protocol.headers)
         if not self._is_plain() or not cycle.more_body or cycle.disconnected:
             return None
-        if length is None and not (self._is_chunked() and self._nothing_has_come()):
+        if length is None and not (is_chunked and self._nothing_has_come()):
             return None
         cycle.flow.pause_reading()
         is_awaited, cycle.waiting_for_100_continue = cycle.waiting_for_100_continue, False
@@ -126,6 +127,7 @@ class Connection:
             self._cycle.scope["headers"].append(CLOSE_HEADER)  # type: ignore[attr-defined]
 
     def _is_chunked(self) -> bool:
+        """If so, a length beside it counts for nothing (RFC 9112, section 6.3), and the HTTP machine has gone by that."""
         return any(
             name == b"transfer-encoding" and value.lower() == b"chunked"
             for name, value in self._protocol.headers
