@@ -134,6 +134,15 @@ def test_what_is_refused_is_refused_before_a_byte_is_sent(server: ServerHarness)
         server.client().put_files("nope@master:/", [("a", b"x" * 10_000_000)])
 
 
+@pytest.mark.parametrize("target", ["/v1/nothing", f"{FILES}?at=r@master:/f"])
+def test_a_refusal_in_place_of_continue_ends_the_connection(server: ServerHarness, target: str) -> None:
+    with Line(server, token="wrong") as line:
+        line.ask("PUT", target, "content-length: 40", "expect: 100-continue")
+        head = line.head()
+        assert head.startswith("HTTP/1.1 401") and "connection: close" in head.lower()
+        line.rest()  # the next request would be taken for the body
+
+
 @pytest.mark.parametrize(
     "body", [b"5\r\nabc", b"zz\r\n", b"3\r\nabcd\r\n0\r\n\r\n", b"-1\r\n", b"1" * 100, b"\r\n", b"ffffffffffffffff\r\n"]
 )  # fmt: skip

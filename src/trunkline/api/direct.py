@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
@@ -48,8 +48,15 @@ class DirectProtocol(H11Protocol):
         app = self.app
 
         async def with_extension(scope: Scope, receive: Receive, send: Send) -> None:
-            scope.setdefault("extensions", {})[EXTENSION] = Connection(self, self.cycle)
-            await app(scope, receive, send)
+            connection = Connection(self, self.cycle)
+            scope.setdefault("extensions", {})[EXTENSION] = connection
+
+            async def send_checked(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    connection.close_if_unasked()
+                await send(message)
+
+            await app(scope, receive, send_checked)
 
         self.app = with_extension
 
@@ -76,6 +83,12 @@ class Connection:
         self._close_afterwards()
         left = None if length is None else length - len(begun)
         return DirectBody(self._own_socket(), begun, left, stopping, is_awaited=is_awaited)
+
+    def close_if_unasked(self) -> None:
+        """A client that waits for a '100 Continue' and gets its answer instead may send the body or not (RFC 9110, section
+        10.1.1): what comes next on the connection is its next request or that body, and nobody can tell."""
+        if self._cycle.waiting_for_100_continue:
+            self._close_afterwards()
 
     def can_answer(self) -> bool:
         """Whether the body of the answer may be written directly."""
