@@ -38,7 +38,7 @@ check: $(STAMP)
 	$(BIN)/pytest -m "not slow" --numprocesses 2
 
 test: check
-	$(BIN)/pytest -m slow
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m "slow or hypothesis or machine"
 	$(BIN)/pytest -m "not slow" --stores cloud $(ON_CLOUD_STORES)
 
 nightly: $(STAMP)
