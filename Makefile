@@ -45,7 +45,7 @@ check: $(TOOLS)
 	$(BIN)/pytest -m "not slow" --numprocesses 2
 
 test: check
-	$(BIN)/pytest -m slow
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m "slow or hypothesis or machine"
 	$(BIN)/pytest -m "not slow" --stores cloud $(ON_CLOUD_STORES)
 
 nightly: $(TOOLS)
