@@ -108,7 +108,11 @@ def test_chunks_that_nobody_announced_go_the_long_way(server: ServerHarness) -> 
 @pytest.mark.parametrize("waits", [False, True])
 def test_chunks_count_more_than_a_length_beside_them(server: ServerHarness, waits: bool) -> None:
     with Line(server) as line:
-        framing = ["content-length: 4", "transfer-encoding: chunked", *(["expect: 100-continue"] if waits else [])]
+        framing = [
+            "content-length: 4",
+            "transfer-encoding: chunked",
+            *(["expect: 100-continue"] if waits else []),
+        ]
         line.ask("PUT", f"{FILES}?at=r@master:/both", *framing)
         if waits:
             assert line.head().startswith("HTTP/1.1 100")
