@@ -252,6 +252,8 @@ def test_lists_walks_and_globs(shell: Shell, repo: str) -> None:
     assert len(shell(f"glob file {repo}@master:/** -n 2").out.splitlines()) == 3
     walked = shell(f"walk file {repo}@master:/cats").out.splitlines()
     assert [line.split()[-1] for line in walked] == ["/cats/1.png", "/cats/2.jpg"]
+    lines = shell(f"walk file {repo}@master:/cats -o json").out.splitlines()
+    assert [json.loads(line)["path"] for line in lines] == ["/cats/1.png", "/cats/2.jpg"]
     assert len(shell(f"walk file {repo}@master -n 2").out.splitlines()) == 2
     assert len(json.loads(shell(f"list file {repo}@master -n 1 -o json").out)) == 1
     refused(shell, f"glob file {repo}@master:'/['", "never closed")

@@ -13,7 +13,7 @@ import typer
 
 from trunkline.cli.client import client, transfers
 from trunkline.cli.grammar import Number, Output, Project, command, new_verb
-from trunkline.cli.output import counted, done, progress, say, show, size_text
+from trunkline.cli.output import counted, done, progress, say, show, size_text, structured_line
 from trunkline.cli.sources import STDIN, Puts, is_url, listed, local_files, opened, put_mixed
 from trunkline.core.paths import Address, parse_address
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
@@ -252,9 +252,14 @@ def glob_file(
     shown(list(found), output, ("SIZE", "NAME"), lambda file: (size_text(file.size), named(file)))
 
 
-def walk_file(address: FileArgument, number: Number = None, project: Project = None) -> None:
+def walk_file(
+    address: FileArgument, number: Number = None, project: Project = None, output: Output = None
+) -> None:
     """Print everything at or below a path, line by line as it comes: for millions of files, and for pipes."""
     from trunkline.cli.listing import named  # noqa: PLC0415
 
     for file in client().walk_files(address, limit=number, project=project):
-        show(f"{size_text(file.size):<9} {named(file)}")
+        if output is not None:
+            structured_line(file, output)
+        else:
+            show(f"{size_text(file.size):<9} {named(file)}")
