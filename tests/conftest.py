@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +19,13 @@ from trunkline.testing.postgres import Postgres, running_postgres
 from trunkline.testing.postgres import is_installed as postgres_is_installed
 from trunkline.testing.stores import CloudStores, LocalStores, Stores
 
+IN_MEMORY = Path("/dev/shm")
+IN_MEMORY_BYTES_MIN = 6 << 30
+"""What must be free there: the fast tests need up to 2 GB for each process."""
+
 _QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=_QUIET)
-settings.register_profile("ci", max_examples=100, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile("dev", max_examples=8, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile("ci", max_examples=30, deadline=None, suppress_health_check=_QUIET)
 settings.register_profile(
     "nightly",
     max_examples=1000,
@@ -38,6 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="local",
         help="Where data lives in tests that use the fixture `stores`: in files, or in PostgreSQL and an S3 bucket.",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The fast tests need no disk to be waited for: what they write is synced a hundred thousand times."""
+    is_fast = config.getoption("markexpr", "") == "not slow"
+    if is_fast and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free >= IN_MEMORY_BYTES_MIN:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -103,7 +115,7 @@ def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
     if request.config.getoption("--stores") == "cloud":
         found: CloudStores = request.getfixturevalue("cloud_stores")
         return found
-    return LocalStores(tmp_path)
+    return LocalStores.with_tables(tmp_path)
 
 
 @pytest.fixture
@@ -117,8 +129,10 @@ def fresh_stores(
         def make() -> Stores:
             last.close()
             if request.config.getoption("--stores") == "local":
-                memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # no disk is waited for
-                return LocalStores(Path(last.enter_context(tempfile.TemporaryDirectory(dir=memory))))
+                memory = IN_MEMORY if IN_MEMORY.is_dir() else None  # no disk is waited for
+                return LocalStores.with_tables(
+                    Path(last.enter_context(tempfile.TemporaryDirectory(dir=memory)))
+                )
             postgres: Postgres = request.getfixturevalue("postgres")
             bucket: BucketServer = request.getfixturevalue("bucket_server")
             url = postgres.take_database()

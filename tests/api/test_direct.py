@@ -172,6 +172,7 @@ def test_an_error_in_the_middle_reaches_whoever_still_sends(server: ServerHarnes
     assert len(server.client().list_commits("r")) == before
 
 
+@pytest.mark.slow
 def test_an_answer_that_breaks_off_is_noticed(tmp_path: Path) -> None:
     with running_server(tmp_path / "t") as server:
         client = server.client()

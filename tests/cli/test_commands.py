@@ -291,6 +291,7 @@ def test_a_second_server_is_refused(shell: Shell) -> None:
     assert f"process {shell.server.process.pid}" in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_one_line(shell: Shell, tmp_path: Path) -> None:
     port = json.loads((shell.server.home / "run" / "server.json").read_text())["port"]
     done = shell.server.cli(

@@ -43,8 +43,9 @@ def test_all_is_well(versioning: VersioningService, objects: LocalStore) -> None
     assert report.packs == len(stored(objects)) - 1
 
 
+@pytest.mark.parametrize("more", [4, pytest.param(40, marks=pytest.mark.slow)])
 def test_any_flipped_byte_and_any_cut_is_found(
-    versioning: VersioningService, objects: LocalStore, tmp_path: Path
+    versioning: VersioningService, objects: LocalStore, tmp_path: Path, more: int
 ) -> None:
     fill(versioning, "r", FILES)
     ((key, _),) = stored(objects).items()
@@ -58,7 +59,7 @@ def test_any_flipped_byte_and_any_cut_is_found(
         len(whole) - 1,
         len(whole) - 9,
         len(whole) - 45,
-        *generator.sample(range(len(whole)), 40),
+        *generator.sample(range(len(whole)), more),
     }
     for at in sorted(places):
         damaged = bytearray(whole)
@@ -196,6 +197,7 @@ def test_nodes_that_are_not_as_they_should_be(versioning: VersioningService, db:
     assert any(label.startswith("commit default/r@") for p in found for label in p.referred_by)
 
 
+@pytest.mark.slow
 def test_the_report_is_bounded(
     versioning: VersioningService, objects: LocalStore, db: Database, clock: FakeClock
 ) -> None:

@@ -232,7 +232,7 @@ def garbage(service: VersioningService, objects: LocalStore) -> dict[str, bytes]
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("nth", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_crash_at_any_step_is_finished_by_the_next_run(
     versioning: VersioningService, db: Database, objects: LocalStore, clock: FakeClock, step: str, nth: int
 ) -> None:
@@ -320,7 +320,7 @@ def _changes(pause: Callable[[], None], source: TreeHash, how: str) -> Iterator[
 
 
 @settings(
-    max_examples=30,
+    max_examples=max(3, settings.default.max_examples // 3),
     phases=(Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -396,6 +396,7 @@ def test_writers_and_a_collection_in_any_order(
         db.close()
 
 
+@pytest.mark.slow
 def test_threads_that_write_delete_and_collect(
     versioning: VersioningService, db: Database, objects: LocalStore, clock: FakeClock
 ) -> None:

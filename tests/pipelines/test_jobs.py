@@ -345,7 +345,7 @@ def test_jobs_and_datums_in_pages(world: World) -> None:
     assert some + world.pipelines.list_datums("default", "edges", job.id, after=some[-1].id) == datums
 
 
-@pytest.mark.parametrize("again_every", [1, 2, 3])
+@pytest.mark.parametrize("again_every", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_a_server_that_dies_between_any_two_steps_loses_nothing(world: World, again_every: int) -> None:
     """Restart after every few background steps: the same end, each datum done once."""
     world.pipelines.create("default", spec())

@@ -107,6 +107,7 @@ def test_bad_tars(tmp_path: Path, kind: bytes, name: str, words: str) -> None:
     assert words in problem(tarred(tmp_path / "bad.mar", [(info, b"")]), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_tar_bomb_and_a_huge_header(tmp_path: Path) -> None:
     bomb = tarred(tmp_path / "bomb.mar", [(tarfile.TarInfo("zeros"), bytes(200 * 2**20))])
     assert "too much for its size" in problem(bomb, tmp_path / "out")

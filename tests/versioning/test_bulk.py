@@ -179,7 +179,7 @@ NAMES = st.text(alphabet="ab-.0/é", min_size=1, max_size=5).filter(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=2 * settings.default.max_examples, deadline=None)
 @given(
     puts=st.lists(st.tuples(NAMES, st.binary(max_size=3)), max_size=30),
     base=st.lists(NAMES, max_size=3),

@@ -79,6 +79,7 @@ def test_writers_to_one_branch_all_land(versioning: VersioningService) -> None:
     assert sorted(c.file_count for c in made) == list(range(3, 62, 2))  # one after the other, each whole
 
 
+@pytest.mark.slow
 def test_writers_to_one_open_commit_all_land(
     versioning: VersioningService, db: Database, objects: ObjectStore, clock: FakeClock
 ) -> None:
@@ -95,7 +96,7 @@ def test_writers_to_one_open_commit_all_land(
 
 
 @pytest.mark.parametrize("how", ["error", "lost_response", "disk_full"])
-@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize("nth", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_a_failed_write_leaves_what_was_there(
     versioning: VersioningService, db: Database, objects: ObjectStore, clock: FakeClock, how: str, nth: int
 ) -> None:
@@ -214,8 +215,9 @@ def test_a_flipped_bit_is_found_on_read(versioning: VersioningService, objects: 
     assert problems[1].referred_by == (f"commit default/r@{made.id}:/d/bad",)
 
 
+@pytest.mark.parametrize("stride", [41, pytest.param(1, marks=pytest.mark.slow)])
 def test_no_damage_to_any_byte_gives_wrong_content(
-    versioning: VersioningService, db: Database, objects: ObjectStore, clock: FakeClock
+    versioning: VersioningService, db: Database, objects: ObjectStore, clock: FakeClock, stride: int
 ) -> None:
     """Every byte of every object flipped, and every length that it could be cut to: ``fsck`` always sees it, and a reader
     gets the right bytes (a few mean nothing to it: of zstd's header, of a pack's index) or an error."""
@@ -226,7 +228,7 @@ def test_no_damage_to_any_byte_gives_wrong_content(
         damaged = [whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :] for at in range(len(whole))]
         damaged += [whole[:length] for length in range(len(whole))]
         damaged += [whole + b"\0"]
-        for data in damaged:
+        for data in damaged[::stride]:
             objects.put(info.key, [data])
             service = open_service(db, objects, clock)
             with suppress(CorruptionError):
@@ -316,6 +318,7 @@ def stored(objects: ObjectStore) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
+@pytest.mark.slow
 def test_many_small_files_are_few_objects(versioning: VersioningService, objects: ObjectStore) -> None:
     generator = random.Random(1)
     versioning.modify(

@@ -92,7 +92,7 @@ def every_point(templates: Templates, how: How, stride: int = 1, start: int = 0)
 @pytest.mark.local_only
 @pytest.mark.parametrize("how", ["error", "lost_response", "kill", "power_cut"])
 def test_some_points(local: LocalTemplates, how: How) -> None:
-    assert every_point(local, how, stride=9 if how == "power_cut" else 61, start=len(how)) >= 2
+    assert every_point(local, how, stride=19 if how == "power_cut" else 151, start=len(how)) >= 2
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.versioning.conftest import put, stage
@@ -85,7 +85,6 @@ trees = st.dictionaries(
 )
 
 
-@settings(max_examples=30)
 @given(old=trees, new=trees, top=st.sampled_from(["/", "/d", "/e", "/none"]))
 def test_a_shallow_diff_is_the_top_of_the_whole_one(
     old: dict[str, bytes], new: dict[str, bytes], top: str

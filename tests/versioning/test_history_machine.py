@@ -443,6 +443,6 @@ def test_changing_history(fresh_stores: Callable[[], Stores]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: ChangingHistory(fresh_stores()),
         settings=settings(
-            max_examples=max(8, settings.default.max_examples // 3), stateful_step_count=25, deadline=None
+            max_examples=max(3, settings.default.max_examples // 3), stateful_step_count=25, deadline=None
         ),
     )

@@ -223,6 +223,6 @@ def test_versioned_files(fresh_stores: Callable[[], Stores]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: VersionedFiles(fresh_stores()),
         settings=settings(
-            max_examples=max(8, examples // 3), stateful_step_count=60 if examples >= 1000 else 20
+            max_examples=max(3, examples // 3), stateful_step_count=60 if examples >= 1000 else 20
         ),
     )

@@ -181,8 +181,8 @@ def test_spreading(fresh_stores: Callable[[], Stores]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: Spreading(fresh_stores()),
         settings=settings(
-            max_examples=max(5, settings.default.max_examples // 5),
-            stateful_step_count=15 if settings.default.max_examples <= 25 else 50,
+            max_examples=max(3, settings.default.max_examples // 5),
+            stateful_step_count=15 if settings.default.max_examples <= 30 else 50,
             deadline=None,
         ),
     )

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.versioning.conftest import contents, put, stage
@@ -65,7 +65,6 @@ edits = st.dictionaries(
 
 
 @given(st.lists(edits, max_size=4), st.integers(0, 3000))
-@settings(max_examples=40)
 def test_a_tree_is_the_same_whatever_the_way_there(
     steps: list[dict[bytes, bytes | None]], start: int
 ) -> None:
@@ -87,7 +86,6 @@ def test_a_tree_is_the_same_whatever_the_way_there(
 
 
 @given(st.integers(0, 2000), edits, edits)
-@settings(max_examples=40)
 def test_comparing_finds_exactly_what_differs(
     start: int, left: dict[bytes, bytes | None], right: dict[bytes, bytes | None]
 ) -> None:

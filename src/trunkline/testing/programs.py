@@ -84,10 +84,11 @@ def running_program(
             time.sleep(POLL_SECONDS)
         yield process
     finally:
-        _end(process, stop_signal)
+        end(process, stop_signal)
 
 
-def _end(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
+def end(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
+    """End a process and wait until it is gone; one that does not leave when it is told is killed."""
     for number in (stop_signal, signal.SIGKILL):
         if process.poll() is None:
             process.send_signal(number)
@@ -97,5 +98,14 @@ def _end(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
 
 
 def _die_with_parent() -> None:
+    _at_end_of_parent(signal.SIGKILL)
+
+
+def stop_with_parent() -> None:
+    """For ``preexec_fn``: the process is told to stop when the test run is gone, however that came to be."""
+    _at_end_of_parent(signal.SIGTERM)
+
+
+def _at_end_of_parent(number: signal.Signals) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

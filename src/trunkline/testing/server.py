@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from trunkline.api.server import shut_down
 from trunkline.errors import InternalError, TrunklineError
 from trunkline.sdk.client import Client
 from trunkline.settings import Settings
+from trunkline.testing.programs import end, stop_with_parent
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.02
@@ -42,10 +44,14 @@ class ServerHarness:
         """Start it and wait for its first answer."""
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         log = self.home / "up.log"
+        is_main = (
+            threading.current_thread() is threading.main_thread()
+        )  # the system means the thread that started it
         with log.open("ab") as out:
             self.process = subprocess.Popen(
                 [*PROGRAM, "up", "--port", "0", "--gateway-port", "0", *flags],
                 env=self.env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+                preexec_fn=stop_with_parent if is_main else None,
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -86,10 +92,12 @@ class ServerHarness:
 
     def stop(self) -> None:
         """End the server, dead or alive, with all that it started."""
-        with contextlib.suppress(TrunklineError):
-            shut_down(self._own_settings())
-        if self.process is not None:
-            self.process.wait()
+        try:
+            with contextlib.suppress(TrunklineError):
+                shut_down(self._own_settings())
+        finally:
+            if self.process is not None:
+                end(self.process, signal.SIGTERM)
 
 
 @contextlib.contextmanager

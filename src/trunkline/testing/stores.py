@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 from trunkline.settings import Settings
+from trunkline.storage.db.engine import Database
 from trunkline.storage.objects import open_store
 from trunkline.storage.objects.base import ObjectStore
 
@@ -41,6 +44,15 @@ class LocalStores(Stores):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._has_tables = False
+
+    @classmethod
+    def with_tables(cls, folder: Path) -> LocalStores:
+        """With a new database: a copy of one, which takes a tenth of the time that it takes to make all tables."""
+        made = cls(folder)
+        made._has_tables = True
+        _lay_database(folder)
+        return made
 
     @property
     def database_url(self) -> str:
@@ -50,10 +62,26 @@ class LocalStores(Stores):
         return open_store(self.folder / "objects")
 
     def settings(self, home: Path, **more: Any) -> Settings:
+        if self._has_tables:
+            _lay_database(home)
         return Settings(home=home, **more)
 
     def environment(self) -> dict[str, str]:
         return {}
+
+
+def _lay_database(folder: Path) -> None:
+    path = folder / "trunkline.db"
+    if folder.is_dir() and not path.exists():
+        path.write_bytes(_new_database())
+
+
+@functools.cache
+def _new_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trunkline.db"
+        Database(f"sqlite:///{path}").close()
+        return path.read_bytes()
 
 
 class CloudStores(Stores):
