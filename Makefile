@@ -17,7 +17,7 @@ help:
 	@echo "make demo    install, then run the whole loop: commit pictures, get a live model that learns more"
 	@echo "make check   format, lint, types, layers and the fast tests (under a minute)"
 	@echo "make test    everything that CI runs"
-	@echo "make nightly the state machines, for thousands of steps"
+	@echo "make nightly the state machines, for thousands of steps, and every point at which something can break"
 	@echo "make bench   measure, and print the tables of docs/benchmarks.md"
 	@echo "make docs    write the generated reference pages again"
 	@echo "make lock    pin the newest releases that the ranges in pyproject.toml allow"
@@ -45,11 +45,12 @@ check: $(TOOLS)
 	$(BIN)/pytest -m "not slow" --numprocesses 2
 
 test: check
-	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m "slow or hypothesis or machine"
+	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m "not nightly and (slow or hypothesis or machine)"
 	$(BIN)/pytest -m "not slow" --stores cloud $(ON_CLOUD_STORES)
 
 nightly: $(TOOLS)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m machine --timeout=0
+	$(BIN)/pytest -m nightly
 	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m machine --timeout=0 --stores cloud
 
 bench: $(TOOLS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from trunkline.testing.stores import CloudStores, LocalStores, Stores
 IN_MEMORY = Path("/dev/shm")
 IN_MEMORY_BYTES_MIN = 6 << 30
 """What must be free there: the fast tests need up to 2 GB for each process."""
+
+_ALL_SLOW = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.slow\b", re.MULTILINE)
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 settings.register_profile("dev", max_examples=8, deadline=None, suppress_health_check=_QUIET)
@@ -50,6 +53,13 @@ def pytest_configure(config: pytest.Config) -> None:
     is_fast = config.getoption("markexpr", "") == "not slow"
     if is_fast and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free >= IN_MEMORY_BYTES_MIN:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that have only slow tests import large libraries: the fast part leaves them unread."""
+    if config.getoption("markexpr", "") != "not slow" or collection_path.suffix != ".py":
+        return None
+    return True if _ALL_SLOW.search(collection_path.read_text()) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -201,5 +201,15 @@ def test_some_points(folder: Path, work: str, how: How) -> None:
 @pytest.mark.local_only
 @pytest.mark.parametrize("how", ["error", "lost_response", "kill"])
 @pytest.mark.parametrize("work", WORKS)
+def test_many_points(folder: Path, work: str, how: How) -> None:
+    assert break_everywhere(folder, work, how, stride=5) > 8
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.local_only
+@pytest.mark.parametrize("how", ["error", "lost_response", "kill"])
+@pytest.mark.parametrize("work", WORKS)
 def test_every_point(folder: Path, work: str, how: How) -> None:
     assert break_everywhere(folder, work, how, stride=1) > 40

@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pytest
 import sqlalchemy as sa
 import urllib3
-from sklearn.datasets import load_iris
-from sklearn.svm import SVC
 
 from trunkline.core.clock import SystemClock
 from trunkline.errors import InvalidInputError
@@ -193,6 +190,10 @@ def control(tmp_path: Path, stores: Stores) -> Iterator[Control]:
 @pytest.fixture(scope="session")
 def iris(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trained scikit-learn model."""
+    import joblib  # here, as it takes seconds, which only these tests are to wait
+    from sklearn.datasets import load_iris
+    from sklearn.svm import SVC
+
     folder = tmp_path_factory.mktemp("iris")
     features, target = load_iris(return_X_y=True)
     joblib.dump(SVC(gamma="scale").fit(features, target), folder / "model.joblib")

@@ -12,11 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
-import numpy as np
 import pytest
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.svm import SVC
 
 from trunkline.errors import InvalidInputError
 from trunkline.serving.replica.app import App
@@ -144,6 +140,8 @@ def test_head_and_body_go_out_in_one_piece() -> None:
 
 
 def sklearn_runtime(model: Any, folder: Path) -> SklearnRuntime:
+    import joblib  # which takes seconds, as what follows does
+
     joblib.dump(model, folder / "model.joblib")
     runtime = SklearnRuntime(config_of(folder))
     runtime.load()
@@ -165,6 +163,8 @@ def sklearn_runtime(model: Any, folder: Path) -> SklearnRuntime:
     ],
 )
 def test_rows_that_a_matrix_of_numbers_cannot_hold(tmp_path: Path, instances: list[Any], says: str) -> None:
+    from sklearn.svm import SVC
+
     runtime = sklearn_runtime(SVC().fit([[0, 0], [1, 1]], [0, 1]), tmp_path)
     with pytest.raises(InvalidInputError, match=says):
         runtime.predict(instances)
@@ -172,6 +172,9 @@ def test_rows_that_a_matrix_of_numbers_cannot_hold(tmp_path: Path, instances: li
 
 
 def test_a_model_that_takes_missing_values_gets_them(tmp_path: Path) -> None:
+    import numpy as np
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     rows = np.array([[0.0, 0.0], [1.0, 1.0]] * 30)
     runtime = sklearn_runtime(HistGradientBoostingClassifier(max_iter=2).fit(rows, [0, 1] * 30), tmp_path)
     assert len(runtime.predict([[None, 1.0]])) == 1

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 
 from tests.cli.conftest import Shell
@@ -50,6 +49,8 @@ def shell(bucket: BucketServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def s3(server: BucketServer):  # type: ignore[no-untyped-def]
+    import boto3
+
     return boto3.client(
         "s3", endpoint_url=server.endpoint, aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key,
         region_name="us-east-1",

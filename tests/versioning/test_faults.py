@@ -98,6 +98,15 @@ def test_some_points(local: LocalTemplates, how: How) -> None:
 @pytest.mark.slow
 @pytest.mark.local_only
 @pytest.mark.parametrize("how", ["error", "lost_response", "kill", "power_cut"])
+def test_many_points(local: LocalTemplates, how: How) -> None:
+    assert every_point(local, how, stride=1 if how == "power_cut" else 5, start=1) > 25
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.local_only
+@pytest.mark.parametrize("how", ["error", "lost_response", "kill", "power_cut"])
 def test_every_point(local: LocalTemplates, how: How) -> None:
     assert every_point(local, how) > (25 if how == "power_cut" else 200)
 
