@@ -73,6 +73,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skip)
 
 
+def folder_on_disk() -> Iterator[Path]:
+    """Below /tmp, wherever the other tests have their ``tmp_path``."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 class FakeClock:
     """A clock that stands still until it is told to move."""
 

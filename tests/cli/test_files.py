@@ -21,14 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cli.conftest import Shell
+from tests.conftest import folder_on_disk
 from tests.sources.conftest import WebServer
 from trunkline.testing.server import PROGRAM, running_server
 
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that may be linked."""
-    return tmp_path_factory.mktemp("place")
+tmp_path = pytest.fixture(folder_on_disk)  # what is put with its whole path begins alike everywhere
+place = pytest.fixture(folder_on_disk, scope="module")  # may be linked, as nothing in /dev
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +99,7 @@ def test_sources_of_all_kinds_are_one_commit(shell: Shell, repo: str, web: WebSe
     shell(f"put file {repo}@master -i -", stdin=f"{tmp_path}/a\n".encode())
     assert paths(shell, repo)[:1] == ["/a"] and {"/c.txt", "/named"} < set(paths(shell, repo))
     shell(f"put file {repo}@master:/full --full-path -f {tmp_path}/a -f {web.url}/sub/b%20b.txt")
-    assert paths(shell, repo, ":/full") == ["/full/sub/b b.txt", f"/full{tmp_path}/a"]
+    assert paths(shell, repo, ":/full") == sorted(["/full/sub/b b.txt", f"/full{tmp_path}/a"])
 
 
 def test_archives_from_everywhere(shell: Shell, repo: str, web: WebServer, tmp_path: Path) -> None:

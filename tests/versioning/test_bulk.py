@@ -75,6 +75,7 @@ def test_read_files_stopped_in_the_middle_leaves_no_thread(versioning: Versionin
     assert set(threading.enumerate()) <= before
 
 
+@pytest.mark.local_only
 def test_a_damaged_file_is_named_and_the_others_are_read(
     versioning: VersioningService, objects: LocalStore, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from tests.conftest import folder_on_disk
 from tests.versioning.conftest import contents, put
 from trunkline.errors import (
     ConflictError,
@@ -25,6 +26,9 @@ from trunkline.versioning.service import VersioningService
 
 SMALL = b"small\n" * 100
 LARGE = os.urandom(3 * 2**20 + 17)
+
+
+tmp_path = pytest.fixture(folder_on_disk)  # nothing in /dev may be linked
 
 
 @pytest.fixture

@@ -16,11 +16,15 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import folder_on_disk
 from trunkline.errors import InvalidInputError, UnavailableError
 from trunkline.workers.outputs import files_of
 from trunkline.workers.sandbox import Box, Ended, choose_mode, run
 
 NOBODY = 65534
+
+
+tmp_path = pytest.fixture(folder_on_disk)  # links into /dev are no outputs
 
 
 @pytest.fixture
@@ -43,13 +47,14 @@ def box(home: Path) -> Box:
 
 
 def sh(box: Box, script: str, **given: Any) -> tuple[Ended, list[str]]:
-    lines: list[str] = []
+    lines: dict[str, list[str]] = {}
     ended = run(
         box, ["sh"], stdin_lines=script.splitlines(), env={"PATH": os.environ["PATH"]}, cwd="/",
-        on_line=lambda text, _stream: lines.append(text), interrupted=given.pop("interrupted", threading.Event()),
+        on_line=lambda text, stream: lines.setdefault(stream, []).append(text),
+        interrupted=given.pop("interrupted", threading.Event()),
         timeout_seconds=given.pop("timeout_seconds", None),
     )  # fmt: skip
-    return ended, lines
+    return ended, [*lines.get("stdout", []), *lines.get("stderr", [])]  # the order between the two is chance
 
 
 def test_pfs_is_there_inputs_are_read_only_and_nothing_is_left(box: Box) -> None:
