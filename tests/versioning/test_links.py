@@ -44,7 +44,15 @@ def link(service: VersioningService, rules: LinkRules, source: Path, path: str =
 
 
 def fill(folder: Path) -> dict[str, bytes]:
-    files = {"a": SMALL, "deep/large": LARGE, "deep/empty": b"", "ü": b"1", "twice": LARGE[: 2**21] * 2}
+    ends_a_list = b"\xa4"  # its hash begins with a zero byte: in a chunk list, a node would end behind it
+    files = {
+        "zero": ends_a_list,
+        "a": SMALL,
+        "deep/large": LARGE,
+        "deep/empty": b"",
+        "ü": b"1",
+        "twice": LARGE[: 2**21] * 2,
+    }
     for name, data in files.items():
         (folder / name).write_bytes(data)
     os.utime(folder / "a", ns=(1, 1_700_000_000_123_456_789))

@@ -88,11 +88,12 @@ class Linking(UseCases):
         link = Link(id=secrets.randbits(62), url=source.url, size=source.size, version=source.version)
         record.links.append(link)
         builder = ListBuilder(writer.add)
-        offset = 0
+        offset, name = 0, b""
         for chunk in cut(source.read()):
             name = digest(chunk)
             record.rows.append({"hash": name, "link_id": link.id, "offset": offset, "length": len(chunk)})
-            builder.add(ListRef(0, name, len(chunk)))
+            if source.size > ONE_CHUNK_BYTES_MAX:  # a smaller file is its chunk, without a list
+                builder.add(ListRef(0, name, len(chunk)))
             offset += len(chunk)
             if len(record.rows) >= ROWS_PER_WRITE:
                 self._record(record)
@@ -100,8 +101,7 @@ class Linking(UseCases):
             raise ConflictError(
                 f"{links.shown_link(source.url)} changed while it was read: repeat", kind="file_changed"
             )
-        content = builder.finish()
-        assert content.level or content.size <= ONE_CHUNK_BYTES_MAX, "as write_content has it"
+        content = builder.finish() if offset > ONE_CHUNK_BYTES_MAX else Content(offset, name, 0)
         entry = Entry(b"", content.size, content.hash, content.level, None, False)
         link.content = content_identity(entry).hex()
         if link not in record.links:
