@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TOOLS := $(VENV)/.installed-dev
 # Two runs may not install into one environment at a time, and user code must not inherit a foreign one.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -27,10 +28,16 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(TOOLS): requirements-dev.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP) $@
+
 demo: $(STAMP)
 	@$(BIN)/trunkline demo
 
-check: $(STAMP)
+check: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -41,15 +48,15 @@ test: check
 	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m "not nightly and (slow or hypothesis or machine)"
 	$(BIN)/pytest -m "not slow" --stores cloud --numprocesses 2 --dist loadfile $(ON_CLOUD_STORES)
 
-nightly: $(STAMP)
+nightly: $(TOOLS)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m machine --timeout=0
 	$(BIN)/pytest -m nightly
 	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m machine --timeout=0 --stores cloud
 
-bench: $(STAMP)
+bench: $(TOOLS)
 	$(BIN)/python bench/run.py
 
-docs: $(STAMP)
+docs: $(TOOLS)
 	$(BIN)/python tools/make_reference.py
 
 lock:

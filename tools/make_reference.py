@@ -13,6 +13,7 @@ import typer
 
 from trunkline.api.errors import STATUS
 from trunkline.cli.errors import EXIT
+from trunkline.cli.grammar import ID_COMMAND
 from trunkline.cli.main import build
 from trunkline.sdk.client import Client
 from trunkline.settings import Settings
@@ -40,7 +41,10 @@ def cli_page() -> str:
             f" {'' if p.required else '['}{(p.metavar or (p.name or '').upper())}{'' if p.required else ']'}"
             for p in arguments
         )
-        lines.extend([f"## {path}{shown}", "", (command.help or "").strip().split("\f")[0], ""])
+        title = path.removesuffix(
+            f" {ID_COMMAND}"
+        )  # a word for the parser alone: what is typed is the ID itself
+        lines.extend([f"## {title}{shown}", "", (command.help or "").strip().split("\f")[0], ""])
         options = [
             p for p in command.params if p.param_type_name == "option" and p.name != "help" and not p.hidden
         ]

@@ -105,6 +105,22 @@ def test_chunks_that_nobody_announced_go_the_long_way(server: ServerHarness) -> 
     assert content(server, "/long") == b"abc"
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_chunks_count_more_than_a_length_beside_them(server: ServerHarness, waits: bool) -> None:
+    with Line(server) as line:
+        framing = [
+            "content-length: 4",
+            "transfer-encoding: chunked",
+            *(["expect: 100-continue"] if waits else []),
+        ]
+        line.ask("PUT", f"{FILES}?at=r@master:/both", *framing)
+        if waits:
+            assert line.head().startswith("HTTP/1.1 100")
+        line.socket.sendall(b"5\r\nhello\r\n0\r\n\r\n")
+        assert line.head().startswith("HTTP/1.1 200")
+    assert content(server, "/both") == b"hello"
+
+
 def test_what_is_refused_is_refused_before_a_byte_is_sent(server: ServerHarness) -> None:
     framing = ("transfer-encoding: chunked", "expect: 100-continue")
     with Line(server, token="wrong") as line:
@@ -120,6 +136,15 @@ def test_what_is_refused_is_refused_before_a_byte_is_sent(server: ServerHarness)
         assert line.error_kind() == "bad_field"
     with pytest.raises(NotFoundError):
         server.client().put_files("nope@master:/", [("a", b"x" * 10_000_000)])
+
+
+@pytest.mark.parametrize("target", ["/v1/nothing", f"{FILES}?at=r@master:/f"])
+def test_a_refusal_in_place_of_continue_ends_the_connection(server: ServerHarness, target: str) -> None:
+    with Line(server, token="wrong") as line:
+        line.ask("PUT", target, "content-length: 40", "expect: 100-continue")
+        head = line.head()
+        assert head.startswith("HTTP/1.1 401") and "connection: close" in head.lower()
+        line.rest()  # the next request would be taken for the body
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,8 @@ def test_get_in_every_way(shell: Shell, repo: str, tmp_path: Path) -> None:
     assert shell(f"{get}:'/d/{{x}}'").out == "braces", "a name that is there is meant as it is"
     shell(f"{get}:/a.txt -o {tmp_path}/one --no-progress --offset 9")
     assert (tmp_path / "one").read_bytes() == b"9"
+    assert shell(f"{get}:/b.txt -o -").out == "b", "- is stdout, as it is stdin for put"
+    assert shell(f"{get}:/d/c.txt -r -o {tmp_path}/alone").err.startswith("1 file in ")
     shell(f"{get}:/ -r -o {tmp_path}/all")
     shell(f"{get}:/*.txt -r -o {tmp_path}/some")
     assert sorted(p.name for p in (tmp_path / "some").rglob("*") if p.is_file()) == ["a.txt", "b.txt"]
@@ -222,6 +224,7 @@ def test_bad_ways_to_get(shell: Shell, repo: str, tmp_path: Path) -> None:
     refused(shell, f"{get}:/nope", "no file or directory /nope", code=4)
     refused(shell, f"get file {repo}@nope:/a", "no branch", code=4)
     refused(shell, f"{get} -r", "-o FOLDER")
+    refused(shell, f"{get} -r -o -", "-o FOLDER")
     refused(shell, f"{get}:/a -o {tmp_path}/none/x", "cannot write", code=7)
     (tmp_path / "into").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -247,6 +250,8 @@ def test_lists_walks_and_globs(shell: Shell, repo: str) -> None:
     assert len(shell(f"glob file {repo}@master:/** -n 2").out.splitlines()) == 3
     walked = shell(f"walk file {repo}@master:/cats").out.splitlines()
     assert [line.split()[-1] for line in walked] == ["/cats/1.png", "/cats/2.jpg"]
+    lines = shell(f"walk file {repo}@master:/cats -o json").out.splitlines()
+    assert [json.loads(line)["path"] for line in lines] == ["/cats/1.png", "/cats/2.jpg"]
     assert len(shell(f"walk file {repo}@master -n 2").out.splitlines()) == 2
     assert len(json.loads(shell(f"list file {repo}@master -n 1 -o json").out)) == 1
     refused(shell, f"glob file {repo}@master:'/['", "never closed")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Shell, run_here
+from tests.cli.conftest import Shell
 from tests.keeping.test_gc import noise
 from trunkline.cli.keeping import seconds_of
 from trunkline.errors import InvalidInputError
@@ -101,7 +101,5 @@ def test_backup_and_restore(shell: Shell, tmp_path: Path) -> None:
     assert "not empty" in shell(f"restore {place} --home {home}", code=5).err
     assert "outside" in shell(f"backup {shell.server.home}/inside", code=2).err
     with running_server(home) as server:
-        done = run_here("get file precious@master:/a -o -", server.env)
-        assert done.code == 0 or "-o" in done.err
         assert b"".join(server.client().get_file("precious@master:/a")) == noise(9)
         assert Shell(server)("fsck").code == 0

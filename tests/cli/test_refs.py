@@ -6,7 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Shell
+from trunkline.errors import TrunklineError
 
 
 def put(shell: Shell, address: str, text: str) -> str:
@@ -141,5 +144,10 @@ def test_in_one_block_of_a_program(shell: Shell, tmp_path: Path) -> None:
             raise RuntimeError("changed my mind")
     except RuntimeError:
         pass
+    assert "r" not in [repo.name for repo in client.list_repos()]
+    with pytest.raises(TrunklineError), client.open_transaction() as inside:
+        inside.create_repo("r")
+        inside.finish_commit("p@master")
+        client.finish_commit("p@master")
     assert "r" not in [repo.name for repo in client.list_repos()]
     assert client.list_transactions() == []

@@ -46,6 +46,13 @@ def test_objects_are_plain_files(tmp_path: Path) -> None:
     assert LocalStore(tmp_path).get("packs/ab/abcd") == b"1"
 
 
+def test_parts_of_all_sizes_are_written_in_order(tmp_path: Path) -> None:
+    sizes = [1, 2**17 - 1, 2**17, 0, 2**17 + 1, 3 * 2**20 + 5, *[3] * 1500, 2**18]
+    parts = [os.urandom(size) for size in sizes]
+    LocalStore(tmp_path).put("a/b", iter(parts))
+    assert LocalStore(tmp_path).get("a/b") == b"".join(parts)
+
+
 def test_a_failed_put_leaves_no_file(tmp_path: Path) -> None:
     def parts() -> Iterator[bytes]:
         yield b"1"

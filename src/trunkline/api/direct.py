@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
@@ -48,8 +48,15 @@ class DirectProtocol(H11Protocol):
         app = self.app
 
         async def with_extension(scope: Scope, receive: Receive, send: Send) -> None:
-            scope.setdefault("extensions", {})[EXTENSION] = Connection(self, self.cycle)
-            await app(scope, receive, send)
+            connection = Connection(self, self.cycle)
+            scope.setdefault("extensions", {})[EXTENSION] = connection
+
+            async def send_checked(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    connection.close_if_unasked()
+                await send(message)
+
+            await app(scope, receive, send_checked)
 
         self.app = with_extension
 
@@ -64,10 +71,11 @@ class Connection:
     def take_body(self, stopping: threading.Event) -> DirectBody | None:
         """What is left of the request's body, for a thread; None where it has arrived already or cannot be taken."""
         cycle = self._cycle
-        length = _content_length(self._protocol.headers)
+        is_chunked = self._is_chunked()
+        length = None if is_chunked else _content_length(self._protocol.headers)
         if not self._is_plain() or not cycle.more_body or cycle.disconnected:
             return None
-        if length is None and not (self._is_chunked() and self._nothing_has_come()):
+        if length is None and not (is_chunked and self._nothing_has_come()):
             return None
         cycle.flow.pause_reading()
         is_awaited, cycle.waiting_for_100_continue = cycle.waiting_for_100_continue, False
@@ -75,6 +83,12 @@ class Connection:
         self._close_afterwards()
         left = None if length is None else length - len(begun)
         return DirectBody(self._own_socket(), begun, left, stopping, is_awaited=is_awaited)
+
+    def close_if_unasked(self) -> None:
+        """A client that waits for a '100 Continue' and gets its answer instead may send the body or not (RFC 9110, section
+        10.1.1): what comes next on the connection is its next request or that body, and nobody can tell."""
+        if self._cycle.waiting_for_100_continue:
+            self._close_afterwards()
 
     def can_answer(self) -> bool:
         """Whether the body of the answer may be written directly."""
@@ -126,6 +140,7 @@ class Connection:
             self._cycle.scope["headers"].append(CLOSE_HEADER)  # type: ignore[attr-defined]
 
     def _is_chunked(self) -> bool:
+        """If so, a length beside it counts for nothing (RFC 9112, section 6.3), and the HTTP machine has gone by that."""
         return any(
             name == b"transfer-encoding" and value.lower() == b"chunked"
             for name, value in self._protocol.headers

@@ -62,7 +62,7 @@ def update_repo(
 def create_branch(
     address: Annotated[str, typer.Argument(metavar="REPO@BRANCH")],
     head: Annotated[
-        str | None, typer.Option("--head", help="Where it begins: a branch, a commit's ID, or either with ^2.")
+        str | None, typer.Option("--head", help="Where it begins: a branch, tag or commit's ID; with ^2 two commits before.")
     ] = None,
     provenance: Annotated[
         list[str] | None,
@@ -97,7 +97,8 @@ def create_branch(
         address, head=head, provenance=[] if no_provenance else provenance or None, drop_trigger=no_trigger,
         trigger=None if trigger is None else {"branch": trigger, "all": trigger_all, **conditions}, project=project,
     )  # fmt: skip
-    done(made, output, f"branch {made.project}/{made.repo}@{made.name} created")
+    where = "is without commits" if made.head is None else f"is at {made.head}"
+    done(made, output, f"branch {made.project}/{made.repo}@{made.name} {where}")
 
 
 def create_pipeline(

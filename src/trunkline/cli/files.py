@@ -13,7 +13,7 @@ import typer
 
 from trunkline.cli.client import client, transfers
 from trunkline.cli.grammar import Number, Output, Project, command, new_verb
-from trunkline.cli.output import done, progress, say, show, size_text
+from trunkline.cli.output import counted, done, progress, say, show, size_text, structured_line
 from trunkline.cli.sources import STDIN, Puts, is_url, listed, local_files, opened, put_mixed
 from trunkline.core.paths import Address, parse_address
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
@@ -72,7 +72,8 @@ def put_file(
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """Put files, as one commit. Given PATH, a single file is stored under it, a folder's files below it."""
+    """Put files, as one commit. Given PATH, a single file is stored under it, a folder's files below it; several sources
+    go below it by their names."""
     if unlink:
         _copy_in(address, files, lists, project, output)
         return
@@ -125,13 +126,13 @@ def _copy_in(
             "--unlink takes no -f and no -i: it copies in what was linked", kind="bad_option"
         )
     found = client().copy_in_files(address, project=project)
-    done(found, output, f"{found.file_count} files ({size_text(found.size)}) copied in")
+    done(found, output, f"{counted(found.file_count, 'file')} ({size_text(found.size)}) copied in")
 
 
 def get_file(
     address: FileArgument,
     target: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File or folder; default: stdout.")
+        Path | None, typer.Option("--output", "-o", help="File or folder; default, or -: stdout.")
     ] = None,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="A whole directory, or all that a glob matches.")
@@ -149,6 +150,8 @@ def get_file(
     """Get a file to stdout or into a file, or with -r a directory into a folder. PATH may be a glob: without -r or --tar
     it must match one file."""
     api = transfers()
+    if target == Path(STDIN):
+        target = None
     if (recursive or as_tar) and (offset or length is not None):
         raise InvalidInputError("--offset and --length are for one file", kind="bad_option")
     if as_tar:
@@ -159,7 +162,7 @@ def get_file(
             raise InvalidInputError("a directory needs a folder: add -o FOLDER", kind="no_output")
         source, glob = _as_glob(address, project)
         count = api.get_files(source, target, glob=glob, project=project)
-        say(f"{count} files in {target}")
+        say(f"{counted(count, 'file')} in {target}")
         return
     else:
         stream = api.get_file(address, offset=offset, length=length, project=project)
@@ -250,9 +253,14 @@ def glob_file(
     shown(list(found), output, ("SIZE", "NAME"), lambda file: (size_text(file.size), named(file)))
 
 
-def walk_file(address: FileArgument, number: Number = None, project: Project = None) -> None:
+def walk_file(
+    address: FileArgument, number: Number = None, project: Project = None, output: Output = None
+) -> None:
     """Print everything at or below a path, line by line as it comes: for millions of files, and for pipes."""
     from trunkline.cli.listing import named  # noqa: PLC0415
 
     for file in client().walk_files(address, limit=number, project=project):
-        show(f"{size_text(file.size):<9} {named(file)}")
+        if output is not None:
+            structured_line(file, output)
+        else:
+            show(f"{size_text(file.size):<9} {named(file)}")

@@ -11,7 +11,7 @@ from trunkline.cli.client import client
 from trunkline.cli.grammar import FullTimestamps, Number, Output, Project, command, new_verb, verb_of
 from trunkline.cli.inspecting import shown as shown_whole
 from trunkline.cli.listing import shown
-from trunkline.cli.output import done, padded, say, show, structured, table, time_text
+from trunkline.cli.output import counted, done, padded, say, show, structured, table, time_text
 from trunkline.errors import ConflictError
 from trunkline.wire.history import Merge, MergeConflict, Removed
 
@@ -86,8 +86,8 @@ def merge_branch(
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """Merge what has changed in SOURCE since both were the same into the branch TARGET, as one commit. Conflicts are listed,
-    and then nothing is merged."""
+    """Merge what has changed in the first since both were the same into the second, a branch, as one commit. Conflicts
+    are listed, and then nothing is merged."""
     try:
         merged = client().merge_branch(
             source, target, description=message, strategy=None if strategy is None else strategy.value,
@@ -110,9 +110,9 @@ def _show_conflicts(conflicts: list[MergeConflict], output: Output) -> None:
 def _told(merged: Merge, target: str) -> str:
     if merged.is_up_to_date:
         return f"{target} has it all already"
-    changes = f"{merged.added} files added, {merged.changed} changed, {merged.deleted} deleted"
+    changes = f"{counted(merged.added, 'file')} added, {merged.changed} changed, {merged.deleted} deleted"
     if merged.conflict_count:
-        changes += f", {merged.conflict_count} conflicts settled"
+        changes += f", {counted(merged.conflict_count, 'conflict')} settled"
     if merged.commit is None:
         return f"a merge would make one commit on {target}: {changes}"
     return f"commit {merged.commit.project}/{merged.commit.repo}@{merged.commit.id} {merged.commit.status}: {changes}"

@@ -14,7 +14,7 @@ import typer
 
 from trunkline.cli.client import client
 from trunkline.cli.grammar import Output, Project, command, new_verb
-from trunkline.cli.output import say, show, size_text, structured, time_text
+from trunkline.cli.output import counted, say, show, size_text, structured, time_text
 from trunkline.errors import CorruptionError, InvalidInputError, TrunklineError
 from trunkline.sdk import config
 from trunkline.wire.keeping import Backup, FsckReport, GcReport, Purge
@@ -95,14 +95,14 @@ def gc(
 
 def _gc_lines(done: GcReport) -> list[str]:
     lines = [
-        f"live          {size_text(done.live_bytes)} in {done.packs} packs of {size_text(done.pack_bytes)}",
+        f"live          {size_text(done.live_bytes)} in {counted(done.packs, 'pack')} of {size_text(done.pack_bytes)}",
         f"dead          {size_text(done.dead_bytes)}, of which {size_text(done.young_bytes)} are too young or in use",
         f"reclaimable   {size_text(done.reclaimable_bytes)}",
-        f"orphans       {done.orphans} packs of {size_text(done.orphan_bytes)}",
-        f"temporary     {done.temporary_files} files of {size_text(done.temporary_bytes)}",
+        f"orphans       {counted(done.orphans, 'pack')} of {size_text(done.orphan_bytes)}",
+        f"temporary     {counted(done.temporary_files, 'file')} of {size_text(done.temporary_bytes)}",
     ]
     if not done.dry_run:
-        what = f"{done.packs_deleted} packs deleted, {done.packs_rewritten} rewritten"
+        what = f"{counted(done.packs_deleted, 'pack')} deleted, {done.packs_rewritten} rewritten"
         lines.append(f"freed         {size_text(done.freed_bytes)}: {what}")
     return lines
 
@@ -123,8 +123,10 @@ def fsck(
         _show_report(report)
     if report.problems:
         count = len(report.problems) + report.problems_more
-        raise CorruptionError(f"{count} problems found", kind="damaged")
-    say(f"all is well: {report.packs} packs of {size_text(report.pack_bytes)}, {report.roots} trees")
+        raise CorruptionError(f"{counted(count, 'problem')} found", kind="damaged")
+    say(
+        f"all is well: {counted(report.packs, 'pack')} of {size_text(report.pack_bytes)}, {counted(report.roots, 'tree')}"
+    )
 
 
 def _check(home: Path | None, repair: bool) -> FsckReport:
@@ -156,7 +158,7 @@ def _show_report(report: FsckReport) -> None:
         show(f"advice: {line}")
     if report.orphans:
         say(
-            f"{report.orphans} packs of failed writes ({size_text(report.orphan_bytes)}): 'trunkline gc' deletes them"
+            f"{counted(report.orphans, 'pack')} of failed writes ({size_text(report.orphan_bytes)}): 'trunkline gc' deletes them"
         )
 
 
@@ -228,8 +230,8 @@ def backup(
         structured(done, output)
         return
     made = done.manifest
-    copied = f"{size_text(done.bytes_copied)} copied, {done.packs_copied} packs of them new"
-    show(f"backup {made.id}: {made.packs} packs of {size_text(made.pack_bytes)}; {copied}")
+    copied = f"{size_text(done.bytes_copied)} copied, {counted(done.packs_copied, 'pack')} of them new"
+    show(f"backup {made.id}: {counted(made.packs, 'pack')} of {size_text(made.pack_bytes)}; {copied}")
     if done.backups_deleted:
         say(f"{done.backups_deleted} older backups deleted")
 
@@ -253,11 +255,11 @@ def restore(
     else:
         made = time_text(found.created_at, full=True)
         show(
-            f"backup {found.id} of {made}: {found.packs} packs of {size_text(found.pack_bytes)} in {settings.home}"
+            f"backup {found.id} of {made}: {counted(found.packs, 'pack')} of {size_text(found.pack_bytes)} in {settings.home}"
         )
     if report.problems:
         _show_report(FsckReport.model_validate(report))
         raise CorruptionError(
-            f"{len(report.problems)} problems found, as they were in the backup", kind="damaged"
+            f"{counted(len(report.problems), 'problem')} found, as in the backup", kind="damaged"
         )
     say(f"all is well; start it with 'trunkline up --home {settings.home}'")

@@ -32,6 +32,11 @@ def show(text: str) -> None:
     print(text, flush=True)  # noqa: T201 (this is the place for it)
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def structured(value: Any, form: Format) -> None:
     """Wire models (or a list of them) as JSON or YAML."""
     plain = _plain(value)
@@ -161,6 +166,5 @@ def progress(total: Callable[[], tuple[int, int]], *, shown: bool = True) -> Ite
         yield lambda _: None
         return
     count, size = total()
-    label = "1 file" if count == 1 else f"{count} files"
-    with typer.progressbar(length=max(size, 1), label=label, file=sys.stderr) as bar_shown:
+    with typer.progressbar(length=max(size, 1), label=counted(count, "file"), file=sys.stderr) as bar_shown:
         yield bar_shown.update

@@ -7,11 +7,11 @@ import json
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Self
 
 from trunkline.core.paths import parse_address
-from trunkline.errors import UnavailableError
+from trunkline.errors import TrunklineError, UnavailableError
 from trunkline.sdk.data import DataMethods
 from trunkline.sdk.transport import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, path_of
 from trunkline.wire.commits import Commit
@@ -75,10 +75,13 @@ class RefMethods(DataMethods):
         inside.transaction = started
         try:
             yield inside
+            self.finish_transaction(started)
         except BaseException:
-            self.delete_transaction(started)
+            with suppress(
+                TrunklineError
+            ):  # the first error counts; and if the answer was lost, it may have happened
+                self.delete_transaction(started)
             raise
-        self.finish_transaction(started)
 
     # --- subscriptions ---
 

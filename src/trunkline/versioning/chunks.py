@@ -397,7 +397,8 @@ class ChunkWriter:
     def _record_pack(self, name: str, pack: PackBuilder) -> bool:
         """Write its rows. False if that must be tried again, with the object stored once more: the collector was at it."""
         now = self._clock.now()
-        with self._recording, self._db.write() as connection:  # SQLite would poll for its lock
+        # One at a time: SQLite would poll for its lock. Nobody waits for a pack.
+        with self._recording, self._db.write(wakes=False) as connection:
             is_condemned = writers.is_condemned(connection, name)
             if not is_condemned:
                 key = chunkindex.add_pack(connection, name, pack.size, pack.records, now)

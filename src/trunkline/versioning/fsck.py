@@ -223,7 +223,12 @@ def _chunk_error(kind: str, what: str) -> Callable[[bytes], CorruptionError]:
 def _compare(name: str, size: int, data: bytes, rows: Sequence[Row]) -> tuple[str | None, str]:
     """What is wrong with a pack as a whole."""
     if len(data) != size or digest(data).hex() != name:
-        return "damaged_pack", f"pack {name} is damaged: {len(data)} bytes where {size} belong, or other ones"
+        what = (
+            f"{len(data)} bytes where {size} belong"
+            if len(data) != size
+            else "its bytes are not what was written"
+        )
+        return "damaged_pack", f"pack {name} is damaged: {what}"
     try:
         records = {record.hash: record for record in read_index(data)}
     except CorruptionError as error:

@@ -7,6 +7,7 @@ import hashlib
 from urllib.parse import quote
 
 import pytest
+from starlette.testclient import TestClient
 
 from tests.doors.s3.signing import S3, chunked, crc32, error_of, signed_chunks, texts
 from trunkline.services import Services
@@ -333,3 +334,16 @@ def test_output_of_pipelines_is_read_only(s3: S3, services: Services) -> None:
         )  # fmt: skip
     assert error_of(s3("PUT", "/master.model/a", data=b"x")) == (403, "AccessDenied")
     assert s3("GET", "/master.model").status_code == 200
+
+
+def test_a_key_with_a_line_break_is_refused_as_s3_does(s3: S3) -> None:
+    assert error_of(s3("PUT", "/master.images/a%0Ab")) == (400, "InvalidArgument")
+    assert error_of(s3("GET", "/master.images/a%0Ab")) == (404, "NoSuchKey")
+
+
+def test_an_answer_in_place_of_continue_ends_the_connection(s3: S3, client: TestClient) -> None:
+    asks = {"expect": "100-continue"}
+    refused = client.put("/images/key", content=b"x", headers=asks)
+    assert (refused.status_code, refused.headers.get("connection")) == (403, "close")
+    taken = s3("PUT", "/images/key", data=b"x", headers=asks)
+    assert (taken.status_code, taken.headers.get("connection")) == (200, None)

@@ -13,7 +13,7 @@ from trunkline.api.archives import answer_with, changes_in
 from trunkline.api.auth import allow
 from trunkline.api.changes import changes_of, copied, deletions, file_of
 from trunkline.api.deps import Accept, At, Body, ContentType, Use
-from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of, tree_cursor
+from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, answer_page, page_of, tree_cursor
 from trunkline.api.ranges import behind_the_end, parse_range
 from trunkline.api.routes import new_router
 from trunkline.api.stream import streamed
@@ -97,19 +97,19 @@ def unpack_archive(project: str, at: At, body: Body, use: Use, append: bool = Fa
     )
 
 
-@router.get("/projects/{project}/tree")
+@router.get("/projects/{project}/tree", response_model=Page[FileInfo])
 @allow(Scope.JOB)
 def list_files(
     project: str, at: At, use: Use, glob: str | None = None, walk: bool = False, limit: Limit = PAGE_ITEMS_DEFAULT,
     cursor: Cursor = None,
-) -> Page[FileInfo]:  # fmt: skip
+) -> Response:  # fmt: skip
     _, root, path = use.versioning.resolve(project, at)
     [root], after = tree_cursor(cursor, 1) or ([root], None)
     if glob is not None:
         found: Iterable[StoredFile] = use.versioning.glob(root, glob, after=after)
     else:
         found = (use.versioning.walk if walk else use.versioning.list_dir)(root, path, after=after)
-    return _linked(use, page_of(FileInfo, found, limit, lambda file: root + file.path))
+    return answer_page(_linked(use, page_of(FileInfo, found, limit, lambda file: root + file.path)))
 
 
 @router.get("/projects/{project}/stat")
@@ -120,12 +120,12 @@ def inspect_file(project: str, at: At, use: Use) -> FileInfo:
     return _linked(use, Page(items=[found])).items[0]
 
 
-@router.get("/projects/{project}/diff")
+@router.get("/projects/{project}/diff", response_model=Page[DiffEntry])
 @allow(Scope.JOB)
 def diff_files(
     project: str, at: At, use: Use, old: str | None = None, shallow: bool = False, limit: Limit = PAGE_ITEMS_DEFAULT,
     cursor: Cursor = None,
-) -> Page[DiffEntry]:  # fmt: skip
+) -> Response:  # fmt: skip
     commit, new_root, path = use.versioning.resolve(project, at)
     if old is not None:
         old_root = _other_root(use, project, old, path)
@@ -135,7 +135,7 @@ def diff_files(
         old_root = use.versioning.stage([]).root
     [old_root, new_root], after = tree_cursor(cursor, 2) or ([old_root, new_root], None)
     found = use.versioning.diff(old_root, new_root, path, after=after, shallow=shallow)
-    return page_of(DiffEntry, found, limit, lambda entry: old_root + new_root + entry.path)
+    return answer_page(page_of(DiffEntry, found, limit, lambda entry: old_root + new_root + entry.path))
 
 
 @router.get("/projects/{project}/archive", response_class=Response)
@@ -163,8 +163,10 @@ def _modified(use: Use, project: str, at: str, changes: Iterable[Change], descri
 def _linked(use: Use, page: Page[FileInfo]) -> Page[FileInfo]:
     """The page, with what is linked marked as such."""
     found = use.versioning.linked([file.hash for file in page.items if not file.is_dir])
+    if not found:
+        return page
     items = [
-        file.model_copy(update={"linked": found.get(file.hash)}) if not file.is_dir and found else file
+        file.model_copy(update={"linked": found.get(file.hash)}) if not file.is_dir else file
         for file in page.items
     ]
     return Page(items=items, next=page.next)

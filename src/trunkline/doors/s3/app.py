@@ -11,9 +11,12 @@ from typing import cast
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import request_response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trunkline.doors.s3 import bucketops, listing, multipart, reading, writing
 from trunkline.doors.s3.answers import XML, error_body
@@ -25,7 +28,6 @@ from trunkline.services import Services
 
 log = logging.getLogger(__name__)
 
-METHODS = ["GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE"]
 UNREAD_BYTES_MAX = 2**20
 Operation = Callable[[Call], Response]
 
@@ -67,11 +69,35 @@ SUBRESOURCES = frozenset({
 
 def create_app(services: Services, stopping: threading.Event) -> Starlette:
     """The door over ``services``. When ``stopping`` is set, requests that wait for their bodies end."""
-    app = Starlette(routes=[Route("/{rest:path}", _answer, methods=METHODS)])
+    app = Starlette(middleware=[Middleware(_ClosesUnasked)])
+    app.router.default = request_response(_answer)  # no pattern of a route matches a key with a line break
     app.state.services = services
     app.state.stopping = stopping
     app.state.writes, app.state.reads = Room(LARGE_WRITES_MAX), Room(LARGE_READS_MAX)
     return app
+
+
+class _ClosesUnasked:
+    """Ends the connection where a client that waits for a '100 Continue' gets its answer instead: what comes next on it would
+    be taken for the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        waits = "100-continue" in Headers(scope=scope).get("expect", "").lower()
+
+        async def receive_asked() -> Message:
+            nonlocal waits
+            waits = False
+            return await receive()
+
+        async def send_checked(message: Message) -> None:
+            if waits and message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive_asked, send_checked)
 
 
 async def _answer(request: Request) -> Response:

@@ -113,8 +113,9 @@ class Database:
                 connection.rollback()
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """One transaction: all of the block or nothing, one writer at a time."""
+    def write(self, *, wakes: bool = True) -> Iterator[Connection]:
+        """One transaction: all of the block or nothing, one writer at a time. ``wakes``: let background work look whether
+        there is something to do."""
         outer = self._joined()
         if outer is not None:
             with (
@@ -133,7 +134,8 @@ class Database:
                 raise
             finally:
                 self._outer.connection = None
-        self.changes.bump()
+        if wakes:
+            self.changes.bump()
 
     def _joined(self) -> Connection | None:
         """The connection of this thread's ``write()`` block, inside of one."""

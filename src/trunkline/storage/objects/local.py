@@ -11,7 +11,6 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
@@ -20,6 +19,9 @@ from trunkline.storage.objects.base import ObjectInfo, ObjectStore
 TEMPORARY_PREFIX = ".tmp-"
 PARTS_PER_WRITE = 512
 """The system takes 1,024."""
+WRITE_BYTES = 128 * 2**10
+"""For larger writes the page cache asks for larger blocks of memory, and from 1 MiB on for those that a virtual machine has
+given back to its host: getting a gigabyte of them again takes 2 to 3.5 seconds of the processor, copying into small ones 0.2."""
 
 _COMPONENT = re.compile(r"[a-z0-9-][a-z0-9.-]*")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -160,8 +162,7 @@ def _read_fully(descriptor: int, offset: int, length: int) -> bytes:
 
 def _write_all(descriptor: int, parts: Iterable[bytes]) -> None:
     """Many parts in one call of the system, and no copy of any."""
-    waiting = iter(parts)
-    while views := [memoryview(part) for part in islice(waiting, PARTS_PER_WRITE) if part]:
+    for views in _batches(parts):
         while views:
             written = os.writev(descriptor, views)
             done = 0
@@ -171,6 +172,23 @@ def _write_all(descriptor: int, parts: Iterable[bytes]) -> None:
             del views[:done]
             if written:
                 views[0] = views[0][written:]
+
+
+def _batches(parts: Iterable[bytes]) -> Iterator[builtins.list[memoryview]]:
+    """What goes into one call each."""
+    batch: builtins.list[memoryview] = []
+    room = WRITE_BYTES
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            piece = view[:room]
+            batch.append(piece)
+            view, room = view[len(piece) :], room - len(piece)
+            if not room or len(batch) == PARTS_PER_WRITE:
+                yield batch
+                batch, room = [], WRITE_BYTES
+    if batch:
+        yield batch
 
 
 def _make_folder(folder: Path) -> None:

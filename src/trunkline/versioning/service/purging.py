@@ -202,11 +202,13 @@ def _check(
             f"{working[0]} is being worked on and needs it: wait for the job, or stop it", kind="in_use"
         )
     if elsewhere and not everywhere:
-        some = ", ".join(sorted(set(elsewhere))[:5])
+        places = sorted(set(elsewhere))
+        some = ", ".join(places[:5])
+        count = f"{len(places)} other place{'s' if len(places) > 1 else ''}"
         raise StateError(
-            f"the content of {path} is in {len(set(elsewhere))} other places, too ({some}): say --everywhere to purge it there",
+            f"the content of {path} is in {count}, too ({some}): say --everywhere to purge it there",
             kind="held_elsewhere",
-            details={"places": sorted(set(elsewhere))[:LISTED_MAX]},
+            details={"places": places[:LISTED_MAX]},
         )
     if registered and not force:
         raise StateError(
