@@ -46,7 +46,7 @@ check: $(TOOLS)
 
 test: check
 	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m "not nightly and (slow or hypothesis or machine)"
-	$(BIN)/pytest -m "not slow" --stores cloud $(ON_CLOUD_STORES)
+	$(BIN)/pytest -m "not slow" --stores cloud --numprocesses 2 --dist loadfile $(ON_CLOUD_STORES)
 
 nightly: $(TOOLS)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m machine --timeout=0

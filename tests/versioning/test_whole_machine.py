@@ -239,6 +239,6 @@ def test_the_whole_store(fresh_stores: Callable[[], Stores]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         lambda: WholeStore(fresh_stores()),
         settings=settings(
-            max_examples=max(6, settings.default.max_examples // 3), stateful_step_count=30, deadline=None
+            max_examples=max(3, settings.default.max_examples // 3), stateful_step_count=30, deadline=None
         ),
     )
