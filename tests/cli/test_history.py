@@ -53,7 +53,7 @@ def test_merge(shell: Shell) -> None:
     commit(shell, "lines@dev:/b")
     assert "would make one commit" in shell("merge branch lines@dev lines@master --dry-run").err
     told = shell("merge branch lines@dev lines@master -m 'all of it'").err
-    assert "finished: 1 files added, 0 changed, 0 deleted" in told
+    assert "finished: 1 file added, 0 changed, 0 deleted" in told
     assert "has it all already" in shell("merge branch lines@dev lines@master").err
     for line, content in (("dev", b"2"), ("master", b"3")):
         for name in "ab":
