@@ -114,3 +114,25 @@ def test_ordinary_names_cost_nothing(tmp_path: Path, clock: FakeClock) -> None:
     root = service.stage([put(name, b"x") for name in names]).root
     assert service.stat(root, "/写真").size == 3000
     service._db.close()
+
+
+@pytest.mark.parametrize("ours, theirs", [("/é", "/e\u0301"), ("/é/a", "/e\u0301/b"), ("/d/e\u0301", "/d/é")])
+def test_a_merge_brings_none_in(versioning: VersioningService, ours: str, theirs: str) -> None:
+    versioning.create_repo("default", "r")
+    versioning.modify("default", "r@master", [put("/base", b"1")])
+    versioning.create_branch("default", "r@dev", head="master")
+    versioning.modify("default", "r@master", [put(ours, b"1")])
+    versioning.modify("default", "r@dev", [put(theirs, b"2")])
+    with pytest.raises(ConflictError, match="Unicode"):
+        versioning.merge_branch("default", "r@dev", "r@master")
+    assert versioning.inspect_commit("default", "r@master").file_count == 2
+
+
+def test_a_merge_may_rename_one(versioning: VersioningService) -> None:
+    versioning.create_repo("default", "r")
+    versioning.modify("default", "r@master", [put("/é", b"1")])
+    versioning.create_branch("default", "r@dev", head="master")
+    versioning.modify("default", "r@dev", [DeletePath(path="/é"), put("/e\u0301", b"1")])
+    versioning.modify("default", "r@master", [put("/other", b"1")])
+    versioning.merge_branch("default", "r@dev", "r@master")
+    assert set(shown(versioning, "r@master")) == {"/e\u0301", "/other"}

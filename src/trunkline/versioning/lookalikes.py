@@ -8,9 +8,11 @@ refused. Cheap: ASCII names cost nothing, others two look-ups for each component
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trunkline.errors import ConflictError
+from trunkline.versioning import trees
+from trunkline.versioning.trees import Load
 
 SEEN_MAX = 50_000
 
@@ -48,6 +50,23 @@ class Lookalikes:
         if len(self._seen) >= SEEN_MAX:
             self._seen.clear()
         self._seen[composed] = key
+
+
+def refuse_lookalikes(load: Load, root: bytes, keys: Iterable[bytes]) -> None:
+    """That files which have just come into a tree look like nothing else in it.
+
+    :raises ConflictError: ``lookalike_name``, showing both.
+    """
+    for key in keys:
+
+        def is_another(name: bytes, key: bytes = key) -> bool:
+            if name == key or key.startswith(name + b"/"):
+                return False
+            return trees.find(load, root, name) is not None or trees.has_any(
+                load, root, name + b"/", name + b"0"
+            )
+
+        Lookalikes(is_another).check(key)
 
 
 def _same(key: bytes, other: bytes) -> ConflictError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
@@ -10,12 +10,14 @@ from sqlalchemy.engine import Connection
 from trunkline.core.paths import parse_address
 from trunkline.errors import ConflictError, InvalidInputError, StateError
 from trunkline.versioning import commits, historystore, merging, refs, store, trees
+from trunkline.versioning.lookalikes import refuse_lookalikes
 from trunkline.versioning.merging import Decision, Strategy, Summary
 from trunkline.versioning.model import CommitStatus, Merge, MergeConflict, TreeInfo
 from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service.base import UseCases
 from trunkline.versioning.service.trees import tree_info
 from trunkline.versioning.store import BranchRow, StoredCommit
+from trunkline.versioning.trees import Edit
 
 CONFLICTS_MAX = 1000
 NAMED_MAX = 3
@@ -87,7 +89,10 @@ class Merging(UseCases):
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get, writer.get_many)
             decisions = merging.decide(load, sides.base_root, sides.ours, sides.theirs)
-            ref = trees.edit(load, writer.add, sides.ours, merging.edits(decisions, strategy))
+            named: list[bytes] = []
+            ref = trees.edit(load, writer.add, sides.ours, _noting(merging.edits(decisions, strategy), named))
+            if not self._lookalikes:
+                refuse_lookalikes(load, ref.hash, named)
             writer.finish()
             self._hold(ref)
         return tree_info(ref)
@@ -124,6 +129,14 @@ class Merging(UseCases):
                 f"commit {found.commit.address} is open: finish it, then merge it", kind="commit_open"
             )
         return branch, found
+
+
+def _noting(edits: Iterable[Edit], named: list[bytes]) -> Iterator[Edit]:
+    """The same edits; the files that they put, and whose names are not plain ASCII, are noted."""
+    for key, entry in edits:
+        if entry is not None and not key.isascii():
+            named.append(key)
+        yield key, entry
 
 
 def _sides(connection: Connection, target: BranchRow, source: StoredCommit) -> _Sides:
