@@ -68,7 +68,10 @@ class Purging(Keeping):
                 roots = keepstore.trees_of_repo(connection, repo.id)
             contents = scanner.contents_at(roots, path)
             if not contents:
-                raise NotFoundError(f"no commit of {repo.address} has {path}", kind="no_file")
+                raise NotFoundError(
+                    f"no commit of {repo.address} has {path} with anything in it: there is nothing to purge",
+                    kind="no_file",
+                )
             holders = scanner.holders(contents)
             report = self._lineage(holders, lineage)
             _check(holders, report, repo.address, path, everywhere=everywhere, force=force)
