@@ -202,7 +202,7 @@ def test_some_points(folder: Path, work: str, how: How) -> None:
 @pytest.mark.parametrize("how", ["error", "lost_response", "kill"])
 @pytest.mark.parametrize("work", WORKS)
 def test_many_points(folder: Path, work: str, how: How) -> None:
-    assert break_everywhere(folder, work, how, stride=5) > 5
+    assert break_everywhere(folder, work, how, stride=3 if work == "backup" else 5) > 5
 
 
 @pytest.mark.nightly
@@ -212,4 +212,4 @@ def test_many_points(folder: Path, work: str, how: How) -> None:
 @pytest.mark.parametrize("how", ["error", "lost_response", "kill"])
 @pytest.mark.parametrize("work", WORKS)
 def test_every_point(folder: Path, work: str, how: How) -> None:
-    assert break_everywhere(folder, work, how, stride=1) > 25
+    assert break_everywhere(folder, work, how, stride=1) > 20
