@@ -122,7 +122,10 @@ def attempt_in_a_child(place: Place, work: str, points: FaultPoints) -> None:
             code = 0 if attempt(place, work, points) else 2
         finally:
             os._exit(code)
-    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), "the point was reached"
+    status = os.waitpid(pid, 0)[1]
+    # A backup copies with threads, and takes a few points more or less each time: the last ones may not come.
+    was_reached = os.WIFSIGNALED(status)
+    assert was_reached or (work == "backup" and os.WEXITSTATUS(status) == 0), "the point was reached"
 
 
 def check(place: Place, work: str, what: str) -> None:
