@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from tests.versioning.faultruns import in_memory
 from trunkline.errors import NotFoundError, TrunklineError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.local import LocalStore
-from trunkline.testing.points import FaultPoints, How
+from trunkline.testing.points import FaultPoints, How, in_a_fork
 from trunkline.versioning import backup
 from trunkline.versioning.model import CopyTree
 from trunkline.versioning.service import VersioningService
@@ -111,21 +110,9 @@ def attempt(place: Place, work: str, points: FaultPoints) -> bool:
 
 def attempt_in_a_child(place: Place, work: str, points: FaultPoints) -> None:
     place.close()
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of forking with threads; the child uses none of them
-        pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = 0 if attempt(place, work, points) else 2
-        finally:
-            os._exit(code)
-    status = os.waitpid(pid, 0)[1]
+    status = in_a_fork(lambda: attempt(place, work, points))
     # A backup copies with threads, and takes a few points more or less each time: the last ones may not come.
-    was_reached = os.WIFSIGNALED(status)
-    assert was_reached or (work == "backup" and os.WEXITSTATUS(status) == 0), "the point was reached"
+    assert os.WIFSIGNALED(status) or (work == "backup" and status == 0), "the point was reached"
 
 
 def check(place: Place, work: str, what: str) -> None:

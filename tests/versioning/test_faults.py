@@ -9,14 +9,13 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 
 import pytest
 
 from tests.versioning.faultruns import STEPS, CloudTemplates, LocalTemplates, Place, Templates, look
 from trunkline.testing.bucket import BucketServer
-from trunkline.testing.points import FaultPoints, How
+from trunkline.testing.points import FaultPoints, How, in_a_fork
 from trunkline.testing.postgres import Postgres
 from trunkline.testing.stores import LocalStores, Stores
 
@@ -34,24 +33,8 @@ def cloud(postgres: Postgres, bucket_server: BucketServer) -> Iterator[CloudTemp
     templates.close()
 
 
-def in_a_fork(place: Place, step: int) -> int:
-    """Run a step in a forked process, which the fault ends; its wait status."""
-    place.close()
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of forking with threads; the child uses none of them
-        pid = os.fork()
-    if pid == 0:
-        try:
-            place.break_it(step)
-        finally:
-            os._exit(1)
-    return os.waitpid(pid, 0)[1]
-
-
 def in_a_process(stores: Stores, step: int, points: FaultPoints) -> int:
-    """The same in a new process: the threads of the bucket's driver do not survive a fork."""
+    """Run a step in a new process, which the fault ends: the threads of the bucket's driver do not survive a fork."""
     argv = [sys.executable, "-m", "tests.versioning.faultruns", str(step), str(points.at), points.how]
     return -subprocess.run(argv, env={**os.environ, **stores.environment()}, check=False).returncode
 
@@ -62,7 +45,12 @@ def break_at(templates: Templates, step: int, at: int, how: How) -> None:
     with templates.copy(step) as stores:
         place = Place(stores, points)
         if how in ("kill", "power_cut"):
-            ended = in_a_fork(place, step) if stores.is_local else in_a_process(stores, step, points)
+            place.close()
+            ended = (
+                in_a_fork(lambda: place.break_it(step)[1])
+                if stores.is_local
+                else in_a_process(stores, step, points)
+            )
             assert ended == signal.SIGKILL
             service = place.open()
         else:

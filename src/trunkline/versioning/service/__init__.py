@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trunkline.core.clock import Clock
-from trunkline.core.ids import DEFAULT_PROJECT, TreeHash
+from trunkline.core.ids import TreeHash
 from trunkline.core.paths import parse_address
 from trunkline.errors import NotFoundError
-from trunkline.storage.buckets import Buckets
-from trunkline.storage.db.engine import Database
-from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import refs, store
 from trunkline.versioning.commits import Publisher
 from trunkline.versioning.model import Branch, Commit, Trigger
@@ -28,7 +24,6 @@ from trunkline.versioning.service.repos import Repos
 from trunkline.versioning.service.tags import Tags
 from trunkline.versioning.service.transactions import TransactionService, UseCase
 from trunkline.versioning.service.uploads import Uploads
-from trunkline.versioning.writers import Writers
 
 __all__ = ["Publisher", "TransactionService", "VersioningService"]
 
@@ -54,30 +49,6 @@ class VersioningService(
     ``{project, repo, branch, id, error}`` and, with the same keys, ``commit.opened`` (for AUTO commits), ``commit.squashed``
     and ``commit.dropped``, each in the transaction that makes it true.
     """
-
-    def __init__(
-        self,
-        *,
-        db: Database,
-        objects: ObjectStore,
-        clock: Clock,
-        publish: Publisher,
-        allow_lookalikes: bool = False,
-        buckets: Buckets | None = None,
-        registry: Writers | None = None,
-    ) -> None:
-        super().__init__(
-            db=db,
-            objects=objects,
-            clock=clock,
-            publish=publish,
-            allow_lookalikes=allow_lookalikes,
-            buckets=buckets,
-            registry=registry,
-        )
-        with db.write() as connection:
-            if store.find_project(connection, DEFAULT_PROJECT) is None:
-                store.insert_project(connection, DEFAULT_PROJECT, "", clock.now())
 
     def resolve(self, project: str, address: str) -> tuple[Commit, TreeHash, str]:
         """The commit, the tree that it shows and the path that an address names (``/`` if it names none).

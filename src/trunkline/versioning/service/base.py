@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from sqlalchemy.engine import Connection
 
 from trunkline.core.clock import Clock
+from trunkline.core.ids import DEFAULT_PROJECT
 from trunkline.core.paths import Address
 from trunkline.errors import StateError
 from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import history, refs, store, tagstore, trigger_store
+from trunkline.versioning import history, keepstore, refs, store, tagstore, trigger_store
 from trunkline.versioning.commits import Publisher
+from trunkline.versioning.maintenance import Progress
+from trunkline.versioning.roots import RootSource
 from trunkline.versioning.service.trees import TreeService
 from trunkline.versioning.store import BranchRow, RepoRow
 from trunkline.versioning.writers import Writers
@@ -46,6 +50,14 @@ class UseCases(TreeService):
         self._publish = publish
         # Only for speed: writers to one repo queue here instead of redoing their work. Truth is the compare-and-swap.
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._roots: tuple[RootSource, ...] = keepstore.ROOTS
+        """Every column that refers to a tree; other domains add theirs."""
+        self._makers: list[Callable[[str], bool]] = []
+        """What can make a damaged tree again."""
+        self.progress = Progress()
+        with db.write() as connection:
+            if store.find_project(connection, DEFAULT_PROJECT) is None:
+                store.insert_project(connection, DEFAULT_PROJECT, "", clock.now())
 
     def _lock_of(self, project: str, repo: str) -> threading.Lock:
         return self._locks[hash((project, repo)) % _LOCKS]

@@ -7,21 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from trunkline.core.clock import Clock
 from trunkline.errors import UnavailableError
-from trunkline.storage.buckets import Buckets
-from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import keepstore
 from trunkline.versioning.backup import BackupMaker, BackupReport
-from trunkline.versioning.commits import Publisher
 from trunkline.versioning.fsck import Checker, Findings, FsckReport, Problem, advice, bounded, reindex
 from trunkline.versioning.gc import GRACE_SECONDS, Collector, GcReport, Hook
-from trunkline.versioning.maintenance import Progress, exclusive, forget
+from trunkline.versioning.maintenance import exclusive, forget
 from trunkline.versioning.repair import Repairer
 from trunkline.versioning.roots import RootSource
 from trunkline.versioning.service.base import UseCases
-from trunkline.versioning.writers import Writers
 
 
 @contextmanager
@@ -38,30 +32,6 @@ def _room_in(folder: Path) -> Iterator[Path]:
 
 class Keeping(UseCases):
     """Work on the whole store. One at a time; readers and writers go on meanwhile."""
-
-    def __init__(
-        self,
-        *,
-        db: Database,
-        objects: ObjectStore,
-        clock: Clock,
-        publish: Publisher,
-        allow_lookalikes: bool = False,
-        buckets: Buckets | None = None,
-        registry: Writers | None = None,
-    ) -> None:
-        super().__init__(
-            db=db,
-            objects=objects,
-            clock=clock,
-            publish=publish,
-            allow_lookalikes=allow_lookalikes,
-            buckets=buckets,
-            registry=registry,
-        )
-        self._roots: tuple[RootSource, ...] = keepstore.ROOTS
-        self._makers: list[Callable[[str], bool]] = []
-        self.progress = Progress()
 
     def learn_roots(self, sources: Iterable[RootSource]) -> None:
         """Where other domains refer to trees. Without all of them a collection would delete what they need."""
