@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from trunkline.storage.db import transfer
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import commits, metadata, projects, purges, repos
 from trunkline.storage.objects.local import LocalStore
-from trunkline.testing.points import FaultPoints
+from trunkline.testing.points import FaultPoints, How
 from trunkline.testing.postgres import Postgres
 from trunkline.versioning import backup
 
@@ -143,7 +144,7 @@ def newest(services: Services, path: str) -> int:
         return connection.execute(sa.select(sa.func.max(commits.c.pk))).scalar_one()
 
 
-def test_writers_go_on_while_postgresql_is_backed_up(tmp_path: Path, url: str, clock: FakeClock) -> None:
+def test_writers_go_on_while_postgresql_is_backed_up(tmp_path: Path, url: str) -> None:
     services = started(tmp_path / "home", url)
     service = services.versioning
     service.create_repo("default", "r")
@@ -265,26 +266,21 @@ def test_values_at_the_edges_survive(tmp_path: Path, url: str) -> None:
             assert three.damage() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["error", "lost_response"])
-def test_a_restore_that_breaks_leaves_all_or_nothing(
-    postgres: Postgres, tmp_path: Path, how: str, clock: FakeClock
-) -> None:
-    """At every ninth system call, statement and commit in turn."""
+def test_a_restore_that_breaks_leaves_all_or_nothing(postgres: Postgres, tmp_path: Path, how: How) -> None:
+    """At some of all system calls and statements in turn, and at each commit."""
     first = started(tmp_path / "first")
     lived_in(first)
     saved(first, tmp_path / "copies")
     first.db.close()
     counted = FaultPoints()
-    attempt(postgres, tmp_path, counted)
-    outcomes = set()
-    for at in [*range(1, len(counted.trail), 9), *commits_in(counted.trail)]:
-        points = FaultPoints(at, how)  # type: ignore[arg-type]
-        outcomes.add(attempt(postgres, tmp_path, points))
+    assert attempt(postgres, tmp_path, counted)
+    commits_of = [number for number, what in enumerate(counted.trail, 1) if "commit" in what.lower()]
+    assert commits_of
+    numbers = sorted({*range(2 + len(how), len(counted.trail), len(counted.trail) // 12), *commits_of})
+    outcomes = [attempt(postgres, tmp_path, FaultPoints(at, how)) for at in numbers]
     assert False in outcomes
-
-
-def commits_in(trail: list[str]) -> list[int]:
-    return [number for number, what in enumerate(trail, 1) if "commit" in what.lower()]
 
 
 def attempt(postgres: Postgres, folder: Path, points: FaultPoints) -> bool:
@@ -308,8 +304,6 @@ def attempt(postgres: Postgres, folder: Path, points: FaultPoints) -> bool:
             assert shown(service, "r@master") == FILES
             return True
     finally:
-        import shutil
-
         shutil.rmtree(home.parent)
         postgres.give_back(url)
 
