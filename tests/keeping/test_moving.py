@@ -322,3 +322,37 @@ def test_backups_of_the_first_version_are_restored(tmp_path: Path, url: str) -> 
         assert shown(services.versioning, "r@master") == {"/a": b"one+two", "/d/b": b"text " * 1000}
         assert Settings(home=tmp_path / f"home{number}").domain == "example.org"
         services.db.close()
+
+
+@pytest.mark.slow
+def test_a_backup_of_postgresql_that_breaks_leaves_the_one_before(tmp_path: Path, url: str) -> None:
+    services = started(tmp_path / "home", url)
+    fill(services.versioning, "r", FILES)
+    place = tmp_path / "run" / "copies"
+    first = saved(services, place).manifest
+    services.versioning.modify("default", "r@master", [put("/c", noise(2))])
+    counted = FaultPoints()
+    with counted.armed(tmp_path):
+        saved(services, place)
+    broken = 0
+    for at in range(1, len(counted.trail) + 1, len(counted.trail) // 20):
+        points = FaultPoints(at, "error")
+        before = [one.id for one in backup.list_backups(LocalStore(place))]
+        try:
+            with points.armed(tmp_path):
+                saved(services, place)
+        except (TrunklineError, OSError):
+            assert points.has_struck
+            services.versioning.forget_crashed_work()
+            assert [one.id for one in backup.list_backups(LocalStore(place))] == before, points.trail[-1]
+            broken += 1
+        assert not list((tmp_path / "home").glob(".backup-*"))
+    assert broken > 10
+    services.db.close()
+    for number, backup_id in enumerate((first.id, None)):
+        home = tmp_path / f"new{number}"
+        _, report = offline.restore(str(place), Settings(home=home), backup_id=backup_id)
+        assert report.problems == ()
+        with closing(Database(f"sqlite:///{home / 'trunkline.db'}")) as db:
+            service = open_service(db, LocalStore(home / "objects"), FakeClock())
+            assert shown(service, "r@master") == (FILES if backup_id else {**FILES, "/c": noise(2)})

@@ -111,8 +111,9 @@ def list_backups(target: ObjectStore) -> list[Manifest]:
 
     :raises CorruptionError: ``bad_manifest``.
     """
-    keys = sorted(info.key for info in target.list(MANIFESTS) if info.key.endswith(".json"))
-    return [_manifest(target, key) for key in keys]
+    keys = [info.key for info in target.list(MANIFESTS) if info.key.endswith(".json")]
+    found = [_manifest(target, key) for key in keys]
+    return sorted(found, key=lambda one: (one.created_at, one.id))  # IDs tell seconds apart, not more
 
 
 def _manifest(target: ObjectStore, key: str) -> Manifest:
