@@ -444,6 +444,28 @@ class ChangingHistory(RuleBasedStateMachine):
             assert found.status is CommitStatus.FINISHED
 
 
+def test_an_output_that_was_dropped_comes_back_under_its_id(fresh_stores: Callable[[], Stores]) -> None:
+    """Where its branch is moved to what it was made from: a way that the machine takes once in hundreds of runs."""
+    state = ChangingHistory(fresh_stores())
+    try:
+        state.make_repos(first=True)
+        first = state.heads["data@master"]
+        state.commit(line="data@master", files={"/b": b"2"}, doomed=set())
+        assert first is not None
+        state.branch(which=0, name="master")
+        output = ("model", first[1])
+        assert state.heads["model@master"] == output
+        state.drop(which=state.alive().index(output), is_set=False, recursive=True, newest=False)
+        assert state.known[output].is_gone
+        state.branch(which=1, name="master")
+        state.branch(which=0, name="master")
+        assert state.heads["model@master"] == output and not state.known[output].is_gone
+        state.heads_are_provenant_iff_branches_are()
+        state.everything_that_is_pointed_at_exists()
+    finally:
+        state.teardown()
+
+
 @pytest.mark.machine
 def test_changing_history(fresh_stores: Callable[[], Stores]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
