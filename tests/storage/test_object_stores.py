@@ -83,7 +83,9 @@ def test_large_objects_go_past_the_page_cache_where_they_can(
 
 
 def test_a_direct_write_that_is_refused_is_an_ordinary_one(tmp_path: Path) -> None:
-    data = memoryview(os.urandom(20_001))[1:]  # neither its address nor its length is a whole number of blocks
+    data = memoryview(os.urandom(20_001))[
+        1:
+    ]  # neither its address nor its length is a whole number of blocks
     with (tmp_path / "file").open("wb") as file:
         writing._turn_direct(file.fileno(), on=True)
         writing._write(file.fileno(), data)
@@ -101,7 +103,10 @@ def test_a_large_put_that_fails_at_any_call_leaves_the_whole_or_nothing(tmp_path
     for at in range(1, len(counting.trail) + 1):
         folder = tmp_path / str(at)
         points = FaultPoints(at, how)
-        with points.armed(tmp_path), suppress(UnavailableError):  # a folder that was made all the same is no failure
+        with (
+            points.armed(tmp_path),
+            suppress(UnavailableError),
+        ):  # a folder that was made all the same is no failure
             LocalStore(folder).put("a/b", [data])
         assert points.has_struck
         left = [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []

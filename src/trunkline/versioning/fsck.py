@@ -34,7 +34,14 @@ from trunkline.versioning.nodes import (
     encode_leaf,
     encode_list,
 )
-from trunkline.versioning.packs import TRAILER_BYTES, PackRecord, index_bytes, is_intact, object_key, read_index
+from trunkline.versioning.packs import (
+    TRAILER_BYTES,
+    PackRecord,
+    index_bytes,
+    is_intact,
+    object_key,
+    read_index,
+)
 from trunkline.versioning.roots import RootSource, all_roots
 from trunkline.versioning.trees import root_ref
 

@@ -43,9 +43,7 @@ class Buffers:
         with self._lock:
             found = self._free.pop() if self._free else None
         # Private: what is mapped without a file is shared with forked processes otherwise.
-        buffer = found or memoryview(
-            mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        )
+        buffer = found or memoryview(mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         try:
             yield buffer
         finally:
