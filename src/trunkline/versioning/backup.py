@@ -21,7 +21,6 @@ from typing import Any
 from blake3 import blake3
 
 from trunkline.core.clock import Clock
-from trunkline.core.hashing import digest
 from trunkline.errors import (
     CorruptionError,
     InvalidInputError,
@@ -36,7 +35,7 @@ from trunkline.storage.objects import open_store
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.storage.objects.local import LocalStore
 from trunkline.versioning.maintenance import Progress
-from trunkline.versioning.packs import object_key
+from trunkline.versioning.packs import is_intact, object_key
 
 FORMAT = "trunkline-backup"
 VERSION = 1
@@ -238,7 +237,7 @@ def _checked(objects: ObjectStore, name: str, where: str) -> bytes:
         raise CorruptionError(
             f"pack {name} is lost in {where}: run 'trunkline fsck --repair'", kind="lost_pack"
         ) from error
-    if digest(data).hex() != name:
+    if not is_intact(name, data):
         raise CorruptionError(
             f"pack {name} is damaged in {where}: run 'trunkline fsck --repair'", kind="damaged_pack"
         )
