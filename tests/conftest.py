@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, settings
 
+import tests.dialect  # noqa: F401
 from trunkline.storage.db.engine import Database
 from trunkline.testing.bucket import BucketServer, running_bucket_server
 from trunkline.testing.bucket import is_installed as bucket_server_is_installed
@@ -95,6 +97,13 @@ class FakeClock:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
+
+
+@pytest.fixture(scope="session")
+def portal() -> Iterator[BlockingPortal]:
+    """An event loop for the requests of all test clients of this process."""
+    with start_blocking_portal() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
