@@ -21,6 +21,7 @@ from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, Outcome, Task
 from trunkline.jobs.service import JobsService
 from trunkline.pipelines import datum_store, store
 from trunkline.pipelines.datums import Code, Match, PlannedDatum, plan
+from trunkline.pipelines.inputs import leaves
 from trunkline.pipelines.model import DatumInput, JobInput, Pipeline
 from trunkline.pipelines.store import JobRow
 from trunkline.settings import Settings
@@ -173,13 +174,12 @@ class Steps:
     def _datums(
         self, pipeline: Pipeline, row: JobRow, inputs: dict[str, Commit]
     ) -> tuple[list[JobInput], list[PlannedDatum]]:
-        pfs = pipeline.spec["input"]["pfs"]
-        address = f"{pfs['project']}/{pfs['repo']}@{pfs['branch']}"
-        commit = inputs.get(address)
+        [leaf] = leaves(pipeline.spec["input"])
+        commit = inputs.get(leaf.source)
         if commit is None:  # nothing was ever committed there
             return [], []
         source = JobInput(
-            name=pfs["name"], project=ProjectName(pfs["project"]), repo=RepoName(pfs["repo"]), branch=pfs["branch"],
+            name=leaf.name, project=ProjectName(leaf.project), repo=RepoName(leaf.repo), branch=leaf.branch,
             commit=commit.id,
         )  # fmt: skip
         if commit.root is None or commit.file_count == 0:
@@ -189,7 +189,7 @@ class Steps:
             root=commit.root, paths=(), hash="", size=0,
         )  # fmt: skip
         return [source], plan(
-            seen, self._matches(commit, pfs["glob"]), code_of(pipeline, self._settings, row.job.id)
+            seen, self._matches(commit, leaf.glob), code_of(pipeline, self._settings, row.job.id)
         )
 
     def _matches(self, commit: Commit, glob: str) -> list[Match]:
