@@ -5,30 +5,59 @@ from __future__ import annotations
 
 import secrets as random
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, check_name, check_pipeline_name, new_commit_id
+from trunkline.core.clock import Clock
+from trunkline.core.ids import BranchName, new_commit_id
 from trunkline.core.status import Status
 from trunkline.errors import (
     AlreadyExistsError,
-    ConflictError,
     InvalidInputError,
     NotFoundError,
     StateError,
 )
+from trunkline.jobs.service import JobsService
 from trunkline.pipelines import store
-from trunkline.pipelines.datums import check_glob
+from trunkline.pipelines.checks import SpecChecks, check_cycle
+from trunkline.pipelines.crons import FIRE_CRONS, Crons
+from trunkline.pipelines.datum_tasks import IssueToken
+from trunkline.pipelines.inputs import Leaf, leaves
 from trunkline.pipelines.job_service import JobUseCases, no_pipeline
 from trunkline.pipelines.keys import queue_name
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec
+from trunkline.secrets.service import SecretsService
+from trunkline.settings import Settings
+from trunkline.storage.db.engine import Database
+from trunkline.versioning.model import Trigger
+from trunkline.versioning.service import VersioningService
 
 
 class PipelineService(JobUseCases):
     """Pipelines, their jobs, datums and logs."""
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        versioning: VersioningService,
+        jobs: JobsService,
+        secrets: SecretsService,
+        settings: Settings,
+        issue_token: IssueToken,
+    ) -> None:
+        super().__init__(db, clock, versioning, jobs, secrets, settings, issue_token)
+        self._checks = SpecChecks(versioning=versioning, secrets=secrets, settings=settings)
+        self.crons = Crons(db=db, clock=clock, versioning=versioning, queue=jobs.queue)
+
+    def register(self) -> None:
+        """Tell the jobs service what this domain does. Call once, before it starts."""
+        super().register()
+        self._jobs.on_control(FIRE_CRONS, self.crons.step)
 
     # --- pipelines ---
 
@@ -47,11 +76,11 @@ class PipelineService(JobUseCases):
             ``AlreadyExistsError`` without ``update``; ``ConflictError`` for a cycle.
         """
         checked = parse_spec(spec, project)
-        self._check(checked, code_root)
+        self._checks.check(checked, code_root)
         home, name = checked.pipeline.project, checked.pipeline.name
         now = self._clock.now()
         with self._db.write() as connection:
-            self._check_cycle(connection, checked)
+            check_cycle(connection, checked)
             old = store.get_pipeline(connection, home, name)
             if old is None:
                 pipeline_id = self._create(connection, checked, now)
@@ -80,7 +109,11 @@ class PipelineService(JobUseCases):
                 salt=salt,
                 now=now,
             )
+            self.crons.adopt(connection, pipeline_id, name, checked.cron_inputs)
+            self._wait_where_asked(checked)
             self._follow(connection, checked)
+            if old is not None:
+                self._drop_waiting_branches(old, checked)
             created = store.get_pipeline(connection, home, name)
         assert created is not None, "it was written in the same transaction"
         return created
@@ -90,29 +123,48 @@ class PipelineService(JobUseCases):
             found = store.list_pipelines(connection, project)
         return [self._with_alerts(pipeline) for pipeline in found]
 
-    def inspect(self, project: str, name: str) -> Pipeline:
-        """:raises NotFoundError: ``no_pipeline``."""
+    def inspect(self, project: str, name: str, version: int | None = None) -> Pipeline:
+        """As it is now, or as it was in a version.
+
+        :raises NotFoundError: ``no_pipeline`` or ``no_version``.
+        """
         with self._db.read() as connection:
-            found = store.get_pipeline(connection, project, name)
-        if found is None:
+            present = store.get_pipeline(connection, project, name)
+            found = present if version is None else store.get_pipeline(connection, project, name, version)
+        if present is None:
             raise no_pipeline(project, name)
-        return self._with_alerts(found)
+        if found is None:
+            raise NotFoundError(
+                f"pipeline {project}/{name} has no version {version}: it has 1 to {present.version}",
+                kind="no_version",
+            )
+        return self._with_alerts(found) if found.version == present.version else found
+
+    def versions(
+        self, project: str, name: str, *, limit: int = 100, before: int | None = None
+    ) -> list[Pipeline]:
+        """A pipeline in all its versions, the newest first.
+
+        :raises NotFoundError: ``no_pipeline``.
+        """
+        present = self.inspect(project, name)
+        with self._db.read() as connection:
+            return store.list_versions(connection, project, name, before or present.version + 1, limit)
 
     def _with_alerts(self, found: Pipeline) -> Pipeline:
         """Say so where a pipeline waits in vain: what it read was deleted with force, and it follows nothing any more."""
-        pfs = found.spec["input"]["pfs"]
-        source = f"{pfs['project']}/{pfs['repo']}@{pfs['branch']}"
         try:
             output = f"{found.name}@{found.spec['output_branch']}"
-            if source in self._versioning.inspect_branch(found.project, output).provenance:
-                return found
+            followed = set(self._versioning.inspect_branch(found.project, output).provenance)
         except NotFoundError:
-            pass
-        alert = (
+            followed = set()
+        lost = dict.fromkeys(leaf.source for leaf in _leaves(found.spec) if leaf.source not in followed)
+        alerts = (
             f"it no longer follows {source}, which was deleted: when that is there again, "
             "'trunkline update pipeline -f FILE' makes it follow"
+            for source in lost
         )
-        return replace(found, notes=(alert, *found.notes))
+        return replace(found, notes=(*alerts, *found.notes))
 
     def delete(self, project: str, name: str, *, force: bool = False, keep_repo: bool = False) -> None:
         """Delete a pipeline with its jobs and logs, and its output repo unless that is to stay.
@@ -135,6 +187,8 @@ class PipelineService(JobUseCases):
                 self._versioning.release_owned_repo(connection, project, name, _owner(name))
             else:
                 self._versioning.delete_owned_repo(connection, project, name, _owner(name), force=force)
+            self.crons.release(connection, pipeline_id, name, keep=keep_repo, force=force)
+            self._drop_waiting_branches(pipeline, None)
             store.delete_pipeline(connection, pipeline_id)
         self._logs.delete(project, name)
 
@@ -142,7 +196,7 @@ class PipelineService(JobUseCases):
         readers = [
             other
             for other in store.list_pipelines(connection, None)
-            if _source_of(other.spec) == (project, name)
+            if any((leaf.project, leaf.repo) == (project, name) for leaf in _leaves(other.spec))
         ]
         if readers and not force:
             names = ", ".join(f"{other.project}/{other.name}" for other in readers)
@@ -174,67 +228,10 @@ class PipelineService(JobUseCases):
                 raise no_pipeline(project, name)
             store.set_state(connection, pipeline_id, state)
             self._steps.wake(connection, project, name)
+            self.crons.wake(connection)  # a stopped pipeline does not tick
         return self.inspect(project, name)
 
-    # --- checks and parts of create ---
-
-    def _check(self, spec: PipelineSpec, code_root: str | None) -> None:
-        check_pipeline_name(spec.pipeline.name)
-        check_name("branch", spec.output_branch)
-        check_name("branch", spec.pfs.branch)
-        check_glob(spec.pfs.glob)
-        self._settings.environment_for(spec.transform.image)
-        self._versioning.inspect_project(spec.pipeline.project)
-        project, repo = spec.pfs.project, spec.pfs.repo
-        if (project, repo) == (spec.pipeline.project, spec.pipeline.name):
-            raise InvalidInputError(
-                f"pipeline {project}/{repo} cannot have its own output repo as input", kind="pipeline_cycle"
-            )
-        try:
-            self._versioning.inspect_repo(project, repo)
-        except NotFoundError as error:
-            flag = "" if project == DEFAULT_PROJECT else f" --project {project}"
-            raise NotFoundError(
-                f"input repo {project}/{repo} does not exist: create it with 'trunkline create repo {repo}{flag}'",
-                kind="no_repo",
-                details={"project": project, "repo": repo},
-            ) from error
-        for wanted in spec.transform.secrets:
-            self._check_secret(spec.pipeline.project, wanted.name, wanted.key)
-        if code_root is not None:
-            self._versioning.check_tree(TreeHash(code_root))
-
-    def _check_secret(self, project: str, name: str, key: str) -> None:
-        secret = self._secrets.find((project, DEFAULT_PROJECT), name)
-        places = project if project == DEFAULT_PROJECT else f"{project} or {DEFAULT_PROJECT}"
-        if secret is None:
-            raise NotFoundError(
-                f"there is no secret {name} in namespace {places}: create it with 'trunkline apply -f FILE'",
-                kind="no_secret",
-            )
-        if key and key not in secret.keys:
-            raise NotFoundError(
-                f"secret {name} has no key {key!r}; it has {', '.join(secret.keys) or 'none'}",
-                kind="no_secret_key",
-            )
-
-    def _check_cycle(self, connection: Connection, spec: PipelineSpec) -> None:
-        """Follow the inputs upstream; every pipeline has one, so it is a walk."""
-        sources = {
-            (other.project, other.name): _source_of(other.spec)
-            for other in store.list_pipelines(connection, None)
-        }
-        own = (spec.pipeline.project, spec.pipeline.name)
-        at = (spec.pfs.project, spec.pfs.repo)
-        passed = [at]
-        while at in sources:
-            if at == own:
-                chain = " <- ".join("/".join(one) for one in [own, *passed])
-                raise ConflictError(f"this would make a cycle: {chain}", kind="pipeline_cycle")
-            at = sources[at]
-            if at in passed:
-                break
-            passed.append(at)
+    # --- parts of create ---
 
     def _create(self, connection: Connection, spec: PipelineSpec, now: float) -> int:
         project, name = spec.pipeline.project, spec.pipeline.name
@@ -254,18 +251,40 @@ class PipelineService(JobUseCases):
             self._steps.end(connection, row, Status.CANCELLED, "its pipeline was updated")
         return pipeline_id
 
+    def _wait_where_asked(self, spec: PipelineSpec) -> None:
+        """The branches that stand between an input and this pipeline, and move when their triggers say so."""
+        for leaf in spec.pfs_inputs:
+            trigger = leaf.trigger
+            if trigger is not None:
+                self._versioning.create_branch(
+                    leaf.project,
+                    f"{leaf.repo}@{leaf.branch}",
+                    trigger=Trigger(
+                        branch=BranchName(trigger.branch), size=trigger.size or None, commits=trigger.commits or None,
+                        rate_limit=trigger.rate_limit_spec or None, cron=trigger.cron_spec or None, all=trigger.all,
+                    ),
+                )  # fmt: skip
+
+    def _drop_waiting_branches(self, old: Pipeline, spec: PipelineSpec | None) -> None:
+        """Those that an older version needed, and nobody else follows."""
+        needed = {f"{leaf.repo}@{leaf.branch}" for leaf in spec.pfs_inputs} if spec is not None else set()
+        for leaf in _leaves(old.spec):
+            address = f"{leaf.repo}@{leaf.branch}"
+            if leaf.branch.startswith(f"{old.name}-trigger-") and address not in needed:
+                with suppress(NotFoundError, StateError):
+                    self._versioning.delete_branch(leaf.project, address)
+
     def _follow(self, connection: Connection, spec: PipelineSpec) -> None:
-        """Make the output branch follow the input; this opens an output commit, and that is the first job."""
-        upstream = [f"{spec.pfs.project}/{spec.pfs.repo}@{spec.pfs.branch}"]
+        """Make the output branch follow the inputs; this opens an output commit, and that is the first job."""
+        upstream = [leaf.source for leaf in leaves(effective(spec).get("input", {}))]
         self._versioning.set_provenance(
             connection, spec.pipeline.project, spec.pipeline.name, spec.output_branch, upstream,
             commit_id=new_commit_id(),
         )  # fmt: skip
 
 
-def _source_of(spec: Mapping[str, Any]) -> tuple[str, str]:
-    pfs = spec["input"]["pfs"]
-    return pfs["project"], pfs["repo"]
+def _leaves(spec: Mapping[str, Any]) -> list[Leaf]:
+    return leaves(spec.get("input") or {})
 
 
 def _owner(name: str) -> str:
