@@ -25,7 +25,7 @@ from trunkline.pipelines import store
 from trunkline.pipelines.checks import SpecChecks, check_cycle
 from trunkline.pipelines.crons import FIRE_CRONS, Crons
 from trunkline.pipelines.datum_tasks import IssueToken
-from trunkline.pipelines.inputs import Leaf, leaves
+from trunkline.pipelines.inputs import Leaf, leaves, quiet_sources
 from trunkline.pipelines.job_service import JobUseCases, no_pipeline
 from trunkline.pipelines.keys import queue_name
 from trunkline.pipelines.model import Pipeline
@@ -313,10 +313,10 @@ class PipelineService(JobUseCases):
 
     def _follow(self, connection: Connection, spec: PipelineSpec) -> None:
         """Make the output branch follow the inputs; this opens an output commit, and that is the first job."""
-        upstream = [leaf.source for leaf in leaves(effective(spec).get("input", {}))]
+        read = effective(spec)["input"]
         self._versioning.set_provenance(
-            connection, spec.pipeline.project, spec.pipeline.name, spec.output_branch, upstream,
-            commit_id=new_commit_id(),
+            connection, spec.pipeline.project, spec.pipeline.name, spec.output_branch,
+            [leaf.source for leaf in leaves(read)], commit_id=new_commit_id(), quiet=quiet_sources(read),
         )  # fmt: skip
 
 
