@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 _PFS = re.compile(r"(?<![\w./-])/pfs(?=/|$|[\s'\";:,)])")
@@ -30,24 +31,24 @@ class Box:
     user: tuple[int, int, list[int]] | None = None
     """As whom commands run: user, group and further groups; None: as the worker."""
 
-    @property
+    @cached_property  # asked for many times for each datum
     def pfs(self) -> Path:
         return self.folder / "pfs"
 
-    @property
+    @cached_property
     def out(self) -> Path:
         return self.pfs / "out"
 
-    @property
+    @cached_property
     def private_home(self) -> Path:
         """What lies over the data directory."""
         return self.folder / "home"
 
-    @property
+    @cached_property
     def seen_pfs(self) -> str:
         return "/pfs" if self.mode == "namespace" else str(self.pfs)
 
-    @property
+    @cached_property
     def seen_home(self) -> str:
         """What the command is told is the data directory: it holds nothing but the server's address."""
         if self.mode != "namespace":

@@ -122,7 +122,7 @@ class Results:
         """
         with self._changed:
             batch = self._open
-            if result.file_count:
+            if result.file_count and self._taken.exists():
                 self._taken.rename(batch.folder / result.id)
             if not batch.results:
                 batch.since = time.monotonic()
