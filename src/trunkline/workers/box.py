@@ -67,7 +67,7 @@ class Box:
     def create(self) -> None:
         for name in (*self.inputs, "out"):
             (self.pfs / name).mkdir(parents=True, exist_ok=True)
-        for name in ("home/run", "home/code", "home/tmp", "root", "secrets"):
+        for name in ("home/run", "home/code", "home/tmp", "root"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def note_server(self, url: str) -> None:
@@ -89,17 +89,10 @@ class Box:
         path.write_text("".join(f"{self.rewritten(line)}\n" for line in lines))
         return path
 
-    def write_secrets(self) -> list[tuple[str, str]]:
-        """The secrets on disk: where each folder is to be seen, and where it is."""
+    def secrets(self) -> list[tuple[str, dict[str, str]]]:
+        """The secrets by the folder in which they are to be seen."""
         by_folder: dict[str, dict[str, str]] = {}
         for path, value in self.secret_files.items():
             folder, _, name = path.rpartition("/")
             by_folder.setdefault(folder, {})[name] = value
-        found = []
-        for number, (folder, files) in enumerate(sorted(by_folder.items())):
-            source = self.folder / "secrets" / str(number)
-            source.mkdir(exist_ok=True)
-            for name, value in files.items():
-                (source / name).write_text(value)
-            found.append((folder, str(source)))
-        return found
+        return sorted(by_folder.items())
