@@ -10,6 +10,8 @@ FINISH_JOB = "finish-job"
 """One task for each pipeline: finish the jobs whose datums are done, in order."""
 JOB_TIMEOUT = "job-timeout"
 EGRESS_JOB = "egress-job"
+SWEEP_LOGS = "sweep-logs"
+"""One task for each pipeline: logs of jobs that are not there any more."""
 DATUM_SET = "datum-set"
 DATUM_WORKER = "datum"
 

@@ -218,7 +218,7 @@ class PipelineService(JobUseCases):
             self.crons.release(connection, pipeline_id, name, keep=keep_repo, force=force)
             self._drop_waiting_branches(pipeline, None)
             store.delete_pipeline(connection, pipeline_id)
-        self._logs.delete(project, name)
+            self.looking.forget_logs(connection, project, name)
 
     def _release_readers(self, connection: Connection, project: str, name: str, *, force: bool) -> None:
         readers = [
@@ -271,7 +271,7 @@ class PipelineService(JobUseCases):
                 if not row.job.status.is_final:
                     self._steps.end(connection, row, Status.CANCELLED, "it was deleted")
                 store.delete_job(connection, row.pk)
-        self._logs.delete_of_job(project, pipeline, job_id)
+                self.looking.forget_logs(connection, project, pipeline)
 
     # --- parts of create ---
 
