@@ -129,6 +129,9 @@ def encode_leaf(entries: Sequence[Entry]) -> bytes:
         flags = (_EXECUTABLE if executable else 0) | (level << _LEVEL_SHIFT)
         if mtime is None and size < 0x80 and shared < 0x80 and rest < 0x80:
             parts.append(b"%c%c%b%c%c%b" % (shared, rest, key[shared:], flags, size, content))
+        elif mtime is not None and mtime >= 0 and shared < 0x80 and rest < 0x80:
+            numbers = _varint_of(size) + _varint_of(mtime << 1)
+            parts.append(b"%c%c%b%c%b%b" % (shared, rest, key[shared:], flags | _HAS_MTIME, numbers, content))
         else:
             head = _varint_of(shared) + _varint_of(rest) + key[shared:]
             if mtime is None:
