@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trunkline.core.paths import Address, parse_address
 from trunkline.errors import InvalidInputError
-from trunkline.sdk.packing import Progress, Source
 from trunkline.sdk.transport import Body, Transport, path_of
 from trunkline.wire.branches import Branch, BranchDetails
 from trunkline.wire.commits import Commit, CommitDetails, CommitSet
 from trunkline.wire.files import DiffEntry, FileInfo, TreeInfo
 from trunkline.wire.projects import Project
 from trunkline.wire.repos import Repo
+
+if TYPE_CHECKING:
+    from trunkline.sdk.packing import Progress, Source
 
 POLL_SECONDS = 30.0
 """How long one request of a wait lasts."""
