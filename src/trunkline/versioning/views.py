@@ -113,6 +113,16 @@ def _walk(load: Load, root: bytes, path: str, *, dirs: bool, after: str | None) 
         yield file_info(entry)
 
 
+def entries_below(load: Load, root: bytes, path: str) -> Iterator[Entry]:
+    """All files at or below a path, as the tree has them. Looks before the first is asked for."""
+    path = clean_path(path)
+    entry = find_file(load, root, path)
+    if entry is not None:
+        return iter([entry])
+    _check_directory(load, root, path)
+    return trees.entries(load, root, *trees.directory_range(path))
+
+
 def _first_unseen(low: bytes, after: str | None) -> bytes:
     """Where a walk goes on: behind a file, but inside a directory."""
     key = _key_of(after)

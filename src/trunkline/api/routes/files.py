@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 from typing import Annotated
 
 from fastapi import Header, Response
@@ -143,8 +142,7 @@ def diff_files(
 def get_archive(project: str, at: At, use: Use, glob: str | None = None, accept: Accept = None) -> Response:
     _, root, path = use.versioning.resolve(project, at)
     tops = [path] if glob is None else [info.path for info in use.versioning.glob(root, glob)]
-    found = chain.from_iterable(use.versioning.walk(root, top) for top in tops)
-    return answer_with(use.versioning, root, found, accept)
+    return answer_with(use.versioning, root, tops, accept)
 
 
 @router.put("/projects/{project}/archive")
