@@ -30,7 +30,7 @@ def put_file(
     output: Format | None = None,
 ) -> None:  # fmt: skip
     """Put files, as one commit. Given PATH, a single file is stored under it, a folder's files below it; several sources
-    go below it by their names."""
+    go below it by their names. With --changed only those that differ, and no commit if none does."""
     if unlink:
         _copy_in(address, files, lists, project, output)
         return
@@ -42,7 +42,12 @@ def put_file(
     )  # fmt: skip
     if link and (append or untar):
         raise InvalidInputError("--link goes with neither --append nor --untar", kind="bad_option")
-    commit = _put(api, address, puts, where, project)
+    commit = (
+        _put_changed(api, address, puts, project) if changed else _put(api, address, puts, where, project)
+    )
+    if commit is None:
+        done(None, output, f"nothing differs from {address}: no commit")
+        return
     done(commit, output, f"commit {commit['project']}/{commit['repo']}@{commit['id']} {commit['status']}")
 
 
@@ -73,6 +78,16 @@ def _put(api: Transfers, address: str, puts: Puts, where: Address, project: str 
             progress=count,
             streams=puts.streams,
         )
+
+
+def _put_changed(api: Transfers, address: str, puts: Puts, project: str | None) -> dict[str, Any] | None:
+    if puts.append or puts.unpack or puts.link or any(one == STDIN or is_url(one) for one in puts.sources):
+        raise InvalidInputError(
+            "--changed compares local files: it goes with no URL, no stdin, --append, --untar or --link",
+            kind="bad_option",
+        )
+    found = local_files(puts, puts.sources)
+    return api.send_changed_files(address.partition(":")[0], found, project=project)
 
 
 def _copy_in(

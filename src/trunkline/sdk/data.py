@@ -244,6 +244,18 @@ class DataMethods(Transport):
         answer = self.send_files(address, files, append=append, project=project, progress=progress)
         return Commit.model_validate(answer)
 
+    def put_changed_files(
+        self, address: str, files: Path | Iterable[tuple[str, Source]], *, project: str | None = None,
+        progress: Progress | None = None,
+    ) -> Commit | None:  # fmt: skip
+        """As ``put_files``, but only of those files whose size, modification time or executable bit is not that of what is
+        there; None, and no commit, if there are none. What is given as bytes is always written. Deletes nothing.
+
+        >>> client.put_changed_files("images@master:/cats", Path("cats/"))
+        """
+        answer = self.send_changed_files(address, files, project=project, progress=progress)
+        return None if answer is None else Commit.model_validate(answer)
+
     def inspect_file(self, address: str, *, project: str | None = None) -> FileInfo:
         """Size, hash and times of a file or directory.
 
