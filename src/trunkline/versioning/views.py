@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from trunkline.core.paths import Glob, clean_path
 from trunkline.errors import NotFoundError
-from trunkline.versioning import trees
+from trunkline.versioning import comparing, trees
 from trunkline.versioning.model import DiffEntry, FileInfo
 from trunkline.versioning.nodes import Entry, content_identity
 from trunkline.versioning.trees import Load
@@ -254,7 +254,7 @@ def _diff(
     high: bytes | None,
     pairs: list[tuple[Entry | None, Entry | None]],
 ) -> Iterator[DiffEntry]:
-    for some in (pairs, trees.compare(load, old, new, low, high)):
+    for some in (pairs, comparing.compare(load, old, new, low, high)):
         for a, b in some:
             if not _is_same(a, b):
                 yield _diff_entry(a and file_info(a), b and file_info(b))
@@ -271,7 +271,7 @@ def diff_children(
     low, high = trees.directory_range(path)
     at = low if after is None else max(low, _behind(_key_of(after)))
     while True:
-        pairs = trees.compare(load, old, new, at, high)
+        pairs = comparing.compare(load, old, new, at, high)
         key = next(((one or other).key for one, other in pairs if not _is_same(one, other)), None)  # type: ignore[union-attr]
         if key is None:
             return
