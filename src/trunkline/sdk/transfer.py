@@ -17,11 +17,9 @@ from trunkline.core import filestream
 from trunkline.core.filestream import StreamFailureError
 from trunkline.core.paths import parse_address
 from trunkline.errors import InternalError, InvalidInputError, NotFoundError, UnavailableError
-from trunkline.sdk.comparing import changed
 from trunkline.sdk.endpoint import BACKOFF_SECONDS_MAX, Endpoint, Query, encode_query, error_named, path_of
 from trunkline.sdk.exchange import READ_SECONDS, AnsweredEarlyError, Download, Exchange
 from trunkline.sdk.packing import ALL, Share, send_files, send_runs
-from trunkline.sdk.unpacking import move_into_place, scratch_beside, write_files, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,6 +128,8 @@ class Transfers(Endpoint):
 
     def download_folder(self, path: str, folder: Path | str, *, query: Query | None = None) -> int:
         """Write the files of an answer below ``folder``, anew if the connection breaks; returns how many."""
+        from trunkline.sdk.unpacking import write_files  # noqa: PLC0415 (puts do not need it)
+
         deadline = time.monotonic() + self.retry_seconds
         while True:
             try:
@@ -178,6 +178,8 @@ class Transfers(Endpoint):
 
         >>> client.send_changed_files("images@master:/cats", Path("cats/"))
         """
+        from trunkline.sdk.comparing import changed  # noqa: PLC0415 (only this needs it)
+
         found: list[tuple[str, Source]] = [("", files)] if isinstance(files, os.PathLike) else list(files)
         where, _, into = address.partition(":")
 
@@ -274,6 +276,8 @@ class Transfers(Endpoint):
 
         >>> client.get_files("images@master:/cats", Path("cats/"))
         """
+        from trunkline.sdk.unpacking import move_into_place, scratch_beside  # noqa: PLC0415
+
         where = parse_address(address, project or self.project)
         top = (where.path or "/").strip("/") if glob is None else ""
         target = os.path.abspath(folder)  # no link is to be followed
@@ -345,7 +349,9 @@ def copied(source: Download, target: IO[bytes], progress: Progress | None = None
         if descriptor is None:
             target.write(buffer[:read])
         else:
-            write_whole(descriptor, buffer[:read])
+            part = buffer[:read]
+            while part := part[os.write(descriptor, part) :]:
+                pass
         size += read
         if progress is not None:
             progress(read)
