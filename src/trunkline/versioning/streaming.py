@@ -12,7 +12,6 @@ from typing import NamedTuple
 from trunkline.errors import CorruptionError
 from trunkline.versioning import views
 from trunkline.versioning.bulk import (
-    BATCH_BYTES_MAX,
     BATCH_BYTES_MIN,
     BATCH_CHUNKS_MAX,
     BATCHES_AHEAD,
@@ -23,6 +22,9 @@ from trunkline.versioning.chunks import ChunkStore
 from trunkline.versioning.files import ONE_CHUNK_BYTES_MAX, Content, chunks_of
 from trunkline.versioning.nodes import Entry
 from trunkline.versioning.trees import Load
+
+BATCH_BYTES_MAX = 2 * 2**20
+"""Of the buffers, each has room for this and one chunk more: small enough to stay in the processor's cache."""
 
 Bytes = bytes | memoryview
 Part = tuple[Entry | None, Bytes | CorruptionError]
@@ -52,12 +54,12 @@ def read_batches(chunks: ChunkStore, load: Load, root: bytes, tops: Iterable[str
     if second is None:  # not worth a thread
         yield _joined(chunks, first, chunks.get_many(_names(first)), path)
         return
-    buffers = [memoryview(bytearray(BATCH_BYTES_MAX + ONE_CHUNK_BYTES_MAX)) for _ in range(BATCHES_AHEAD + 1)]
+    buffers: list[memoryview] = []
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead")
     waiting: deque[tuple[list[_Wanted], memoryview, Future[dict[bytes, Bytes]]]] = deque()
 
     def ask(batch: list[_Wanted]) -> None:
-        buffer = buffers.pop()
+        buffer = buffers.pop() if buffers else memoryview(bytearray(BATCH_BYTES_MAX + ONE_CHUNK_BYTES_MAX))
         waiting.append((batch, buffer, pool.submit(chunks.get_into, _names(batch), buffer)))
 
     try:
