@@ -215,10 +215,10 @@ def test_a_long_run_is_what_its_puts_are_one_by_one(
 def test_many_files_in_any_order_make_the_same_tree(
     versioning: VersioningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = {f"/d{n % 13}/f{n}": b"%d" % n for n in range(3000)}
+    data = {f"/d{n % 13}/f{n}": b"%d" % n for n in range(1000)}
     expected = stage(versioning, data)
     for module in (staging, steps):
-        monkeypatch.setattr(module, "EDITS_MAX", 250)
+        monkeypatch.setattr(module, "EDITS_MAX", 80)
     shuffled = random.Random(2).sample(sorted(data), len(data))
     again = [*[put(path, b"old") for path in shuffled[:500]], *[put(path, data[path]) for path in shuffled]]
     assert stage(versioning, again) == expected
