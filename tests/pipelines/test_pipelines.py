@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.pipelines.conftest import World, spec
+from trunkline.core.ids import RepoName
 from trunkline.core.status import Status
 from trunkline.errors import (
     AlreadyExistsError,
@@ -71,7 +72,7 @@ def test_what_never_propagates_is_taken_up_with_the_next_change(world: World) ->
     world.put("images@master", {"/a": "1"})
     assert jobs(world, "score") == begun + 1
     newest = world.pipelines.list_jobs("default", "score")[0]
-    assert {one.repo: one.commit for one in newest.inputs}["model"] == quiet
+    assert {one.repo: one.commit for one in newest.inputs}[RepoName("model")] == quiet
     create(world, "score", {"cross": [pfs("images"), pfs("model", "/")]}, update=True)
     begun = jobs(world, "score")
     world.put("model@master", {"/m": "3"})
