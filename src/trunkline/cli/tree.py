@@ -15,6 +15,7 @@ from trunkline.cli import (
     following,
     history,
     inspecting,
+    jobs,
     keeping,
     listing,
     logs,
@@ -47,6 +48,7 @@ def build() -> typer.Typer:
     apply.register(app)
     logs.register(app)
     steering.register(app)
+    jobs.register(app)
     deleting.register(app)
     keeping.register(app)
     following.register(app)

@@ -166,13 +166,6 @@ class JobLogs:
         folder = self._folder / project / pipeline
         return {path.stem for path in folder.glob("*" + LOG)}
 
-    def delete_of_job(self, project: str, pipeline: str, job_id: str) -> None:
-        """The log of one job."""
-        path = self._path(project, pipeline, job_id)
-        with self._lock:
-            self._stored.pop(path, None)
-        path.unlink(missing_ok=True)
-
     def _path(self, project: str, pipeline: str, job_id: str) -> Path:
         return self._folder / project / pipeline / f"{job_id}{LOG}"
 
