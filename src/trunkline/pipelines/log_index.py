@@ -101,16 +101,20 @@ class LogReader:
     def more(self) -> list[LogLine]:
         """The next lines, not all at once; none: there are no more yet."""
         found: list[LogLine] = []
-        while not found and (segment := self._next()) is not None:
-            start = max(segment.start, self.offset)
-            data = self._data(start, min(segment.end, start + READ_BYTES_MAX))
-            self.offset = start + len(data)
+        length = 0
+        while (not found or length < READ_BYTES_MAX) and (segment := self._next()) is not None:
+            start, end = max(segment.start, self.offset), segment.end
+            while self._waiting and self._waiting[-1].start == end and end - start < READ_BYTES_MAX:
+                end = self._waiting.pop().end  # what lies together is read together
+            data = self._data(start, min(end, start + READ_BYTES_MAX))
             if not data:
                 self._waiting.clear()  # the log was deleted
                 break
-            if self.offset < segment.end:
-                self._waiting.append(segment)
-            found = self._lines(data)
+            self.offset = start + len(data)
+            if self.offset < end:
+                self._waiting.append(segment._replace(start=self.offset, end=end))
+            length += len(data)
+            found += self._lines(data)
         return found
 
     def last(self, count: int) -> list[LogLine]:
