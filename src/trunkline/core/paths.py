@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
@@ -54,6 +55,20 @@ def clean_path(path: str) -> str:
     return "/" + body
 
 
+def are_plain(names: Sequence[bytes], prefix_bytes: int = 0) -> bool:
+    """Whether each of these is a path as ``clean_path`` leaves it below a directory of that length, without its first slash.
+    Quick for many; False where only a closer look can tell."""
+    joined = b"/%b/" % b"/".join(names)
+    return (
+        joined.isascii()
+        and joined.decode().isprintable()
+        and b"//" not in joined
+        and b"/./" not in joined
+        and b"/../" not in joined
+        and max(map(len, names), default=0) <= min(COMPONENT_BYTES_MAX, PATH_BYTES_MAX - prefix_bytes)
+    )
+
+
 def _bad_path(path: str, why: str) -> InvalidInputError:
     # Half of a surrogate pair, as a name in a tar may have it, could not be sent on as JSON.
     shown = path.encode("utf-8", "backslashreplace").decode()
@@ -84,6 +99,8 @@ class Glob:
             text = text[:-1]
         translated = _Translator(pattern, text).run()
         self._regex = _compile(pattern, translated.regex)
+        self.captures = self._regex.groups
+        """How many texts a match captures."""
         self.literal_prefix = translated.literal
         """What every match starts with: all up to the first special character."""
         self.is_literal = translated.is_literal

@@ -110,6 +110,15 @@ def list_pipelines(connection: Connection, project: str | None) -> list[Pipeline
     return [_pipeline(row) for row in connection.execute(statement)]
 
 
+def list_versions(connection: Connection, project: str, name: str, before: int, limit: int) -> list[Pipeline]:
+    """A pipeline in its versions older than ``before``, the newest first."""
+    number = pipeline_versions.c.version
+    statement = _pipelines(number).where(
+        pipelines.c.project == project, pipelines.c.name == name, number < before
+    )
+    return [_pipeline(row) for row in connection.execute(statement.order_by(number.desc()).limit(limit))]
+
+
 def is_any(connection: Connection) -> bool:
     """Whether there is a pipeline at all."""
     return connection.execute(sa.select(pipelines.c.id).limit(1)).scalar() is not None
