@@ -152,9 +152,12 @@ def test_a_bad_spec_is_one_line_and_leaves_nothing(
     world.versioning.create_repo("default", "other")
     create(world, "taken", pfs("images"))
     before = [repo.name for repo in world.versioning.list_repos("default")]
-    with pytest.raises(error) as caught:
-        world.pipelines.create("default", spec("new") | changed)
-    assert said in caught.value.message and "\n" not in caught.value.message
+    for make in (world.pipelines.create, world.pipelines.preview):
+        if "dry_run" in changed and make == world.pipelines.preview:
+            continue
+        with pytest.raises(error) as caught:
+            make("default", spec("new") | changed)
+        assert said in caught.value.message and "\n" not in caught.value.message
     assert [repo.name for repo in world.versioning.list_repos("default")] == before
     assert [one.name for one in world.pipelines.list_pipelines("default")] == ["taken"]
 
@@ -207,3 +210,19 @@ def test_a_preview_of_what_is_not_there_yet_has_no_datums(world: World) -> None:
         found = world.pipelines.preview("default", spec("new") | {"input": input_}, datums=10)
         assert (found.is_new, found.work.total, found.datums) == (True, 0, ())
     assert [repo.name for repo in world.versioning.list_repos("default")] == ["images"]
+    assert [one.name for one in world.versioning.list_branches("default", "images")] == []
+
+
+def test_a_preview_of_an_update_changes_nothing(world: World) -> None:
+    create(world, "edges", pfs("images"))
+    world.put("images@master", {"/a": "1", "/b": "1"})
+    world.work("edges", lambda _: {})
+    world.put("images@master", {"/b": "2", "/c": "1"})
+    before = world.pipelines.list_jobs("default", "edges")
+    same = world.pipelines.preview("default", spec("edges"), update=True)
+    assert (same.work.to_do, same.work.kinds, same.work.unchanged) == (2, {"changed": 1, "new": 1}, 1)
+    other = world.pipelines.preview("default", spec("edges", glob="/a"), update=True)
+    assert other.changes == ("input.pfs.glob",) and other.pipeline.version == 2
+    world.settle()
+    assert world.pipelines.list_jobs("default", "edges") == before, "no job was ended or made"
+    assert world.pipelines.inspect("default", "edges").version == 1
