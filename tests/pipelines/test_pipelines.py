@@ -226,3 +226,19 @@ def test_a_preview_of_an_update_changes_nothing(world: World) -> None:
     world.settle()
     assert world.pipelines.list_jobs("default", "edges") == before, "no job was ended or made"
     assert world.pipelines.inspect("default", "edges").version == 1
+
+
+def test_defaults_of_the_server_and_of_a_project(world: World) -> None:
+    world.settings.pipeline_defaults = {"datum_tries": 7, "parallelism_spec": {"constant": 2}}
+    world.settings.project_pipeline_defaults = {"vision": {"datumTries": 5}}
+    world.versioning.create_project("vision")
+    create(world, "plain", pfs("images"))
+    shown = world.pipelines.inspect("default", "plain").spec
+    assert (shown["datum_tries"], shown["parallelism_spec"]["constant"]) == (7, 2)
+    there = spec("edges") | {"pipeline": {"name": "edges", "project": {"name": "vision"}}}
+    made = world.pipelines.create("default", there | {"input": pfs("images", project="default")})
+    assert (made.project, made.spec["datum_tries"], made.spec["parallelism_spec"]["constant"]) == (
+        "vision",
+        5,
+        2,
+    )

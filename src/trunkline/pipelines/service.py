@@ -30,7 +30,7 @@ from trunkline.pipelines.job_service import JobUseCases, no_pipeline
 from trunkline.pipelines.keys import queue_name
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.preview import PipelinePreview, changed_fields, first_datums, heads_of
-from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec
+from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec, with_defaults
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
@@ -76,7 +76,7 @@ class PipelineService(JobUseCases):
         :raises InvalidInputError: for a bad spec, glob or image; ``NotFoundError`` for a missing repo, project or secret;
             ``AlreadyExistsError`` without ``update``; ``ConflictError`` for a cycle.
         """
-        checked = parse_spec(spec, project)
+        checked = self._read(spec, project)
         if checked.dry_run:
             raise InvalidInputError(
                 "the spec says dry_run: use 'trunkline create pipeline -f FILE --dry-run'", kind="dry_run"
@@ -97,7 +97,7 @@ class PipelineService(JobUseCases):
     ) -> PipelinePreview:
         """What ``create`` would do, and the first ``datums`` of all its datums. Raises what that would raise, because it does
         the same and then takes it back."""
-        checked = parse_spec(spec, project)
+        checked = self._read(spec, project)
         self._checks.check(checked, code_root)
         home, name = checked.pipeline.project, checked.pipeline.name
         with self._db.read() as connection:
@@ -117,6 +117,17 @@ class PipelineService(JobUseCases):
             work=planner.preview(made, pipeline_id, commits),
             datums=tuple(first_datums(planner, made.spec, commits, datums)),
         )  # fmt: skip
+
+    def _read(self, spec: Mapping[str, Any], project: str) -> PipelineSpec:
+        """With the defaults of its project and of the server, which are settings."""
+        of_projects, of_all = self._settings.project_pipeline_defaults, self._settings.pipeline_defaults
+        if not of_projects and not of_all:
+            return parse_spec(spec, project)
+        named = spec.get("pipeline") if isinstance(spec, Mapping) else None
+        own = named.get("project") if isinstance(named, Mapping) else None
+        home = own.get("name") if isinstance(own, Mapping) else own
+        own_defaults = of_projects.get(home if isinstance(home, str) and home else project, {})
+        return parse_spec(with_defaults(spec, own_defaults, of_all), project)
 
     def _make(
         self,
