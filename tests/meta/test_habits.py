@@ -22,6 +22,7 @@ MAY_READ_THE_ENVIRONMENT = {
     "cli/server.py": "'up' hands the environment on to the server it starts",
     "sdk/job.py": "what a job knows of itself",
     "training/context.py": "what a trial knows of itself",
+    "batching.py": "what a datum knows of itself",
     "demo/run.py": "starts commands as a user would",
 }
 """Files, or folders that end with ``/``, that read ``os.environ``; all others get what they need from their caller."""
