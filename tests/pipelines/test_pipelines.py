@@ -242,3 +242,16 @@ def test_defaults_of_the_server_and_of_a_project(world: World) -> None:
         5,
         2,
     )
+
+
+def test_the_worker_is_told_the_limits(world: World) -> None:
+    create(
+        world,
+        "edges",
+        pfs("images"),
+        resource_limits={"memory": "512Mi", "cpu": "500m"},
+        transform={"network": False},
+    )
+    world.put("images@master", {"/a": "1"})
+    [(_, told)] = world.jobs.claim("pipeline:default/edges", "w1", 1)
+    assert told["limits"] == {"memory_bytes": 512 << 20, "cpus": 0.5, "disk_bytes": None, "network": False}

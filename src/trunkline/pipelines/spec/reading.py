@@ -202,10 +202,14 @@ def notes(spec: Mapping[str, Any]) -> tuple[str, ...]:
 
 def limits_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What an effective spec allows a worker: ``memory_bytes``, ``cpus``, ``disk_bytes`` (None: no limit), ``network``."""
-    said = spec.get("resource_limits") or {}
+    said = spec.get("resource_limits")
+    said = said if isinstance(said, Mapping) else {}
 
     def quantity(name: str) -> float | None:
-        return parse_quantity(said[name]) if said.get(name) else None
+        try:
+            return parse_quantity(said[name]) if said.get(name) else None
+        except (TypeError, ValueError):  # stored when nobody looked at it yet
+            return None
 
     memory, disk = quantity("memory"), quantity("disk")
     return {
