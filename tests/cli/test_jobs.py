@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -291,3 +294,50 @@ def test_following_ends_with_the_job(shell: Shell, done: dict[str, str], tmp_pat
     shell(f"delete job slow@{job['id']}")
     assert "has no job" in shell("logs -p slow", code=4).err
     shell("delete pipeline slow")
+
+
+def test_logs_survive_their_worker_and_their_server(
+    shell: Shell, done: dict[str, str], tmp_path: Path
+) -> None:
+    """What was written before a worker was killed stays, and says which worker it was."""
+    assert done
+    mark, go = tmp_path / "mark", tmp_path / "go"
+    script = (
+        f"echo begun; if [ -e {mark} ]; then echo again; while [ ! -e {go} ]; do sleep 0.05; done; exit 0; fi; "
+        f"touch {mark}; sleep 100"
+    )
+    file = tmp_path / "killed.json"
+    one_datum = {"pfs": {"repo": "words", "glob": "/a"}}
+    file.write_text(
+        json.dumps(spec("killed", "words", input=one_datum, transform={"cmd": ["sh", "-c", script]}))
+    )
+    shell(f"create pipeline -f {file}")
+    _until(lambda: "begun" in shell("logs -p killed").out)
+    [job] = data(shell, "list jobs -p killed")
+    shown = shell(f"inspect job killed@{job['id']}").out.splitlines()
+    workers = shown[shown.index("Worker Status:") + 1 :]
+    assert workers[0].split() == ["WORKER", "JOB", "DATUM", "STARTED"]
+    assert "words:/a" in workers[1]
+    name = workers[1].split()[0]
+    [victim] = [one for one in data(shell, "status")["processes"] if one["id"] == name]
+    assert victim["kind"] == "worker"
+    os.kill(victim["pid"], signal.SIGKILL)
+    _until(lambda: "again" in shell("logs -p killed").out)
+    shell.server.kill()
+    shell.server.start()
+    go.touch()
+    shell(f"wait job killed@{job['id']}")
+    found = lines(shell, "logs -p killed")
+    assert [line["text"] for line in found if line["stream"] != "trunkline"] == ["begun", "begun", "again"]
+    assert found[0]["worker"] == name != found[-1]["worker"]
+    assert [line["text"] for line in lines(shell, f"logs -p killed --worker {name}")] == ["begun"]
+    [job] = data(shell, "list jobs -p killed")
+    assert (job["restarts"], job["status"]) == (1, "succeeded")
+    shell("delete pipeline killed")
+
+
+def _until(condition: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from tests.pipelines.conftest import World, only, spec
 from trunkline.core.status import Status
 from trunkline.errors import NotFoundError
 from trunkline.pipelines.model import JobFilter
+from trunkline.storage.db.schema import jobs
 
 
 def ids(world: World, pipeline: str | None = None, limit: int = 100, **wanted: Any) -> list[str]:
@@ -128,3 +130,39 @@ def test_datums_by_status_with_who_computed_them(world: World) -> None:
     third = world.pipelines.list_jobs("default", "edges")[0].id
     again = {one.inputs[0].paths[0]: one for one in world.pipelines.list_datums("default", "edges", third)}
     assert (again["/b"].status, again["/b"].job) == (Status.SKIPPED, first)
+
+
+@pytest.mark.local_only
+def test_pages_of_jobs_cost_what_they_show(world: World) -> None:
+    """SQLite's plans: no page of a list reads all jobs that there are."""
+    world.pipelines.create("default", spec())
+    commit = world.put("images@master", {"/a": "1"})
+    with world.db.write() as connection:
+        [row] = connection.execute(sa.select(jobs).where(jobs.c.id == commit)).all()
+        old = [{**row._mapping, "pk": row.pk + n, "id": f"{n:032x}"} for n in range(1, 2000)]
+        connection.execute(sa.insert(jobs), old)
+        connection.exec_driver_sql("ANALYZE")
+    found: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
+        if statement.startswith("SELECT"):
+            found.append((statement, parameters))
+
+    look = world.pipelines.looking
+    sa.event.listen(world.db._engine, "before_cursor_execute", note)
+    try:
+        sets = look.list_job_sets(limit=3)
+        look.list_job_sets("default", limit=3, after=sets[-1].id)
+        look.job_set(commit)
+        ids(world, None, limit=3)
+        ids(world, "edges", limit=3, statuses=frozenset([Status.FAILED]))
+    finally:
+        sa.event.remove(world.db._engine, "before_cursor_execute", note)
+    assert len(sets) == 3
+    with world.db.read() as connection:
+        for statement, parameters in found:
+            plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters).all()
+            steps = [step.detail for step in plan]
+            scans = [step for step in steps if step.startswith("SCAN jobs") and "LIMIT" not in statement]
+            assert scans == [], statement
+            assert not any("TEMP B-TREE FOR ORDER BY" in step for step in steps), (statement, steps)

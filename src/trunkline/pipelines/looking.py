@@ -9,12 +9,11 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from trunkline.core.clock import Clock
-from trunkline.core.status import Status
 from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
 from trunkline.jobs.model import Done, Task
 from trunkline.jobs.queue import Lease
 from trunkline.jobs.service import JobsService
-from trunkline.pipelines import datum_store, store
+from trunkline.pipelines import datum_store, set_store, store
 from trunkline.pipelines.datum_tasks import add_stats
 from trunkline.pipelines.keys import DATUM_SET, SWEEP_LOGS, job_key, pipeline_key
 from trunkline.pipelines.log_index import LogFilter, LogReader
@@ -88,7 +87,7 @@ class Looking:
         """What workers do for a job just now."""
         with self._db.read() as connection:
             held = self._jobs.queue.holders(connection, DATUM_SET, job_key(row) + "/")
-            running = {one.set_no: one for one in datum_store.with_status(connection, row.pk, Status.RUNNING)}
+            running = set_store.running_in(connection, row.pk, (payload["set"] for _, payload in held))
         found = []
         for worker, payload in held:
             datum = running.get(payload["set"])
