@@ -189,12 +189,12 @@ class LogReader:
             [datum] = self._wanted.datums
             key = datum.encode()
             raw_lines = [raw for raw in raw_lines if key in raw]
-        return [line for line in map(_decoded, raw_lines) if self._wanted.takes(line)]
+        lines = map(_decoded, raw_lines)
+        return list(lines if self._wanted == ALL_LINES else filter(self._wanted.takes, lines))
 
 
 def _decoded(raw: bytes) -> LogLine:
     line = json.loads(raw)
     return LogLine(
-        ts=line["ts"], text=line["text"], stream=line["stream"], datum=line["datum"], attempt=line["attempt"],
-        worker=line.get("worker", ""),
-    )  # fmt: skip
+        line["ts"], line["text"], line["stream"], line["datum"], line["attempt"], line.get("worker", "")
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -179,7 +179,8 @@ class LogStream:
         if self._wish.files:
             self._look_up(lines)
         job = self._row.job.id
-        labelled = [replace(line, job=job, files=self._labels.get(line.datum, "")) for line in lines]
+        labels = self._labels
+        labelled = [line._replace(job=job, files=labels.get(line.datum, "")) for line in lines]
         return labelled, self._reader.offset, row.job.status.is_final and not lines
 
     def _look_up(self, lines: Sequence[LogLine]) -> None:

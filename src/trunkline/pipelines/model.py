@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from trunkline.core.ids import CommitId, PipelineName, ProjectName, RepoName, TreeHash
 from trunkline.core.status import Status
@@ -169,8 +169,9 @@ class Datum:
     """The job that computed it, where that was another."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogLine:
+class LogLine(NamedTuple):
+    """A tuple, since there are millions."""
+
     ts: float
     text: str
     stream: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import Query, Response
@@ -172,6 +171,6 @@ def pipeline_logs(
 
     def read(at: int) -> tuple[list[dict[str, Any]], int, bool]:
         lines, following, done = stream(at)
-        return [asdict(line) for line in lines], following, done
+        return [line._asdict() for line in lines], following, done
 
     return ndjson(read, offset=offset, follow=follow)
