@@ -2,8 +2,8 @@
 
 python bench/datums.py [--count 1000 10000]
 
-Everybody gets two at a time. Who needs a second and more for each task gets fewer tasks (the table says how many): its cost for
-each is what is compared. What is compared is the cost of each task: (many - few) / (their difference), so that nobody's start counts,
+Everybody gets two at a time. Who needs a second and more for each task gets fewer tasks (the table says how many): the cost of
+each is what is compared: (many - few) / (their difference), so that nobody's start counts,
 and trunkline's whole job, from the commit to its end, beside it.
 """
 
