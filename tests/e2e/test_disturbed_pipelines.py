@@ -1,5 +1,5 @@
-"""``kill -9`` of the server, of workers and of datum processes at random while commits arrive: every commit ends with the output of
-an undisturbed run, nothing is missing or doubled, and no process is left over."""
+"""``kill -9`` of the server, of workers and of datum processes at random while commits arrive: every commit ends with the output
+of an undisturbed run, nothing is missing or doubled, and no process is left over."""
 
 from __future__ import annotations
 
