@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from trunkline.core.ids import (
@@ -41,6 +40,8 @@ def clean_path(path: str) -> str:
     if len(encoded) > PATH_BYTES_MAX:
         raise _bad_path(path[:80] + "…", f"it has {len(encoded)} bytes, at most {PATH_BYTES_MAX} are allowed")
     if not body.isprintable():  # quick: most paths have nothing unusual
+        import unicodedata  # noqa: PLC0415
+
         for character in body:
             if unicodedata.category(character) == "Cc":
                 raise _bad_path(path, f"it contains the control character U+{ord(character):04X}")
@@ -52,6 +53,20 @@ def clean_path(path: str) -> str:
         if len(component) > COMPONENT_BYTES_MAX // 4 and len(component.encode()) > COMPONENT_BYTES_MAX:
             raise _bad_path(path[:80] + "…", f"one component has more than {COMPONENT_BYTES_MAX} bytes")
     return "/" + body
+
+
+def are_plain(names: Sequence[bytes], prefix_bytes: int = 0) -> bool:
+    """Whether each of these is a path as ``clean_path`` leaves it below a directory of that length, without its first slash.
+    Quick for many; False where only a closer look can tell."""
+    joined = b"/%b/" % b"/".join(names)
+    return (
+        joined.isascii()
+        and joined.decode().isprintable()
+        and b"//" not in joined
+        and b"/./" not in joined
+        and b"/../" not in joined
+        and max(map(len, names), default=0) <= min(COMPONENT_BYTES_MAX, PATH_BYTES_MAX - prefix_bytes)
+    )
 
 
 def _bad_path(path: str, why: str) -> InvalidInputError:
@@ -244,8 +259,7 @@ class _Translator:
 # --- addresses ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Address:
+class Address(NamedTuple):
     """``[project/]repo@branch|tag|ID|branch=ID[^|^^|^3|~|.N][:path]``, taken apart. Only a repo: ``branch`` and ``commit``
     None. Whether a name is a branch's or a tag's is not to be seen here; ``branch`` holds either."""
 

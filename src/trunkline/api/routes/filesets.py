@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Annotated
 
 from fastapi import Query, Response
@@ -44,8 +43,7 @@ def get_fileset(
 ) -> Response:
     tree = TreeHash(root)
     use.versioning.check_tree(tree, to_keep=False)
-    found = chain.from_iterable(use.versioning.walk(tree, one) for one in path or ["/"])
-    return answer_with(use.versioning, tree, found, accept)
+    return answer_with(use.versioning, tree, path or ["/"], accept)
 
 
 @router.get("/filesets/{root}/tree")
