@@ -18,6 +18,7 @@ from trunkline.cli import (
     keeping,
     listing,
     logs,
+    pipelines,
     server,
     steering,
     transactions,
@@ -39,6 +40,7 @@ def build() -> typer.Typer:
     server.register(app)
     command(app, "version", "trunkline version")(_version)
     create.register(app)
+    pipelines.register(app)
     get = listing.register(app)
     inspecting.register(app)
     files.register(app, get)

@@ -109,9 +109,11 @@ class TaskContext:
     def lease(self) -> dict[str, Any]:
         return {"id": self.task.id, "token": self.task.token}
 
-    def log(self, text: str, stream: str = "stdout") -> None:
+    def log(
+        self, text: str, stream: str = "stdout", datum: str | None = None, attempt: int | None = None
+    ) -> None:
         """Add a line to the task's log. Blocks only when far more was logged than the server took."""
-        self._shipper.add(text, stream)
+        self._shipper.add(text, stream, datum, attempt)
 
     def check(self) -> None:
         """:raises Interrupted: if the work is no longer wanted."""
@@ -136,6 +138,10 @@ class TaskContext:
         self.interrupted.set()
         if why == "lost":
             self._shipper.discard()
+
+    def flush_log(self) -> None:
+        """Wait until what was logged so far is stored."""
+        self._shipper.flush()
 
     def close_log(self) -> None:
         """Send what is left of the log."""
@@ -174,6 +180,7 @@ class _Worker:
         self._handler = handler
         self._stopping = threading.Event()
         self._current: TaskContext | None = None
+        self._queue = environment.queue
 
     def ask_to_end(self, _number: int, _frame: object) -> None:
         # In a thread: the one that the signal interrupts may hold the very locks that this takes.
@@ -193,6 +200,8 @@ class _Worker:
         idle_since = time.monotonic()
         while not self._stopping.is_set():
             idle_left = idle_since + self._environment.idle_seconds - time.monotonic()
+            if not self._queue:
+                idle_left = CLAIM_WAIT_SECONDS_MAX  # in reserve for whatever comes: it stays
             task = self._claim(max(0.0, min(idle_left, CLAIM_WAIT_SECONDS_MAX)))
             if task is not None:
                 self._take(task)
@@ -203,11 +212,12 @@ class _Worker:
 
     def _claim(self, wait_seconds: float) -> LeasedTask | None:
         body = {
-            "queue": self._environment.queue, "worker": self._environment.process_id, "limit": 1,
+            "queue": self._queue, "worker": self._environment.process_id, "limit": 1,
             "wait_seconds": wait_seconds,
         }  # fmt: skip
         answer = self._link.call("POST", "/v1/leases/claim", body, give_up=self._stopping.is_set)
         for found in answer["tasks"]:
+            self._queue = found["queue"]
             return LeasedTask(
                 id=found["id"],
                 kind=found["kind"],

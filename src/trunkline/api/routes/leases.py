@@ -24,6 +24,8 @@ from trunkline.wire.leases import (
     HeartbeatAnswer,
     LeasedTask,
     LogLines,
+    Progress,
+    ProgressAnswer,
     ReportTask,
 )
 
@@ -35,14 +37,19 @@ router = new_router("workers")
 def claim(ask: Claim, use: Use) -> Response:
     def look() -> Claimed:
         # A look that finds nothing must not write: every write wakes all who wait, and they would look again.
-        with use.db.read() as connection:
-            ready_at = use.jobs.queue.next_ready_at(connection, ask.queue)
-        if ready_at is None or ready_at > use.clock.now():
+        if not use.jobs.has_work(ask.queue):
             return Claimed(tasks=[])
         found = use.jobs.claim(ask.queue, ask.worker, ask.limit)
         return Claimed(
             tasks=[
-                LeasedTask(id=task.id, kind=task.kind, key=task.key, token=task.lease_token, payload=payload)
+                LeasedTask(
+                    id=task.id,
+                    kind=task.kind,
+                    key=task.key,
+                    queue=task.queue,
+                    token=task.lease_token,
+                    payload=payload,
+                )
                 for task, payload in found
             ]
         )
@@ -71,6 +78,13 @@ def report(task_id: int, ask: ReportTask, use: Use) -> None:
     except ValueError as error:
         raise InvalidInputError(f"unknown status {ask.status!r}", kind="bad_status") from error
     use.jobs.report(lease_of(task_id, ask.token), Report(status=status, result=ask.result, error=ask.error))
+
+
+@router.post("/leases/{task_id}/progress")
+@allow(Scope.WORKER)
+def progress(task_id: int, ask: Progress, use: Use) -> ProgressAnswer:
+    results = [one.model_dump() for one in ask.results]
+    return ProgressAnswer(stop=not use.jobs.progress(lease_of(task_id, ask.token), results, ask.current))
 
 
 @router.post("/leases/{task_id}/logs", status_code=204)

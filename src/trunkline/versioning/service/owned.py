@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from sqlalchemy.engine import Connection
 
@@ -71,16 +71,20 @@ class OwnedRepos(UseCases):
         upstream: Iterable[str],
         *,
         commit_id: CommitId,
+        quiet: Collection[str] = (),
     ) -> None:
         """Make ``repo@branch`` follow the upstream branches, and open an AUTO commit of the given ID on it and on all that
         follows from it in turn. An upstream branch that does not exist yet is created, empty. Following nothing opens nothing.
+        A new commit on one that is ``quiet`` opens none here by itself: it is taken up with the next one of another.
 
         :raises InvalidInputError: ``provenance_cycle`` or ``two_branches``.
         """
         check_name("branch", branch)
         where = Address(project=ProjectName(project), repo=RepoName(repo))
         row = self._ensure_branch(connection, where, branch)
-        commits.set_provenance(connection, self._publish, row, upstream, commit_id, self._clock.now())
+        commits.set_provenance(
+            connection, self._publish, row, upstream, commit_id, self._clock.now(), quiet=quiet
+        )
 
     def inputs_of(self, connection: Connection, project: str, repo: str, commit_id: str) -> dict[str, Commit]:
         """The direct upstream commits of a commit, by ``project/repo@branch``; a branch that was empty then is left out."""
@@ -102,3 +106,23 @@ class OwnedRepos(UseCases):
         """
         found = commits.output_commit(connection, project, repo, commit_id)
         commits.finish_output(connection, self._publish, found, tree, error, self._clock.now())
+
+    def commit_aside(
+        self,
+        connection: Connection,
+        project: str,
+        repo: str,
+        branch: str,
+        *,
+        tree: TreeInfo,
+        description: str,
+    ) -> Commit | None:
+        """A commit of the owner's own on a branch that follows nothing. None if the branch shows that tree already."""
+        where = Address(project=ProjectName(project), repo=RepoName(repo))
+        row = self._ensure_branch(connection, where, branch)
+        root, _, _ = store.shown_tree(connection, row.head)
+        if tree.root == root or (root is None and not tree.file_count):
+            return None
+        return commits.commit_aside(
+            connection, self._publish, row, tree, description, self._clock.now()
+        ).commit
