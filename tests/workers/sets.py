@@ -143,7 +143,7 @@ class SetServer:
         """The same, to its end; what the worker said of each datum, in the order of their numbers."""
         self.start(*given, **more)
         assert self.sets.over.wait(WAIT_SECONDS), self.log()
-        assert [report.error for report in self.sets.reports] == [""]
+        assert [report.error for report in self.sets.reports] == [""], self.sets.reports
         return sorted(self.sets.results, key=lambda result: str(result["id"]))
 
     def wait_for(self, line: str) -> None:
