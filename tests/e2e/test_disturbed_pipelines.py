@@ -24,6 +24,7 @@ from trunkline.testing.server import ServerHarness
 SECONDS = 20.0
 NIGHTLY_SECONDS = 300.0
 PATIENCE_SECONDS = 120.0
+LOOK_SECONDS = 1.0
 TRIES = 100
 """A datum whose process is killed has failed that try, rightly; here it must not run out of them."""
 
@@ -81,12 +82,19 @@ class Disturbance(threading.Thread):
             time.sleep(self._chance.uniform(0, 0.5))
             self._server.start()
         else:
-            found = _processes(self._server.home, what)
+            found = self._found(what)
             if not found:
                 return
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._chance.choice(found), signal.SIGKILL)
         self.killed[what] += 1
+
+    def _found(self, what: str) -> list[int]:
+        """Datums are short: look for a while."""
+        ending_at = time.monotonic() + LOOK_SECONDS
+        while not (found := _processes(self._server.home, what)) and time.monotonic() < ending_at:
+            time.sleep(0.01)
+        return found
 
 
 def _processes(home: Path, what: str) -> list[int]:
