@@ -121,6 +121,13 @@ class Settings(BaseSettings):
         default=None, description="URL of an S3 service other than Amazon's."
     )
     objects_region: str | None = Field(default=None, description="Region of the bucket.")
+    pipeline_defaults: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of pipeline specs that hold where a spec does not say them."
+    )
+    project_pipeline_defaults: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="The same for the pipelines of one project; before `pipeline_defaults`.",
+    )
     environments: dict[str, Environment] = Field(
         default_factory=dict, description="Maps the `image` of a pipeline to an environment on this machine."
     )

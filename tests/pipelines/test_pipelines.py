@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.pipelines.conftest import World, spec
+from trunkline.core.ids import RepoName
 from trunkline.core.status import Status
 from trunkline.errors import (
     AlreadyExistsError,
@@ -71,7 +72,7 @@ def test_what_never_propagates_is_taken_up_with_the_next_change(world: World) ->
     world.put("images@master", {"/a": "1"})
     assert jobs(world, "score") == begun + 1
     newest = world.pipelines.list_jobs("default", "score")[0]
-    assert {one.repo: one.commit for one in newest.inputs}["model"] == quiet
+    assert {one.repo: one.commit for one in newest.inputs}[RepoName("model")] == quiet
     create(world, "score", {"cross": [pfs("images"), pfs("model", "/")]}, update=True)
     begun = jobs(world, "score")
     world.put("model@master", {"/m": "3"})
@@ -151,9 +152,12 @@ def test_a_bad_spec_is_one_line_and_leaves_nothing(
     world.versioning.create_repo("default", "other")
     create(world, "taken", pfs("images"))
     before = [repo.name for repo in world.versioning.list_repos("default")]
-    with pytest.raises(error) as caught:
-        world.pipelines.create("default", spec("new") | changed)
-    assert said in caught.value.message and "\n" not in caught.value.message
+    for make in (world.pipelines.create, world.pipelines.preview):
+        if "dry_run" in changed and make == world.pipelines.preview:
+            continue
+        with pytest.raises(error) as caught:
+            make("default", spec("new") | changed)
+        assert said in caught.value.message and "\n" not in caught.value.message
     assert [repo.name for repo in world.versioning.list_repos("default")] == before
     assert [one.name for one in world.pipelines.list_pipelines("default")] == ["taken"]
 
@@ -206,3 +210,48 @@ def test_a_preview_of_what_is_not_there_yet_has_no_datums(world: World) -> None:
         found = world.pipelines.preview("default", spec("new") | {"input": input_}, datums=10)
         assert (found.is_new, found.work.total, found.datums) == (True, 0, ())
     assert [repo.name for repo in world.versioning.list_repos("default")] == ["images"]
+    assert [one.name for one in world.versioning.list_branches("default", "images")] == []
+
+
+def test_a_preview_of_an_update_changes_nothing(world: World) -> None:
+    create(world, "edges", pfs("images"))
+    world.put("images@master", {"/a": "1", "/b": "1"})
+    world.work("edges", lambda _: {})
+    world.put("images@master", {"/b": "2", "/c": "1"})
+    before = world.pipelines.list_jobs("default", "edges")
+    same = world.pipelines.preview("default", spec("edges"), update=True)
+    assert (same.work.to_do, same.work.kinds, same.work.unchanged) == (2, {"changed": 1, "new": 1}, 1)
+    other = world.pipelines.preview("default", spec("edges", glob="/a"), update=True)
+    assert other.changes == ("input.pfs.glob",) and other.pipeline.version == 2
+    world.settle()
+    assert world.pipelines.list_jobs("default", "edges") == before, "no job was ended or made"
+    assert world.pipelines.inspect("default", "edges").version == 1
+
+
+def test_defaults_of_the_server_and_of_a_project(world: World) -> None:
+    world.settings.pipeline_defaults = {"datum_tries": 7, "parallelism_spec": {"constant": 2}}
+    world.settings.project_pipeline_defaults = {"vision": {"datumTries": 5}}
+    world.versioning.create_project("vision")
+    create(world, "plain", pfs("images"))
+    shown = world.pipelines.inspect("default", "plain").spec
+    assert (shown["datum_tries"], shown["parallelism_spec"]["constant"]) == (7, 2)
+    there = spec("edges") | {"pipeline": {"name": "edges", "project": {"name": "vision"}}}
+    made = world.pipelines.create("default", there | {"input": pfs("images", project="default")})
+    assert (made.project, made.spec["datum_tries"], made.spec["parallelism_spec"]["constant"]) == (
+        "vision",
+        5,
+        2,
+    )
+
+
+def test_the_worker_is_told_the_limits(world: World) -> None:
+    create(
+        world,
+        "edges",
+        pfs("images"),
+        resource_limits={"memory": "512Mi", "cpu": "500m"},
+        transform={"network": False},
+    )
+    world.put("images@master", {"/a": "1"})
+    [(_, told)] = world.jobs.claim("pipeline:default/edges", "w1", 1)
+    assert told["limits"] == {"memory_bytes": 512 << 20, "cpus": 0.5, "disk_bytes": None, "network": False}

@@ -291,26 +291,6 @@ def _never() -> FileInfo:
     raise AssertionError
 
 
-def test_merging(versioning: VersioningService) -> None:
-    one = stage(versioning, {"/a": b"1", "/d/x": b"2"})
-    two = stage(versioning, {"/a": b"1", "/d/y": b"3"})
-    merged = versioning.merge({"one": one, "two": two, "again": one})
-    assert contents(versioning, merged.root) == {"/a": b"1", "/d/x": b"2", "/d/y": b"3"}
-    assert (merged.size, merged.file_count) == (3, 3)
-    assert versioning.merge({}).file_count == 0
-    assert versioning.merge({"one": one}).root == one
-    other = stage(versioning, {"/d/x": b"other"})
-    with pytest.raises(ConflictError, match=r"/d/x .*one.*three") as caught:
-        versioning.merge({"one": one, "two": two, "three": other})
-    assert caught.value.kind == "duplicate_path"
-    assert caught.value.details == {"path": "/d/x", "labels": ["one", "three"]}
-    for files in ({"/d": b""}, {"/a/b": b""}):
-        with pytest.raises(ConflictError, match="directory") as caught:
-            versioning.merge({"one": one, "clash": stage(versioning, files)})
-        assert caught.value.kind == "path_collision"
-        assert set(caught.value.details["labels"]) == {"one", "clash"}
-
-
 def test_what_is_no_tree_is_told(versioning: VersioningService) -> None:
     with pytest.raises(InvalidInputError, match="tree hash"):
         versioning.stat(TreeHash("abc"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from trunkline.core.clock import Clock
 from trunkline.core.hashing import from_hex
@@ -150,23 +150,6 @@ class TreeService:
         with self._db.read() as connection:
             missing = wanted - chunkindex.known(connection, list(wanted))
             return not missing or missing <= links.lengths(connection, list(missing)).keys()
-
-    def merge(self, roots: Mapping[str, TreeHash]) -> TreeInfo:
-        """The union of trees, by label.
-
-        :raises ConflictError: ``duplicate_path`` or ``path_collision``, naming the path and both labels.
-        """
-        names = [from_hex(root, "tree hash") for root in roots.values()]
-        if names:
-            self._chunks.expect(names[-1], names)
-        with self._chunks.writer() as writer:
-            for name in names:
-                self._build_on(writer, name)
-            load = self._nodes.loader(writer.get, writer.get_many)
-            ref = staging.merge(roots, writer, load, lookalikes=self._lookalikes)
-            writer.finish()
-            self._hold(ref)
-        return tree_info(ref)
 
     def assemble(
         self,
