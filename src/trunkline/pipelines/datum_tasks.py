@@ -16,7 +16,7 @@ from trunkline.errors import NotFoundError, StateError
 from trunkline.jobs.model import Report, Task
 from trunkline.pipelines import datum_store, store
 from trunkline.pipelines.model import Datum, Pipeline
-from trunkline.pipelines.runner import Steps
+from trunkline.pipelines.runner import Steps, environment_of
 from trunkline.pipelines.store import JobRow
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
@@ -65,7 +65,7 @@ class DatumTasks:
         """
         row, datum, pipeline = self._load(task)
         transform = pipeline.spec["transform"]
-        environment = self._settings.environment_for(transform["image"])
+        environment = environment_of(transform, self._settings)
         secrets_env, secret_files = self._secret_values(pipeline)
         return {
             "job": {"project": pipeline.project, "pipeline": pipeline.name, "id": row.job.id},
@@ -73,7 +73,7 @@ class DatumTasks:
             "tries": pipeline.spec["datum_tries"],
             "transform": {
                 name: transform[name]
-                for name in ("cmd", "stdin", "env", "err_cmd", "err_stdin", "working_dir", "accept_return_code")
+                for name in ("cmd", "stdin", "env", "err_cmd", "err_stdin", "working_dir", "accept_return_code", "requirements")
             },
             "environment": environment.model_dump(),
             "secrets_env": secrets_env,

@@ -50,6 +50,7 @@ class Match:
 
 TRANSFORM_FIELDS_THAT_DECIDE = (
     "image", "cmd", "stdin", "err_cmd", "err_stdin", "env", "secrets", "accept_return_code", "working_dir",
+    "requirements",
 )  # fmt: skip
 
 
@@ -99,6 +100,8 @@ def identity(inputs: Sequence[DatumInput], code_digest: str) -> str:
 
 def _digest_of_code(code: Code) -> str:
     transform = {name: code.transform.get(name) for name in TRANSFORM_FIELDS_THAT_DECIDE}
+    if not transform["requirements"]:  # a field that says nothing is as one that is not there
+        del transform["requirements"]
     return _digest([IDENTITY_VERSION, transform, code.environment, code.code_root, code.salt])
 
 

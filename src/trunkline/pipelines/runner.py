@@ -8,7 +8,7 @@ that it expects. So a step that is cut short, repeated, or overtaken by ``stop j
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from trunkline.core.clock import Clock
 from trunkline.core.ids import CommitId, ProjectName, RepoName
 from trunkline.core.status import Status
+from trunkline.environments import ResolvedEnvironment
 from trunkline.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, Outcome, Task
 from trunkline.jobs.service import JobsService
@@ -58,10 +59,15 @@ def code_of(pipeline: Pipeline, settings: Settings, job_id: str) -> Code:
     transform = pipeline.spec["transform"]
     return Code(
         transform=transform,
-        environment=settings.environment_for(transform["image"]).model_dump(),
+        environment=environment_of(transform, settings).identity(),
         code_root=pipeline.code_root,
         salt=f"{pipeline.salt}/{job_id}" if every_job else pipeline.salt,
     )
+
+
+def environment_of(transform: Mapping[str, Any], settings: Settings) -> ResolvedEnvironment:
+    """Where the commands of a pipeline run on this machine."""
+    return settings.environment_for(transform["image"], requirements=bool(transform.get("requirements")))
 
 
 class Steps:

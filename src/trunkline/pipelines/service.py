@@ -226,7 +226,7 @@ class PipelineService:
         check_name("branch", spec.output_branch)
         check_name("branch", spec.pfs.branch)
         check_glob(spec.pfs.glob)
-        self._settings.environment_for(spec.transform.image)
+        self._settings.environment_for(spec.transform.image, requirements=bool(spec.transform.requirements))
         self._versioning.inspect_project(spec.pipeline.project)
         project, repo = spec.pfs.project, spec.pfs.repo
         if (project, repo) == (spec.pipeline.project, spec.pipeline.name):

@@ -92,6 +92,8 @@ class Transform(_Model):
     working_dir: str = ""
     code: str = ""
     """trunkline's own: a folder beside the spec file; the command runs in a private copy of it."""
+    requirements: str = ""
+    """trunkline's own: a requirements file in the code folder, whose packages are there for the command."""
     image_pull_secrets: Kept = None
     debug: bool = False
     user: NotYet = None

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from trunkline.core.status import Status
 from trunkline.errors import InvalidInputError, LimitError, UnavailableError
 from trunkline.sdk import Client
+from trunkline.workers.environments.base import Prepared, Wanted
+from trunkline.workers.environments.choice import Environments
 from trunkline.workers.lease import Interrupted, Outcome, TaskContext, WorkerEnvironment, serve
 from trunkline.workers.logs import hiding
 from trunkline.workers.outputs import files_of
@@ -38,9 +40,11 @@ def run_worker(environment: WorkerEnvironment) -> int:
     """Serve a queue of datums until it stays empty."""
     become_subreaper()
     scratch = make_scratch(environment.home, environment.process_id)
+    runner = DatumRunner(environment, scratch)
     try:
-        return serve(environment, DatumRunner(environment, scratch))
+        return serve(environment, runner)
     finally:
+        runner.close()
         remove_tree(scratch)
 
 
@@ -57,9 +61,14 @@ class DatumRunner:
         self._environment = environment
         self._scratch = scratch
         self._numbers = itertools.count()
+        self._environments = Environments()
         self._mode: tuple[str, str] | None = None
         self._code: tuple[str, Path] | None = None
         """The code folder last fetched: a worker's datums all have the same one, until the pipeline changes."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+        self._environments.close()
 
     def __call__(self, context: TaskContext) -> Outcome:
         folder = self._scratch / f"{context.task.id}-{next(self._numbers)}"
@@ -83,36 +92,45 @@ class DatumRunner:
             context.log(
                 f"warning: user code is not isolated, and /pfs is at $PFS_ROOT: {why_not}", "trunkline"
             )
-        box = self._box(payload, folder, mode)
+        prepared = self._prepare(context, mode)
+        box = self._box(payload, folder, "container" if prepared.run else mode, prepared.keep)
         box.create()
         box.note_server(context.link.url)
         stats = self._fetch(context, payload, box)
         context.check()
         transform = payload["transform"]
-        env, cwd = environment_of(payload, box, context.link.url), _working_dir(payload, box)
+        env, cwd = environment_of(payload, box, context.link.url, prepared), _working_dir(payload, box)
         timeout_seconds = payload.get("datum_timeout_seconds")
-        ended = self._command(context, box, transform["cmd"], transform["stdin"], env, cwd, timeout_seconds)
+        ended = self._command(
+            context, prepared, box, transform["cmd"], transform["stdin"], env, cwd, timeout_seconds
+        )
         if ended.exit_code in (0, *transform["accept_return_code"]):
             return self._store(context, box, ended, stats)
         if not transform["err_cmd"]:
             return _failed(ended, stats)
         context.log(f"the command failed ({ended.reason}); running err_cmd", "trunkline")
         again = self._command(
-            context, box, transform["err_cmd"], transform["err_stdin"], env, cwd, timeout_seconds
+            context, prepared, box, transform["err_cmd"], transform["err_stdin"], env, cwd, timeout_seconds
         )
         if again.exit_code != 0:
             return _failed(ended, stats, f"; and err_cmd failed: {again.reason}")
         result = {"recovered": True, "reason": ended.reason, "stats": _all_stats(stats, ended)}
         return Outcome(result=result)
 
-    def _box(self, payload: Mapping[str, Any], folder: Path, mode: str) -> Box:
+    def _prepare(self, context: TaskContext, mode: str) -> Prepared:
+        payload = context.task.payload
+        code = self._code_folder(context, payload["code_root"]) if payload["code_root"] else None
+        wanted = Wanted(
+            home=self._environment.home, scratch=self._scratch, mode=mode, payload=payload, code=code, log=context.log,
+            interrupted=context.interrupted, check=context.check,
+        )  # fmt: skip
+        return self._environments.prepare(wanted)
+
+    def _box(self, payload: Mapping[str, Any], folder: Path, mode: str, keep: Sequence[Path]) -> Box:
         home = self._environment.home.resolve()
-        needed = [Path(one) for one in payload["environment"]["path"]]
-        needed.append(Path(sys.prefix))
-        if python := payload["environment"]["python"]:
-            needed.append(Path(python).parent.parent)
+        needed = [*keep, Path(sys.prefix)]
         needed += [Path(one) for one in sys.path if one]
-        keep = dict.fromkeys(
+        inside = dict.fromkeys(
             path.resolve() for path in needed if home in path.resolve().parents and path.exists()
         )
         if mode == "paths" and payload["secret_files"]:
@@ -123,7 +141,7 @@ class DatumRunner:
             )
         return Box(
             folder=folder.resolve(), home=home, inputs=tuple(one["name"] for one in payload["inputs"]),
-            keep=tuple(keep), secret_files=payload["secret_files"], mode=mode,
+            keep=tuple(inside), secret_files=payload["secret_files"], mode=mode,
         )  # fmt: skip
 
     # --- before ---
@@ -166,6 +184,7 @@ class DatumRunner:
     def _command(
         self,
         context: TaskContext,
+        prepared: Prepared,
         box: Box,
         argv: list[str],
         stdin_lines: list[str],
@@ -181,7 +200,7 @@ class DatumRunner:
                 known_url = context.link.url
                 box.note_server(known_url)
 
-        ended = run(
+        ended = (prepared.run or run)(
             box, argv, stdin_lines=stdin_lines, env=env, cwd=cwd, on_line=context.log, interrupted=context.interrupted,
             timeout_seconds=timeout_seconds, on_wait=follow_server, shown=hiding(_secrets_of(context.task.payload)),
         )  # fmt: skip
@@ -219,21 +238,19 @@ def _secrets_of(payload: Mapping[str, Any]) -> list[str]:
     return [payload["job_token"], *payload["secrets_env"].values(), *payload["secret_files"].values()]
 
 
-def environment_of(payload: Mapping[str, Any], box: Box, url: str) -> dict[str, str]:
+def environment_of(payload: Mapping[str, Any], box: Box, url: str, prepared: Prepared) -> dict[str, str]:
     """The whole environment of the user's command. What is most particular wins."""
-    environment = payload["environment"]
-    python = environment["python"] or sys.executable
     inherited = os.environ.get("PATH", DEFAULT_PATH)
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     env |= {
-        "PATH": os.pathsep.join([str(Path(python).parent), *environment["path"], inherited]),
+        "PATH": os.pathsep.join([*prepared.path, inherited]),
         "PYTHONUNBUFFERED": "1",  # else a log would stand still until its buffer is full
         "TMPDIR": f"{box.seen_home}/tmp",
         "PWD": _working_dir(payload, box),
     }
     for one in payload["inputs"]:
         env[one["name"]] = f"{box.seen_pfs}/{one['name']}{one['glob_paths'][0].rstrip('/')}"
-    env |= environment["env"]
+    env |= prepared.env
     env |= payload["transform"]["env"]
     env |= payload["secrets_env"]
     env |= payload["env_extra"]

@@ -30,15 +30,21 @@ class View:
         places |= {str(path.resolve()): str(path.resolve()) for path in box.keep}
         if box.mode == "paths":
             places[folder] = folder
+        self._has_host = box.mode != "container"
         self._places = sorted(places.items(), key=lambda place: -len(place[0]))
         self._above = {str(parent) for seen in places for parent in Path(seen).parents}
         """Folders that a place lies in; no links, and perhaps not there under their mapped name."""
 
     def host(self, path: str) -> str:
-        """Where a path without links in it really is."""
+        """Where a path without links in it really is.
+
+        :raises FileNotFoundError: if it was in the image of a container.
+        """
         for seen, real in self._places:
             if path == seen or path.startswith(seen + "/"):
                 return real + path[len(seen) :]
+        if not self._has_host:
+            raise FileNotFoundError(path)
         return path
 
     def follow(self, path: str) -> str:
@@ -79,7 +85,7 @@ def files_of(box: Box) -> Iterator[tuple[str, Path]]:
     :raises InvalidInputError: ``bad_output``, naming what cannot be stored.
     """
     view = View(box)
-    top = "/pfs/out" if box.mode == "namespace" else str(box.out.resolve())
+    top = str(box.out.resolve()) if box.mode == "paths" else "/pfs/out"
     yield from _walk(view, top, "", 0)
 
 

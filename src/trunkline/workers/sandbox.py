@@ -53,6 +53,7 @@ class Box:
     """Folders inside the data directory that the command needs all the same: its Python, say."""
     secret_files: Mapping[str, str] = field(default_factory=dict, repr=False)
     mode: str = "namespace"
+    """``namespace``, ``paths`` or ``container``."""
 
     @property
     def pfs(self) -> Path:
@@ -69,12 +70,12 @@ class Box:
 
     @property
     def seen_pfs(self) -> str:
-        return "/pfs" if self.mode == "namespace" else str(self.pfs)
+        return str(self.pfs) if self.mode == "paths" else "/pfs"
 
     @property
     def seen_home(self) -> str:
         """What the command is told is the data directory: it holds nothing but the server's address."""
-        return str(self.home if self.mode == "namespace" else self.private_home)
+        return str(self.private_home if self.mode == "paths" else self.home)
 
     def create(self) -> None:
         for name in (*self.inputs, "out"):
@@ -89,9 +90,20 @@ class Box:
         temporary.write_text(json.dumps({"url": url}))
         temporary.replace(target)
 
+    def write_secrets(self) -> list[tuple[str, Path]]:
+        """Put the secrets on disk; returns ``(where it is to be seen, folder)``."""
+        folders = []
+        for number, (folder, files) in enumerate(sorted(_by_folder(self.secret_files).items())):
+            source = self.folder / "secrets" / str(number)
+            source.mkdir(exist_ok=True)
+            for name, value in files.items():
+                (source / name).write_text(value)
+            folders.append((folder, source))
+        return folders
+
     def rewritten(self, text: str) -> str:
         """A word of the command as it must be in this mode."""
-        return text if self.mode == "namespace" else _PFS.sub(lambda _: str(self.pfs), text)
+        return _PFS.sub(lambda _: str(self.pfs), text) if self.mode == "paths" else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +167,6 @@ def _launch_command(plan: Path) -> list[str]:
 
 
 def _write_plan(box: Box, *, argv: Sequence[str], cwd: str, status_fd: int, is_probe: bool = False) -> Path:
-    folders = []
-    for number, (folder, files) in enumerate(sorted(_by_folder(box.secret_files).items())):
-        source = box.folder / "secrets" / str(number)
-        source.mkdir(exist_ok=True)
-        for name, value in files.items():
-            (source / name).write_text(value)
-        folders.append([folder, str(source)])
     plan = {
         "mode": box.mode,
         "probe": is_probe,
@@ -172,7 +177,7 @@ def _write_plan(box: Box, *, argv: Sequence[str], cwd: str, status_fd: int, is_p
         "home": str(box.home.resolve()),
         "private_home": str(box.private_home.resolve()),
         "keep": [str(path.resolve()) for path in box.keep],
-        "folders": folders,
+        "folders": [[folder, str(source)] for folder, source in box.write_secrets()],
         "cwd": cwd,
         "argv": list(argv),
     }
