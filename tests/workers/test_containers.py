@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tarfile
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.workers.test_environments import kill_workers
 from trunkline.sdk import Client
 from trunkline.sdk.work import FINAL
 from trunkline.testing.server import ServerHarness, running_server
@@ -207,16 +207,6 @@ def test_nothing_is_left_of_a_worker_that_is_killed(
         assert time.monotonic() < deadline
         time.sleep(0.1)
     client.stop_pipeline("shouts")
-    killed = 0
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                is_ours = str(server.home) in (folder / "environ").read_text(errors="replace")
-                if is_ours and b"trunkline.workers.main" in (folder / "cmdline").read_bytes():
-                    os.kill(int(folder.name), signal.SIGKILL)
-                    killed += 1
-            except OSError:
-                continue
-    assert killed == 1
+    assert kill_workers(server) == 1
     client.stop_job(f"shouts@{commit}")
     assert containers(engine) == []

@@ -6,11 +6,11 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -274,17 +274,23 @@ def test_a_worker_killed_while_it_makes_one_leaves_nothing_half_made(
             pytest.skip("setuptools, with which pip builds, cannot be downloaded here")
         assert time.monotonic() < deadline, log_of(client, commit)
         time.sleep(0.05)
-    shown = subprocess.run(["ps", "axo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    own = [
-        line.split()[0]
-        for line in shown.splitlines()
-        if "trunkline.workers.main" in line and "shouts" in line
-    ]
-    for pid in own:
-        if str(server.home) in Path(f"/proc/{pid}/environ").read_text(errors="replace"):
-            os.kill(int(pid), signal.SIGKILL)
+    assert kill_workers(server) == 1
     assert job_of(client, commit).status == "succeeded", log_of(client, commit)
     assert output(client, commit, "seen") == "yes"
+
+
+def kill_workers(server: ServerHarness) -> int:
+    """Kill the workers of a server; returns how many there were."""
+    killed = 0
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            is_ours = folder.name.isdigit() and str(server.home) in (folder / "environ").read_text(
+                errors="replace"
+            )
+            if is_ours and b"trunkline.workers.main" in (folder / "cmdline").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+                killed += 1
+    return killed
 
 
 # --- without a server ---
