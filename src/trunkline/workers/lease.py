@@ -109,9 +109,11 @@ class TaskContext:
     def lease(self) -> dict[str, Any]:
         return {"id": self.task.id, "token": self.task.token}
 
-    def log(self, text: str, stream: str = "stdout") -> None:
+    def log(
+        self, text: str, stream: str = "stdout", datum: str | None = None, attempt: int | None = None
+    ) -> None:
         """Add a line to the task's log. Blocks only when far more was logged than the server took."""
-        self._shipper.add(text, stream)
+        self._shipper.add(text, stream, datum, attempt)
 
     def check(self) -> None:
         """:raises Interrupted: if the work is no longer wanted."""

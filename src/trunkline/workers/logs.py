@@ -48,8 +48,11 @@ class LogShipper:
         self._discarding = False
         self._thread: threading.Thread | None = None
 
-    def add(self, text: str, stream: str) -> None:
-        line = {"ts": time.time(), "text": text[:LINE_CHARACTERS_MAX], "stream": stream}
+    def add(self, text: str, stream: str, datum: str | None = None, attempt: int | None = None) -> None:
+        """Send it soon. ``datum`` and ``attempt``: whose line it is, where a task has several."""
+        line: dict[str, Any] = {"ts": time.time(), "text": text[:LINE_CHARACTERS_MAX], "stream": stream}
+        if datum is not None:
+            line |= {"datum": datum, "attempt": attempt or 1}
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < WAITING_LINES_MAX or self._discarding)
             if self._discarding:
