@@ -10,7 +10,14 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from trunkline.core.clock import Clock
-from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, check_name, check_pipeline_name, new_commit_id
+from trunkline.core.ids import (
+    DEFAULT_PROJECT,
+    BranchName,
+    TreeHash,
+    check_name,
+    check_pipeline_name,
+    new_commit_id,
+)
 from trunkline.core.status import Status
 from trunkline.errors import (
     AlreadyExistsError,
@@ -23,15 +30,16 @@ from trunkline.jobs.queue import Lease
 from trunkline.jobs.service import JobsService
 from trunkline.pipelines import datum_store, store
 from trunkline.pipelines.datum_tasks import DatumTasks, IssueToken
-from trunkline.pipelines.datums import check_glob
+from trunkline.pipelines.inputs import Leaf, leaves
 from trunkline.pipelines.logs import JobLogs
 from trunkline.pipelines.model import Datum, Job, LogLine, Pipeline
 from trunkline.pipelines.runner import DATUM, FINISH_JOB, PLAN_JOB, Steps, queue_name
-from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec
+from trunkline.pipelines.spec import PfsInput, PipelineSpec, effective, leaves_of, parse_spec
 from trunkline.pipelines.store import JobRow
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
+from trunkline.versioning.model import Trigger
 from trunkline.versioning.service import VersioningService
 
 DATUM_ID_PREFIX_MIN = 6
@@ -123,6 +131,7 @@ class PipelineService:
                 salt=salt,
                 now=now,
             )
+            self._wait_where_asked(checked)
             self._follow(connection, checked)
             created = store.get_pipeline(connection, home, name)
         assert created is not None, "it was written in the same transaction"
@@ -143,19 +152,18 @@ class PipelineService:
 
     def _with_alerts(self, found: Pipeline) -> Pipeline:
         """Say so where a pipeline waits in vain: what it read was deleted with force, and it follows nothing any more."""
-        pfs = found.spec["input"]["pfs"]
-        source = f"{pfs['project']}/{pfs['repo']}@{pfs['branch']}"
         try:
             output = f"{found.name}@{found.spec['output_branch']}"
-            if source in self._versioning.inspect_branch(found.project, output).provenance:
-                return found
+            followed = set(self._versioning.inspect_branch(found.project, output).provenance)
         except NotFoundError:
-            pass
-        alert = (
+            followed = set()
+        lost = dict.fromkeys(leaf.source for leaf in _leaves(found.spec) if leaf.source not in followed)
+        alerts = (
             f"it no longer follows {source}, which was deleted: when that is there again, "
             "'trunkline update pipeline -f FILE' makes it follow"
+            for source in lost
         )
-        return replace(found, notes=(alert, *found.notes))
+        return replace(found, notes=(*alerts, *found.notes))
 
     def delete(self, project: str, name: str, *, force: bool = False, keep_repo: bool = False) -> None:
         """Delete a pipeline with its jobs and logs, and its output repo unless that is to stay.
@@ -185,7 +193,7 @@ class PipelineService:
         readers = [
             other
             for other in store.list_pipelines(connection, None)
-            if _source_of(other.spec) == (project, name)
+            if any((leaf.project, leaf.repo) == (project, name) for leaf in _leaves(other.spec))
         ]
         if readers and not force:
             names = ", ".join(f"{other.project}/{other.name}" for other in readers)
@@ -224,11 +232,18 @@ class PipelineService:
     def _check(self, spec: PipelineSpec, code_root: str | None) -> None:
         check_pipeline_name(spec.pipeline.name)
         check_name("branch", spec.output_branch)
-        check_name("branch", spec.pfs.branch)
-        check_glob(spec.pfs.glob)
         self._settings.environment_for(spec.transform.image, requirements=bool(spec.transform.requirements))
         self._versioning.inspect_project(spec.pipeline.project)
-        project, repo = spec.pfs.project, spec.pfs.repo
+        for where, leaf in leaves_of(spec.input) if spec.input is not None else ():
+            if isinstance(leaf, PfsInput):
+                self._check_repo(spec, where, leaf)
+        for wanted in spec.transform.secrets:
+            self._check_secret(spec.pipeline.project, wanted.name, wanted.key)
+        if code_root is not None:
+            self._versioning.check_tree(TreeHash(code_root))
+
+    def _check_repo(self, spec: PipelineSpec, where: str, leaf: PfsInput) -> None:
+        project, repo = leaf.project, leaf.repo
         if (project, repo) == (spec.pipeline.project, spec.pipeline.name):
             raise InvalidInputError(
                 f"pipeline {project}/{repo} cannot have its own output repo as input", kind="pipeline_cycle"
@@ -240,12 +255,8 @@ class PipelineService:
             raise NotFoundError(
                 f"input repo {project}/{repo} does not exist: create it with 'trunkline create repo {repo}{flag}'",
                 kind="no_repo",
-                details={"project": project, "repo": repo},
+                details={"project": project, "repo": repo, "field": f"{where}.repo"},
             ) from error
-        for wanted in spec.transform.secrets:
-            self._check_secret(spec.pipeline.project, wanted.name, wanted.key)
-        if code_root is not None:
-            self._versioning.check_tree(TreeHash(code_root))
 
     def _check_secret(self, project: str, name: str, key: str) -> None:
         secret = self._secrets.find((project, DEFAULT_PROJECT), name)
@@ -262,22 +273,17 @@ class PipelineService:
             )
 
     def _check_cycle(self, connection: Connection, spec: PipelineSpec) -> None:
-        """Follow the inputs upstream; every pipeline has one, so it is a walk."""
-        sources = {
-            (other.project, other.name): _source_of(other.spec)
+        """Follow all inputs upstream, until one of them leads back here."""
+        above: dict[Node, list[Node]] = {
+            (other.project, other.name): [(leaf.project, leaf.repo) for leaf in _leaves(other.spec)]
             for other in store.list_pipelines(connection, None)
         }
         own = (spec.pipeline.project, spec.pipeline.name)
-        at = (spec.pfs.project, spec.pfs.repo)
-        passed = [at]
-        while at in sources:
-            if at == own:
-                chain = " <- ".join("/".join(one) for one in [own, *passed])
-                raise ConflictError(f"this would make a cycle: {chain}", kind="pipeline_cycle")
-            at = sources[at]
-            if at in passed:
-                break
-            passed.append(at)
+        above[own] = [(leaf.project, leaf.repo) for leaf in spec.pfs_inputs]
+        chain = _chain_back(own, above)
+        if chain is not None:
+            said = " <- ".join("/".join(one) for one in chain)
+            raise ConflictError(f"this would make a cycle: {said}", kind="pipeline_cycle")
 
     def _create(self, connection: Connection, spec: PipelineSpec, now: float) -> int:
         project, name = spec.pipeline.project, spec.pipeline.name
@@ -297,9 +303,23 @@ class PipelineService:
             self._steps.end(connection, row, Status.CANCELLED, "its pipeline was updated")
         return pipeline_id
 
+    def _wait_where_asked(self, spec: PipelineSpec) -> None:
+        """The branches that stand between an input and this pipeline, and move when their triggers say so."""
+        for leaf in spec.pfs_inputs:
+            trigger = leaf.trigger
+            if trigger is not None:
+                self._versioning.create_branch(
+                    leaf.project,
+                    f"{leaf.repo}@{leaf.branch}",
+                    trigger=Trigger(
+                        branch=BranchName(trigger.branch), size=trigger.size or None, commits=trigger.commits or None,
+                        rate_limit=trigger.rate_limit_spec or None, cron=trigger.cron_spec or None, all=trigger.all,
+                    ),
+                )  # fmt: skip
+
     def _follow(self, connection: Connection, spec: PipelineSpec) -> None:
-        """Make the output branch follow the input; this opens an output commit, and that is the first job."""
-        upstream = [f"{spec.pfs.project}/{spec.pfs.repo}@{spec.pfs.branch}"]
+        """Make the output branch follow the inputs; this opens an output commit, and that is the first job."""
+        upstream = [leaf.source for leaf in leaves(effective(spec).get("input", {}))]
         self._versioning.set_provenance(
             connection, spec.pipeline.project, spec.pipeline.name, spec.output_branch, upstream,
             commit_id=new_commit_id(),
@@ -423,9 +443,32 @@ class PipelineService:
         return row
 
 
-def _source_of(spec: Mapping[str, Any]) -> tuple[str, str]:
-    pfs = spec["input"]["pfs"]
-    return pfs["project"], pfs["repo"]
+def _leaves(spec: Mapping[str, Any]) -> list[Leaf]:
+    return leaves(spec.get("input") or {})
+
+
+Node = tuple[str, str]
+"""Project and name of a repo, or of the pipeline that owns it."""
+
+
+def _chain_back(start: Node, above: Mapping[Node, Sequence[Node]]) -> list[Node] | None:
+    """The shortest way upstream from a pipeline to itself, if there is one."""
+    came_from: dict[Node, Node] = {}
+    level = [start]
+    while level:
+        further: list[Node] = []
+        for at in level:
+            for upstream in above.get(at, ()):
+                if upstream == start:
+                    chain = [start, at]
+                    while chain[-1] != start:
+                        chain.append(came_from[chain[-1]])
+                    return chain[::-1]
+                if upstream not in came_from:
+                    came_from[upstream] = at
+                    further.append(upstream)
+        level = further
+    return None
 
 
 def _owner(name: str) -> str:
