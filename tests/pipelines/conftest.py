@@ -62,30 +62,50 @@ class World:
     def claim(self, pipeline: str, limit: int = 100) -> list[tuple[Task, dict[str, Any]]]:
         return self.jobs.claim(f"pipeline:default/{pipeline}", "w1", limit)
 
-    def report(
-        self, task: Task, status: Status, result: dict[str, Any] | None = None, error: str = ""
-    ) -> None:
-        lease = Lease(task_id=task.id, token=task.lease_token)
-        self.jobs.report(lease, Report(status=status, result=result or {}, error=error))
+    def report(self, task: Task, status: Status, error: str = "") -> None:
+        """The end of a set."""
+        self.jobs.report(lease_of(task), Report(status=status, error=error))
         self.settle()
 
-    def succeed(self, task: Task, files: dict[str, str]) -> None:
+    def tell(self, task: Task, *results: dict[str, Any], current: str | None = None) -> bool:
+        """Datums of a set have ended; returns whether to go on."""
+        found = self.jobs.progress(lease_of(task), results, current)
+        self.settle()
+        return found
+
+    def result(self, datum: str, files: dict[str, str]) -> dict[str, Any]:
+        """A success, with the output below the datum's ID as workers upload it."""
         tree = self.versioning.stage(
-            [PutFile(path=path, parts=[text.encode()]) for path, text in files.items()]
+            [PutFile(path=f"/{datum}{path}", parts=[text.encode()]) for path, text in files.items()]
         )
-        result = {
-            "output_root": tree.root, "size": tree.size, "file_count": tree.file_count,
+        return {
+            "id": datum, "status": "succeeded", "attempts": 1, "root": tree.root if files else None,
+            "prefix": f"/{datum}", "size": tree.size, "file_count": tree.file_count,
             "stats": {"process_seconds": 1.5, "exit_code": 0},
         }  # fmt: skip
-        self.report(task, Status.SUCCEEDED, result)
 
-    def work(self, pipeline: str, make: Callable[[dict[str, Any]], dict[str, str]]) -> int:
-        """Do all datums that wait; returns how many."""
+    def succeed(self, task: Task, payload: dict[str, Any], files: dict[str, str]) -> None:
+        """The end of a set of one datum."""
+        self.tell(task, self.result(only(payload)["id"], files))
+        self.report(task, Status.SUCCEEDED)
+
+    def fail(self, task: Task, payload: dict[str, Any], reason: str, status: str = "failed") -> None:
+        tries = payload["tries"] if status == "failed" else 1
+        self.tell(
+            task,
+            {"id": only(payload)["id"], "status": status, "reason": reason, "attempts": tries, "stats": {}},
+        )
+        self.report(task, Status.SUCCEEDED)
+
+    def work(self, pipeline: str, make: Callable[[str], dict[str, str]]) -> int:
+        """Do all datums that wait, given by their first path; returns how many."""
         done = 0
         while claimed := self.claim(pipeline):
             for task, payload in claimed:
-                self.succeed(task, make(payload))
-                done += 1
+                results = [self.result(one["id"], make(one["files"][0][1])) for one in payload["datums"]]
+                self.tell(task, *results)
+                self.report(task, Status.SUCCEEDED)
+                done += len(results)
         return done
 
     def files(self, address: str) -> dict[str, str]:
@@ -123,11 +143,22 @@ def world(db: Database, clock: FakeClock, tmp_path: Path, stores: Stores) -> Wor
     return made
 
 
+def lease_of(task: Task) -> Lease:
+    return Lease(task_id=task.id, token=task.lease_token)
+
+
+def only(payload: dict[str, Any]) -> dict[str, Any]:
+    """The datum of a set of one."""
+    [datum] = payload["datums"]
+    return datum  # type: ignore[no-any-return]
+
+
 def spec(name: str = "edges", repo: str = "images", glob: str = "/*", **more: Any) -> dict[str, Any]:
     transform = {"cmd": ["sh"], "stdin": ["echo hi"], **more.pop("transform", {})}
     return {
         "pipeline": {"name": name},
         "input": {"pfs": {"repo": repo, "glob": glob}},
         "transform": transform,
+        "datum_set_spec": {"number": 1},  # a task for each datum, unless a test says otherwise
         **more,
     }

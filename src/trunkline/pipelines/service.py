@@ -1,4 +1,5 @@
-"""The use cases of pipelines: check, decide, write. The work itself is in ``runner`` and ``datum_tasks``."""
+"""The use cases of pipelines: check, decide, write. What is about jobs is in ``job_service``, their work in
+``runner``, ``finishing`` and ``datum_tasks``."""
 
 from __future__ import annotations
 
@@ -9,7 +10,6 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from trunkline.core.clock import Clock
 from trunkline.core.ids import (
     DEFAULT_PROJECT,
     BranchName,
@@ -26,60 +26,17 @@ from trunkline.errors import (
     NotFoundError,
     StateError,
 )
-from trunkline.jobs.queue import Lease
-from trunkline.jobs.service import JobsService
-from trunkline.pipelines import datum_store, store
-from trunkline.pipelines.datum_tasks import DatumTasks, IssueToken
+from trunkline.pipelines import store
 from trunkline.pipelines.inputs import Leaf, leaves
-from trunkline.pipelines.logs import JobLogs
-from trunkline.pipelines.model import Datum, Job, LogLine, Pipeline
-from trunkline.pipelines.runner import DATUM, FINISH_JOB, PLAN_JOB, Steps, queue_name
+from trunkline.pipelines.job_service import JobUseCases, no_pipeline
+from trunkline.pipelines.keys import queue_name
+from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.spec import PfsInput, PipelineSpec, effective, leaves_of, parse_spec
-from trunkline.pipelines.store import JobRow
-from trunkline.secrets.service import SecretsService
-from trunkline.settings import Settings
-from trunkline.storage.db.engine import Database
 from trunkline.versioning.model import Trigger
-from trunkline.versioning.service import VersioningService
-
-DATUM_ID_PREFIX_MIN = 6
-LIST_MAX = 100_000
 
 
-class PipelineService:
+class PipelineService(JobUseCases):
     """Pipelines, their jobs, datums and logs."""
-
-    def __init__(
-        self,
-        db: Database,
-        clock: Clock,
-        versioning: VersioningService,
-        jobs: JobsService,
-        secrets: SecretsService,
-        settings: Settings,
-        issue_token: IssueToken,
-    ) -> None:
-        self._db = db
-        self._clock = clock
-        self._versioning = versioning
-        self._jobs = jobs
-        self._secrets = secrets
-        self._settings = settings
-        self._logs = JobLogs(settings.logs_dir / "pipelines")
-        self._steps = Steps(db=db, clock=clock, versioning=versioning, jobs=jobs, settings=settings)
-        self._datum_tasks = DatumTasks(
-            db=db, clock=clock, steps=self._steps, secrets=secrets, settings=settings, issue_token=issue_token
-        )
-
-    def register(self) -> None:
-        """Tell the jobs service what this domain does. Call once, before it starts."""
-        self._jobs.on_control(PLAN_JOB, self._steps.plan_job)
-        self._jobs.on_control(FINISH_JOB, self._steps.finish_job)
-        self._jobs.on_worker(DATUM, self._datum_tasks)
-        self._jobs.outbox.subscribe("commit.opened", self._steps.commit_opened)
-        self._jobs.outbox.subscribe("commit.finished", self._steps.commit_finished)
-        self._jobs.outbox.subscribe("commit.squashed", self._steps.commit_removed)
-        self._jobs.outbox.subscribe("commit.dropped", self._steps.commit_removed)
 
     # --- pipelines ---
 
@@ -147,7 +104,7 @@ class PipelineService:
         with self._db.read() as connection:
             found = store.get_pipeline(connection, project, name)
         if found is None:
-            raise _no_pipeline(project, name)
+            raise no_pipeline(project, name)
         return self._with_alerts(found)
 
     def _with_alerts(self, found: Pipeline) -> Pipeline:
@@ -173,7 +130,7 @@ class PipelineService:
         with self._db.write() as connection:
             pipeline_id = store.find_pipeline_id(connection, project, name)
             if pipeline_id is None:
-                raise _no_pipeline(project, name)
+                raise no_pipeline(project, name)
             pipeline = store.get_pipeline(connection, project, name)
             assert pipeline is not None, "it was found in the same transaction"
             if not keep_repo:
@@ -222,7 +179,7 @@ class PipelineService:
         with self._db.write() as connection:
             pipeline_id = store.find_pipeline_id(connection, project, name)
             if pipeline_id is None:
-                raise _no_pipeline(project, name)
+                raise no_pipeline(project, name)
             store.set_state(connection, pipeline_id, state)
             self._steps.wake(connection, project, name)
         return self.inspect(project, name)
@@ -325,123 +282,6 @@ class PipelineService:
             commit_id=new_commit_id(),
         )  # fmt: skip
 
-    # --- jobs ---
-
-    def list_jobs(
-        self,
-        project: str | None = None,
-        pipeline: str | None = None,
-        *,
-        limit: int = 100,
-        after: tuple[str, str, str] | None = None,
-    ) -> list[Job]:
-        """Newest first. ``after``: project, pipeline and ID of the job that was listed last.
-
-        :raises NotFoundError: if the pipeline does not exist, or the job ``after``.
-        """
-        if project is not None and pipeline is not None:
-            self.inspect(project, pipeline)
-        with self._db.read() as connection:
-            last = None if after is None else store.get_job(connection, *after)
-            if after is not None and last is None:
-                raise _no_job(*after)
-            before = None if last is None else last.pk
-            return store.list_jobs(connection, project=project, pipeline=pipeline, before=before, limit=limit)
-
-    def jobs_of(self, commit_id: str) -> list[Job]:
-        """All jobs of a commit set, in the order in which they were made."""
-        with self._db.read() as connection:
-            found = store.list_jobs(connection, commit_id=commit_id, limit=LIST_MAX)
-        return found[::-1]
-
-    def inspect_job(self, project: str, pipeline: str, job_id: str) -> Job:
-        """:raises NotFoundError: ``no_job``."""
-        return self._job(project, pipeline, job_id).job
-
-    def stop_job(self, project: str, pipeline: str, job_id: str) -> Job:
-        """End a job now: its processes are killed, its output commit is finished with an error.
-
-        :raises StateError: if it has ended already.
-        """
-        with self._db.write() as connection:
-            row = store.get_job(connection, project, pipeline, job_id)
-            if row is None:
-                raise _no_job(project, pipeline, job_id)
-            if not self._steps.end(connection, row, Status.CANCELLED, "it was stopped by request"):
-                raise StateError(
-                    f"job {project}/{pipeline}@{job_id} has ended already: it is {row.job.status.value}",
-                    kind="job_over",
-                )
-        return self.inspect_job(project, pipeline, job_id)
-
-    def list_datums(
-        self, project: str, pipeline: str, job_id: str, *, limit: int = LIST_MAX, after: str = ""
-    ) -> list[Datum]:
-        """The datums of a job in order of their IDs, from behind ``after`` on; none before it is planned."""
-        row = self._job(project, pipeline, job_id)
-        with self._db.read() as connection:
-            return datum_store.list_datums(connection, row.pk, limit, after)
-
-    # --- logs ---
-
-    def logs(
-        self,
-        project: str,
-        pipeline: str,
-        job_id: str | None = None,
-        datum: str | None = None,
-        offset: int = 0,
-    ) -> tuple[list[LogLine], int, bool]:
-        """Lines of a job's log from ``offset`` on, where to go on, and whether that was all there will ever be.
-
-        ``job_id`` None: the latest job. ``datum`` may be the beginning of a datum's ID.
-        """
-        row = self._job(project, pipeline, job_id)
-        if datum is not None:
-            datum = self._datum_id(row, datum)
-        lines, after = self._logs.read(project, pipeline, row.job.id, datum=datum, offset=offset)
-        return lines, after, row.job.status.is_final and after == offset
-
-    def append_log(self, lease: Lease, offset: int, lines: Sequence[Mapping[str, Any]]) -> int:
-        """Store log lines of a datum's try; ``offset`` is how many of it were sent before. Returns how many there are.
-
-        :raises ConflictError: ``lease_lost``; ``InvalidInputError`` if lines are missing in between.
-        """
-        with self._db.read() as connection:
-            task = self._jobs.held(connection, lease)
-            row = store.get_job_by_pk(connection, task.payload["job_pk"])
-        if row is None:
-            raise ConflictError(f"the job of {task.key} was deleted", kind="lease_lost")
-        return self._logs.append(
-            project=row.job.project, pipeline=row.job.pipeline, job_id=row.job.id, datum=task.payload["datum_id"],
-            attempt=task.attempts, offset=offset, lines=lines,
-        )  # fmt: skip
-
-    def _datum_id(self, row: JobRow, prefix: str) -> str:
-        with self._db.read() as connection:
-            found = datum_store.find_datum_ids(connection, row.pk, prefix)
-        if len(found) != 1 or len(prefix) < DATUM_ID_PREFIX_MIN:
-            problem = "there is no datum" if not found else "there are several datums"
-            raise NotFoundError(
-                f"{problem} {prefix!r} in job {row.job.id}: see 'trunkline list datum {row.job.pipeline}@{row.job.id}'",
-                kind="no_datum",
-            )
-        return found[0]
-
-    def _job(self, project: str, pipeline: str, job_id: str | None) -> JobRow:
-        with self._db.read() as connection:
-            row = store.get_job(connection, project, pipeline, job_id)
-            exists = row is not None or store.find_pipeline_id(connection, project, pipeline) is not None
-        if not exists:
-            raise _no_pipeline(project, pipeline)
-        if row is None:
-            self._jobs.outbox.drain()  # its commit may be so new that the event of it still waits
-            with self._db.read() as connection:
-                row = store.get_job(connection, project, pipeline, job_id)
-        if row is None:
-            raise _no_job(project, pipeline, job_id)
-        return row
-
 
 def _leaves(spec: Mapping[str, Any]) -> list[Leaf]:
     return leaves(spec.get("input") or {})
@@ -473,20 +313,3 @@ def _chain_back(start: Node, above: Mapping[Node, Sequence[Node]]) -> list[Node]
 
 def _owner(name: str) -> str:
     return f"pipeline:{name}"
-
-
-def _no_pipeline(project: str, name: str) -> NotFoundError:
-    return NotFoundError(
-        f"there is no pipeline {project}/{name}: see 'trunkline list pipeline'", kind="no_pipeline"
-    )
-
-
-def _no_job(project: str, pipeline: str, job_id: str | None) -> NotFoundError:
-    if job_id is None:
-        return NotFoundError(
-            f"pipeline {project}/{pipeline} has no job yet: try again in a moment", kind="no_job"
-        )
-    return NotFoundError(
-        f"there is no job {project}/{pipeline}@{job_id}: see 'trunkline list job -p {pipeline}'",
-        kind="no_job",
-    )

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from trunkline.workers.sandbox import Box, Ended, OnLine
-
-
-class RunsCommands(Protocol):
-    """Runs one command of a user to its end; the same as ``sandbox.run``."""
-
-    def __call__(
-        self,
-        box: Box,
-        argv: Sequence[str],
-        *,
-        stdin_lines: Sequence[str],
-        env: Mapping[str, str],
-        cwd: str,
-        on_line: OnLine,
-        interrupted: threading.Event,
-        timeout_seconds: float | None,
-        on_wait: Callable[[], None] = ...,
-        shown: Callable[[str], str] = ...,
-    ) -> Ended: ...
+from trunkline.workers.box import Box
+from trunkline.workers.output import OnLine
+from trunkline.workers.sandbox import Sandbox
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +23,8 @@ class Prepared:
     """Variables, of lower rank than the spec's own."""
     keep: tuple[Path, ...] = ()
     """Folders that commands must see, even where they lie in the data directory."""
-    run: RunsCommands | None = None
-    """How commands run; None: in the worker's own sandbox."""
+    start: Callable[[Box], Sandbox] | None = None
+    """How a sandbox for its commands is made; None: as the worker makes any."""
     key: str = ""
     """What names the environment; empty if nothing was made for it."""
 

@@ -8,29 +8,34 @@ command costs more time than a process; datum batching makes that one for many d
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import itertools
 import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trunkline.errors import InvalidInputError, UnavailableError
+from trunkline.errors import InvalidInputError
+from trunkline.workers.box import Box
 from trunkline.workers.environments.base import Prepared, Wanted
-from trunkline.workers.environments.hosted import Told, run_client
-from trunkline.workers.sandbox import Box, Ended, OnLine
+from trunkline.workers.limits import Limits
+from trunkline.workers.sandbox import Command, Ended, Sandbox
 from trunkline.workers.scratch import started_at
 
 GUARD = Path(__file__).with_name("guard.py")
 ENGINE_SECONDS_MAX = 60.0
 PULL_POLL_SECONDS = 0.2
-STARTING_FAILED = 125
-NOT_EXECUTABLE, NOT_FOUND = 126, 127
-KILLED = 137
+NOT_FOUND, KILLED = 127, 137
+NOT_STARTED = (125, 126, 127)
+"""What the client ends with if there was no command; a command may do so, too."""
+_ENGINE_SAYS = re.compile(r"\b(?:docker: )?(?:Error|Error response from daemon): (.*)")
 OF_THE_HOST = (
     "PATH",
     "HOME",
@@ -58,7 +63,7 @@ class ContainerDriver:
     def __init__(self) -> None:
         self._has_image: set[str] = set()
         self._guard: subprocess.Popen[bytes] | None = None
-        self._number = 0
+        self._numbers = itertools.count(1)
         self._prefix = f"trunkline-{os.getpid()}-{re.sub('[^0-9]', '', started_at(os.getpid()) or '')}-"
 
     def prepare(self, wanted: Wanted) -> Prepared:
@@ -69,28 +74,26 @@ class ContainerDriver:
                 "transform.requirements: an image in a container has its packages already",
                 kind="bad_requirements",
             )
-        engine, image = list(place["container"]["engine"]), str(place["container"]["image"])
-        if image not in self._has_image:
-            _fetch(wanted, engine, image)
-            self._has_image.add(image)
-        self._watch(engine)
-        limits = payload.get("limits") or {}
         for secret in payload.get("secrets_env", {}):
             if _OF_THE_ENGINE.match(secret):
                 raise InvalidInputError(
                     f"a secret cannot be the variable {secret} in a container: give it another name",
                     kind="bad_environment",
                 )
-        given = {*place["env"], *payload["transform"].get("env", {}), *payload.get("secrets_env", {})}
-        runner = _Runner(
-            engine=engine, image=image, options=list(place["container"].get("options", [])), name=self._next_name,
-            user=payload["transform"].get("user") or "", memory_bytes=limits.get("memory_bytes"),
-            cpus=limits.get("cpus"), has_network=limits.get("network", True), given=frozenset(given),
-            has_working_dir=bool(
-                payload["transform"].get("working_dir") or payload.get("code_root") or place.get("working_dir")
-            ),
+        engine, image = list(place["container"]["engine"]), str(place["container"]["image"])
+        if image not in self._has_image:
+            _fetch(wanted, engine, image)
+            self._has_image.add(image)
+        self._watch(engine)
+        transform = payload["transform"]
+        given = {*place["env"], *transform.get("env", {}), *payload.get("secrets_env", {})}
+        has_working_dir = transform.get("working_dir") or payload.get("code_root") or place.get("working_dir")
+        image_of = _Image(
+            engine=tuple(engine), name=image, options=tuple(place["container"].get("options", ())),
+            user=str(transform.get("user") or ""), has_working_dir=bool(has_working_dir), given=frozenset(given),
+            next_name=lambda: f"{self._prefix}{next(self._numbers)}",
         )  # fmt: skip
-        return Prepared(env=place["env"], run=runner)
+        return Prepared(env=place["env"], start=functools.partial(ContainerSandbox, image=image_of))
 
     def close(self) -> None:
         """Remove what is left, which is nothing unless something went wrong."""
@@ -98,10 +101,6 @@ class ContainerDriver:
             self._guard.stdin.close()
             self._guard.wait()
             self._guard = None
-
-    def _next_name(self) -> str:
-        self._number += 1
-        return f"{self._prefix}{self._number}"
 
     def _watch(self, engine: list[str]) -> None:
         if self._guard is None or self._guard.poll() is not None:
@@ -112,115 +111,114 @@ class ContainerDriver:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Runner:
-    """Runs commands in one image: a ``RunsCommands``."""
+class _Image:
+    """What containers are made from."""
 
-    engine: list[str]
-    image: str
-    options: list[str]
-    name: Callable[[], str]
+    engine: tuple[str, ...]
+    name: str
+    options: tuple[str, ...]
     user: str
-    memory_bytes: int | None
-    cpus: float | None
-    has_network: bool
     has_working_dir: bool
     given: frozenset[str] = field(repr=False)
     """Variables that somebody wanted to be set."""
+    next_name: Callable[[], str]
 
-    def __call__(
-        self,
-        box: Box,
-        argv: Sequence[str],
-        *,
-        stdin_lines: Sequence[str],
-        env: Mapping[str, str],
-        cwd: str,
-        on_line: OnLine,
-        interrupted: threading.Event,
-        timeout_seconds: float | None,
-        on_wait: Callable[[], None] = lambda: None,
-        shown: Callable[[str], str] = lambda line: line,
-    ) -> Ended:
-        name = self.name()
-        variables = {key: value for key, value in env.items() if key not in OF_THE_HOST or key in self.given}
-        command = [*self._run_command(box, name, variables, cwd), *argv]
+
+class ContainerSandbox(Sandbox):
+    """Looks like any sandbox. What runs in its zygote, on this machine, is the engine's client; the command is elsewhere."""
+
+    def __init__(self, box: Box, *, image: _Image) -> None:
+        super().__init__(box.in_mode("paths"), own_pids=False)
+        self._image = image
+        self._variables: dict[str, str] = {}
+        self._name = ""
+        self.box = box.in_mode("container")
+
+    def configure(self, box: Box, env: Mapping[str, str], limits: Limits) -> None:
+        """The engine sees to limits, users and the network."""
+        super().configure(box.in_mode("paths"), _engine_env(), Limits())
+        self.box, self._limits = box.in_mode("container"), limits
+        given = self._image.given
+        self._variables = {key: value for key, value in env.items() if key not in OF_THE_HOST or key in given}
         box.out.chmod(0o777)  # the image's user is whoever it says
-        stdin_file = box.folder / "stdin"
-        stdin_file.write_text("".join(f"{line}\n" for line in stdin_lines))
-        passed = {key: value for key, value in variables.items() if not _OF_THE_ENGINE.match(key)}
-        try:
-            told = run_client(
-                command, stdin_file=stdin_file, env={**_engine_env(), **passed}, on_line=on_line, interrupted=interrupted,
-                timeout_seconds=timeout_seconds, on_wait=on_wait, shown=shown, stop=lambda: self._remove(name),
-            )  # fmt: skip
-            return self._ended(told, name, argv[0], timeout_seconds)
-        finally:
-            self._remove(name)
-
-    def _run_command(self, box: Box, name: str, variables: Mapping[str, str], cwd: str) -> list[str]:
-        binds = [(box.pfs / one, f"/pfs/{one}", True) for one in box.inputs]
-        binds += [(box.out, "/pfs/out", False), (box.private_home, box.seen_home, False)]
-        binds += [(source, folder, True) for folder, source in box.write_secrets()]
-        command = [*self.engine, "run", "--interactive", "--name", name, "--log-driver", "none"]
-        command += [
-            "--network",
-            "host" if self.has_network else "none",
-            "--security-opt",
-            "no-new-privileges",
-        ]
-        for source, target, is_read_only in binds:
+        self._binds = [(box.pfs, "/pfs", True), (box.out, "/pfs/out", False)]
+        self._binds.append((box.private_home, self.box.seen_home, False))
+        self._binds += [(Path(source), folder, True) for folder, source in box.write_secrets()]
+        for source, target, _ in self._binds:
             if ":" in f"{source}{target}":
                 raise InvalidInputError(
-                    f"{source} cannot be bound into a container: ':' is not allowed in its path",
+                    f"{source} cannot be bound to {target} in a container: ':' is not allowed there",
                     kind="bad_environment",
                 )
-            command += ["--volume", f"{source}:{target}{':ro' if is_read_only else ''}"]
+
+    def begin(self, command: Command) -> None:
+        """Start a container with a command."""
+        self._name = self._image.next_name()
+        variables = {**self._variables, **command.env}
+        argv = [*self._client(variables, command.cwd), *command.argv]
+        passed = {key: value for key, value in variables.items() if not _OF_THE_ENGINE.match(key)}
+        super().begin(dataclasses.replace(command, argv=argv, env=passed, cwd="/"))
+
+    def _client(self, variables: Mapping[str, str], cwd: str) -> list[str]:
+        image, limits = self._image, self._limits
+        argv = [*image.engine, "run", "--interactive", "--name", self._name, "--log-driver", "none"]
+        argv += ["--network", "host" if limits.network else "none", "--security-opt", "no-new-privileges"]
+        for source, target, is_read_only in self._binds:
+            argv += ["--volume", f"{source}:{target}{':ro' if is_read_only else ''}"]
         for key, value in variables.items():
-            # A name without a value is taken from the engine's own environment: nothing secret is in its arguments.
-            command += ["--env", f"{key}={value}" if _OF_THE_ENGINE.match(key) else key]
-        if self.has_working_dir:
-            command += ["--workdir", cwd]
-        if self.user:
-            command += ["--user", self.user]
-        if self.memory_bytes:
-            command += ["--memory", str(self.memory_bytes), "--memory-swap", str(self.memory_bytes)]
-        if self.cpus:
-            command += ["--cpus", str(self.cpus)]
-        return [*command, *self.options, "--entrypoint", "", self.image]
+            # A name without a value is taken from the client's own environment: nothing secret is in its arguments.
+            argv += ["--env", f"{key}={value}" if _OF_THE_ENGINE.match(key) else key]
+        if image.has_working_dir:
+            argv += ["--workdir", cwd]
+        if image.user:
+            argv += ["--user", image.user]
+        if limits.memory_bytes is None:
+            argv.append("--rm")
+        else:  # it must stay, to be asked what it died of
+            argv += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]
+        if limits.cpus is not None:
+            argv += ["--cpus", str(limits.cpus)]
+        return [*argv, *image.options, "--entrypoint", "", image.name]
 
-    def _ended(self, told: Told, name: str, program: str, timeout_seconds: float | None) -> Ended:
-        said = f": {told.tail}" if told.tail else ""
-        if told.stopped == "interrupted":
-            return Ended(exit_code=KILLED, reason="interrupted", seconds=told.seconds, was_interrupted=True)
-        if told.stopped == "timeout":
-            reason = f"ran past its datum_timeout of {timeout_seconds:g} s{said}"
-            return Ended(exit_code=KILLED, reason=reason, seconds=told.seconds)
-        code = told.code if told.code >= 0 else 128 - told.code
-        reason = f"exit code {code}{said}" if code else ""
-        if code == STARTING_FAILED and not self._state(name):
-            raise UnavailableError(
-                f"no container of {self.image} could be started{said or ': it did not say why'}",
-                kind="no_container",
-            )
-        if code in (NOT_EXECUTABLE, NOT_FOUND) and not self._state(name):
-            what = "command not found" if code == NOT_FOUND else "it cannot be executed"
-            reason = f"{what}: {program}"
-        elif code == KILLED and self._state(name) == "true":
-            limit = f", its limit is {self.memory_bytes} bytes" if self.memory_bytes else ""
-            reason = f"killed: out of memory{limit}{said}"
-        return Ended(exit_code=code, reason=reason, seconds=told.seconds)
+    def kill(self) -> None:
+        """End the container, and with it the client."""
+        self._remove()
+        super().kill()
 
-    def _state(self, name: str) -> str:
-        """Whether it ran out of memory: ``true`` or ``false``; empty if it never ran."""
-        what = "{{.State.OOMKilled}} {{.State.StartedAt}}"
-        done = _engine([*self.engine, "container", "inspect", "--format", what, name])
-        if done is None or done.returncode != 0:
-            return ""
-        killed, _, started = done.stdout.strip().partition(" ")
-        return "" if started.startswith("0001-") else killed
+    def close(self) -> None:
+        """End it, with all that runs in it."""
+        if self.is_busy:
+            self._remove()
+        super().close()
 
-    def _remove(self, name: str) -> None:
-        _engine([*self.engine, "rm", "--force", name])
+    def _ended(
+        self, answer: dict[str, Any] | None, stopped: str, seconds: float, timeout_seconds: float | None
+    ) -> Ended:
+        ended = super()._ended(answer, stopped, seconds, timeout_seconds)
+        # What the client used says nothing of the command.
+        ended = dataclasses.replace(ended, cpu_seconds=0.0, memory_bytes=0, oom=False)
+        if self._limits.memory_bytes is not None:
+            if ended.exit_code == KILLED and not stopped and self._ran_out():
+                limit = f"{self._limits.memory_bytes / 2**20:.4g} MiB"
+                ended = dataclasses.replace(ended, oom=True, reason=f"out of memory: its limit is {limit}")
+            self._remove()
+        said = _ENGINE_SAYS.search(ended.reason)
+        if ended.exit_code in NOT_STARTED and said and not stopped:
+            return dataclasses.replace(ended, kind="no_container", reason=self._why_not(ended, said[1]))
+        return ended
+
+    def _why_not(self, ended: Ended, said: str) -> str:
+        if ended.exit_code == NOT_FOUND:
+            return f"command not found in image {self._image.name}: {said}"
+        return f"no container of image {self._image.name} could be started: {said}"
+
+    def _ran_out(self) -> bool:
+        what = [*self._image.engine, "container", "inspect", "--format", "{{.State.OOMKilled}}", self._name]
+        done = _engine(what)
+        return done is not None and done.stdout.strip() == "true"
+
+    def _remove(self) -> None:
+        _engine([*self._image.engine, "rm", "--force", self._name])
 
 
 def _engine_env() -> dict[str, str]:

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from trunkline.environments import Interpreter, environment_key, interpreter_of, without_credentials
 from trunkline.errors import InvalidInputError
+from trunkline.workers.box import Box
 from trunkline.workers.environments.base import Prepared, Wanted
-from trunkline.workers.sandbox import Box, Ended, run
+from trunkline.workers.sandbox import Ended, run
 from trunkline.workers.scratch import remove_tree
 
 READY_FILE = "trunkline.json"
