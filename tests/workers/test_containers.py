@@ -168,7 +168,16 @@ def test_the_whole_way(server: ServerHarness) -> None:
         ("echo bad >&2; exit 7", {}, "exit code 7: bad"),
         ("sleep 60", {"datum_timeout": "2s"}, "ran past its datum_timeout of 2 s"),
         ("ln -s /etc/passwd /pfs/out/x", {}, "is a link that leads nowhere"),
-        ("", {"transform": {"cmd": ["/bin/nothing"]}}, "command not found: /bin/nothing"),
+        (
+            "",
+            {"transform": {"cmd": ["/bin/nothing"]}},
+            "command not found in image localhost/trunkline-test-image:1",
+        ),
+        (
+            "tail /dev/zero",
+            {"resource_limits": {"memory": "32Mi"}},
+            "out of memory: its limit is 32 MiB",
+        ),
     ],
 )
 def test_failures_say_why(server: ServerHarness, script: str, more: dict[str, Any], reason: str) -> None:
@@ -177,6 +186,29 @@ def test_failures_say_why(server: ServerHarness, script: str, more: dict[str, An
     job, log, commit = run_one(client)
     assert job.status == "failed", log
     assert reason in reason_of(client, commit)
+
+
+def test_batching_makes_one_container_for_all(server: ServerHarness) -> None:
+    """The protocol is spoken by a program that the image has; here a shell can only show that the socket is there."""
+    client = server.client()
+    create(
+        client,
+        "test -S $TRUNKLINE_DATUM_SOCKET && echo it is there; exit 5",
+        transform={"datum_batching": True},
+    )
+    job, log, _ = run_one(client)
+    assert job.status == "failed"
+    assert "it is there" in log
+
+
+def test_no_network_and_a_user(server: ServerHarness) -> None:
+    client = server.client()
+    script = "id -u > /pfs/out/id; cat /proc/net/route | tail -n +2 > /pfs/out/routes"
+    create(client, script, transform={"user": "worker", "network": False})
+    job, log, commit = run_one(client)
+    assert job.status == "succeeded", (log, reason_of(client, commit))
+    assert output(client, commit, "id") == "1234\n"
+    assert output(client, commit, "routes") == ""
 
 
 def test_an_image_that_is_nowhere(server: ServerHarness) -> None:

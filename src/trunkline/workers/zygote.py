@@ -501,7 +501,10 @@ def configure(commands: Commands, message: dict[str, Any], plan: dict[str, Any])
         leave_network()
     if plan["mode"] == "namespace":
         build_view(message, plan["root"])
-    give_up_powers(message)
+    if (
+        plan["mode"] != "container"
+    ):  # there, commands are run by another program, which needs them to take them away
+        give_up_powers(message)
     commands.configure(message["env"])
 
 

@@ -128,16 +128,15 @@ class ContainerSandbox(Sandbox):
     """Looks like any sandbox. What runs in its zygote, on this machine, is the engine's client; the command is elsewhere."""
 
     def __init__(self, box: Box, *, image: _Image) -> None:
-        super().__init__(box.in_mode("paths"), own_pids=False)
+        super().__init__(box.in_mode("container"), own_pids=False)
         self._image = image
         self._variables: dict[str, str] = {}
         self._name = ""
-        self.box = box.in_mode("container")
 
     def configure(self, box: Box, env: Mapping[str, str], limits: Limits) -> None:
         """The engine sees to limits, users and the network."""
-        super().configure(box.in_mode("paths"), _engine_env(), Limits())
-        self.box, self._limits = box.in_mode("container"), limits
+        super().configure(box.in_mode("container"), _engine_env(), Limits())
+        self._limits = limits
         given = self._image.given
         self._variables = {key: value for key, value in env.items() if key not in OF_THE_HOST or key in given}
         box.out.chmod(0o777)  # the image's user is whoever it says
