@@ -107,21 +107,24 @@ def run_in(folder: Path, code: str, *words: str) -> str:
     return done.stdout
 
 
-def write(folder: Path, **files: str) -> None:
+def write(folder: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
-        path = folder / (name.replace("__", "/").removesuffix("/init/") + ".py")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
 
 
 def test_the_modules_beside_it_that_it_imports_come_along(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        flow="import json, helper\nfrom kit.tools import tool\nimport trunkline\n"
-        "@trunkline.pipeline(input={'pfs': {'repo': 'r', 'glob': '/'}}, include=['words'], requirements=['six==1.16.0'])\n"
-        "def f(datum): pass\n",
-        helper="import deeper\n", deeper="", unused="1/0\n", kit____init__="", kit__tools="def tool(): pass\n",
-    )  # fmt: skip
+    flow = """
+import json, helper
+from kit.tools import tool
+import trunkline
+
+@trunkline.pipeline(input={"pfs": {"repo": "r", "glob": "/"}}, include=["words"], requirements=["six==1.16.0"])
+def f(datum):
+    pass
+"""
+    files = {"flow.py": flow, "helper.py": "import deeper\n", "deeper.py": "", "unused.py": "1/0\n"}
+    write(tmp_path, {**files, "kit/__init__.py": "", "kit/tools.py": "def tool(): pass\n"})
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "a.txt").write_text("x")
     run_in(tmp_path, "import flow; flow.f.write('out')")
@@ -147,22 +150,19 @@ def test_the_modules_beside_it_that_it_imports_come_along(tmp_path: Path) -> Non
 
 
 def test_a_module_of_a_package_brings_the_package(tmp_path: Path) -> None:
-    write(
-        tmp_path, app____init__="", app__other="",
-        app__flow="from . import other\nimport trunkline\n@trunkline.pipeline(input={})\ndef f(datum): pass\n",
-    )  # fmt: skip
-    said = run_in(
-        tmp_path,
-        "from app.flow import f; from trunkline.sdk.function_code import *; print(target_of(f.function), *sorted(code_of(f.function)))",
-    )
+    flow = "from . import other\nimport trunkline\n@trunkline.pipeline(input={})\ndef f(datum): pass\n"
+    write(tmp_path, {"app/__init__.py": "", "app/other.py": "", "app/flow.py": flow})
+    look = "print(target_of(f.function), *sorted(code_of(f.function)))"
+    said = run_in(tmp_path, f"from app.flow import f; from trunkline.sdk.function_code import *; {look}")
     assert said.split() == ["app.flow:f", "app/__init__.py", "app/flow.py", "app/other.py"]
 
 
 def test_a_script_is_imported_by_its_name(tmp_path: Path) -> None:
+    guarded = "if __name__ == '__main__':\n    print(f.spec()['transform']['cmd'][-1])\n"
     write(
-        tmp_path, script="import trunkline\n@trunkline.pipeline(input={})\ndef f(datum): pass\n"
-        "if __name__ == '__main__':\n    print(f.spec()['transform']['cmd'][-1])\n",
-    )  # fmt: skip
+        tmp_path,
+        {"script.py": f"import trunkline\n@trunkline.pipeline(input={{}})\ndef f(datum): pass\n{guarded}"},
+    )
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
