@@ -174,7 +174,7 @@ def test_the_whole_way(server: ServerHarness) -> None:
             "command not found in image localhost/trunkline-test-image:1",
         ),
         (
-            "tail /dev/zero",
+            "head -c 500000000 /dev/zero | tail > /dev/null; exit 137",
             {"resource_limits": {"memory": "32Mi"}},
             "out of memory: its limit is 32 MiB",
         ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import linecache
 import sys
 import textwrap
 import types
@@ -194,7 +195,9 @@ class _Writer:
         self._parts.append(source.rstrip())
 
     def _use(self, name: str, value: Any, where: str) -> None:
-        value = getattr(value, "__wrapped__", value) if type(value).__name__ == "FunctionPipeline" else value
+        inner = inspect.unwrap(value) if callable(value) else value
+        if isinstance(inner, types.FunctionType) and inner.__module__ == self._home:
+            value = inner  # its decorators are in its source
         if isinstance(value, types.ModuleType):
             self._imports.add(f"import {value.__name__} as {name}")
         elif isinstance(value, types.FunctionType | type) and value.__module__ == self._home:
@@ -222,7 +225,7 @@ class _Writer:
 def _source_of(name: str, value: Any) -> str:
     """Without decorators: they are what makes it a pipeline here."""
     try:
-        source = textwrap.dedent(inspect.getsource(value))
+        source = _class_source(name, value) or textwrap.dedent(inspect.getsource(value))
         node = ast.parse(source).body[0]
     except (OSError, TypeError, SyntaxError) as error:
         raise InvalidInputError(
@@ -234,6 +237,26 @@ def _source_of(name: str, value: Any) -> str:
     lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
     others = [one for one in node.decorator_list if not _makes_a_pipeline(one)]
     return "\n".join([*(f"@{ast.unparse(one)}" for one in others), *lines])
+
+
+def _class_source(name: str, value: Any) -> str:
+    """Of a class in a notebook, which ``inspect`` does not find: the cell is where its methods are, else the last that has it."""
+    if not isinstance(value, type) or getattr(sys.modules.get(value.__module__), "__file__", None):
+        return ""
+    methods = [
+        one.__code__.co_filename for one in vars(value).values() if isinstance(one, types.FunctionType)
+    ]
+    for cell in methods[:1] or reversed(list(linecache.cache)):
+        lines = linecache.getlines(cell)
+        try:
+            nodes = ast.parse("".join(lines)).body if any(name in line for line in lines) else []
+        except SyntaxError:
+            continue
+        for node in reversed(nodes):
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+                return "".join(lines[first - 1 : node.end_lineno])
+    return ""
 
 
 def _makes_a_pipeline(decorator: ast.expr) -> bool:
