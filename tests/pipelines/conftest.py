@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from tests.conftest import FakeClock
 from trunkline.core.status import Status
 from trunkline.jobs.engines.process import ProcessEngine
-from trunkline.jobs.model import LaunchSpec, Report, Task
+from trunkline.jobs.model import Done, LaunchSpec, Report, Task
 from trunkline.jobs.outbox import Outbox
 from trunkline.jobs.pool import Pool, ProcessTable
 from trunkline.jobs.queue import Lease, TaskQueue
 from trunkline.jobs.service import JobsService
+from trunkline.pipelines import store
 from trunkline.pipelines.service import PipelineService
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
+from trunkline.storage.db.schema import pipeline_versions, tasks
 from trunkline.testing.stores import Stores
-from trunkline.versioning.model import PutFile
+from trunkline.versioning.model import PutFile, TreeInfo
 from trunkline.versioning.service import VersioningService
 
 
@@ -107,6 +111,40 @@ class World:
                 self.report(task, Status.SUCCEEDED)
                 done += len(results)
         return done
+
+    def puts(self, files: dict[str, str]) -> list[PutFile]:
+        return [PutFile(path=path, parts=[text.encode()]) for path, text in files.items()]
+
+    def lease(self, task: Task) -> Lease:
+        return lease_of(task)
+
+    def tasks(self, kind: str) -> list[str]:
+        """Keys of the tasks of a kind that are there, whatever their state."""
+        with self.db.read() as connection:
+            return list(connection.execute(sa.select(tasks.c.key).where(tasks.c.kind == kind)).scalars())
+
+    def set_spec(self, pipeline: str, **fields: Any) -> None:
+        """Fields of a stored spec, also such as cannot be given yet."""
+        with self.db.write() as connection:
+            for row in connection.execute(sa.select(pipeline_versions)).all():
+                where = (
+                    pipeline_versions.c.pipeline_id == row.pipeline_id, pipeline_versions.c.version == row.version,
+                )  # fmt: skip
+                connection.execute(
+                    sa.update(pipeline_versions).where(*where).values(spec={**row.spec, **fields})
+                )
+
+    def egressed(self, task: Task) -> Done:
+        """As the step that has sent a job's output elsewhere."""
+        payload = task.payload
+        tree = TreeInfo(root=payload["root"], size=payload["size"], file_count=payload["file_count"])
+
+        def apply(connection: Connection) -> None:
+            row = store.get_job_by_pk(connection, payload["job_pk"])
+            assert row is not None
+            self.pipelines._steps.end(connection, row, Status.SUCCEEDED, tree=tree)
+
+        return Done(apply=apply)
 
     def files(self, address: str) -> dict[str, str]:
         _, root, _ = self.versioning.resolve("default", address)

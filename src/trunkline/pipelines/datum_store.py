@@ -252,7 +252,7 @@ def with_status(connection: Connection, job_pk: int, *statuses: Status) -> list[
         connection.execute(
             sa.select(datums)
             .where(datums.c.job_pk == job_pk, datums.c.status.in_(statuses))
-            .order_by(datums.c.finished_at, datums.c.id)
+            .order_by(datums.c.finished_at, datums.c.position, datums.c.id)
         )
     )
 

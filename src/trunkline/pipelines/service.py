@@ -4,39 +4,60 @@
 from __future__ import annotations
 
 import secrets as random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from trunkline.core.ids import (
-    DEFAULT_PROJECT,
-    BranchName,
-    TreeHash,
-    check_name,
-    check_pipeline_name,
-    new_commit_id,
-)
+from trunkline.core.clock import Clock
+from trunkline.core.ids import BranchName, new_commit_id
 from trunkline.core.status import Status
 from trunkline.errors import (
     AlreadyExistsError,
-    ConflictError,
     InvalidInputError,
     NotFoundError,
     StateError,
 )
+from trunkline.jobs.service import JobsService
 from trunkline.pipelines import store
+from trunkline.pipelines.checks import SpecChecks, check_cycle
+from trunkline.pipelines.crons import FIRE_CRONS, Crons
+from trunkline.pipelines.datum_tasks import IssueToken
 from trunkline.pipelines.inputs import Leaf, leaves
 from trunkline.pipelines.job_service import JobUseCases, no_pipeline
 from trunkline.pipelines.keys import queue_name
 from trunkline.pipelines.model import Pipeline
-from trunkline.pipelines.spec import PfsInput, PipelineSpec, effective, leaves_of, parse_spec
+from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec
+from trunkline.secrets.service import SecretsService
+from trunkline.settings import Settings
+from trunkline.storage.db.engine import Database
 from trunkline.versioning.model import Trigger
+from trunkline.versioning.service import VersioningService
 
 
 class PipelineService(JobUseCases):
     """Pipelines, their jobs, datums and logs."""
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        versioning: VersioningService,
+        jobs: JobsService,
+        secrets: SecretsService,
+        settings: Settings,
+        issue_token: IssueToken,
+    ) -> None:
+        super().__init__(db, clock, versioning, jobs, secrets, settings, issue_token)
+        self._checks = SpecChecks(versioning=versioning, secrets=secrets, settings=settings)
+        self.crons = Crons(db=db, clock=clock, versioning=versioning, queue=jobs.queue)
+
+    def register(self) -> None:
+        """Tell the jobs service what this domain does. Call once, before it starts."""
+        super().register()
+        self._jobs.on_control(FIRE_CRONS, self.crons.step)
 
     # --- pipelines ---
 
@@ -55,11 +76,11 @@ class PipelineService(JobUseCases):
             ``AlreadyExistsError`` without ``update``; ``ConflictError`` for a cycle.
         """
         checked = parse_spec(spec, project)
-        self._check(checked, code_root)
+        self._checks.check(checked, code_root)
         home, name = checked.pipeline.project, checked.pipeline.name
         now = self._clock.now()
         with self._db.write() as connection:
-            self._check_cycle(connection, checked)
+            check_cycle(connection, checked)
             old = store.get_pipeline(connection, home, name)
             if old is None:
                 pipeline_id = self._create(connection, checked, now)
@@ -88,8 +109,11 @@ class PipelineService(JobUseCases):
                 salt=salt,
                 now=now,
             )
+            self.crons.adopt(connection, pipeline_id, name, checked.cron_inputs)
             self._wait_where_asked(checked)
             self._follow(connection, checked)
+            if old is not None:
+                self._drop_waiting_branches(old, checked)
             created = store.get_pipeline(connection, home, name)
         assert created is not None, "it was written in the same transaction"
         return created
@@ -99,13 +123,33 @@ class PipelineService(JobUseCases):
             found = store.list_pipelines(connection, project)
         return [self._with_alerts(pipeline) for pipeline in found]
 
-    def inspect(self, project: str, name: str) -> Pipeline:
-        """:raises NotFoundError: ``no_pipeline``."""
+    def inspect(self, project: str, name: str, version: int | None = None) -> Pipeline:
+        """As it is now, or as it was in a version.
+
+        :raises NotFoundError: ``no_pipeline`` or ``no_version``.
+        """
         with self._db.read() as connection:
-            found = store.get_pipeline(connection, project, name)
-        if found is None:
+            present = store.get_pipeline(connection, project, name)
+            found = present if version is None else store.get_pipeline(connection, project, name, version)
+        if present is None:
             raise no_pipeline(project, name)
-        return self._with_alerts(found)
+        if found is None:
+            raise NotFoundError(
+                f"pipeline {project}/{name} has no version {version}: it has 1 to {present.version}",
+                kind="no_version",
+            )
+        return self._with_alerts(found) if found.version == present.version else found
+
+    def versions(
+        self, project: str, name: str, *, limit: int = 100, before: int | None = None
+    ) -> list[Pipeline]:
+        """A pipeline in all its versions, the newest first.
+
+        :raises NotFoundError: ``no_pipeline``.
+        """
+        present = self.inspect(project, name)
+        with self._db.read() as connection:
+            return store.list_versions(connection, project, name, before or present.version + 1, limit)
 
     def _with_alerts(self, found: Pipeline) -> Pipeline:
         """Say so where a pipeline waits in vain: what it read was deleted with force, and it follows nothing any more."""
@@ -143,6 +187,8 @@ class PipelineService(JobUseCases):
                 self._versioning.release_owned_repo(connection, project, name, _owner(name))
             else:
                 self._versioning.delete_owned_repo(connection, project, name, _owner(name), force=force)
+            self.crons.release(connection, pipeline_id, name, keep=keep_repo, force=force)
+            self._drop_waiting_branches(pipeline, None)
             store.delete_pipeline(connection, pipeline_id)
         self._logs.delete(project, name)
 
@@ -182,65 +228,10 @@ class PipelineService(JobUseCases):
                 raise no_pipeline(project, name)
             store.set_state(connection, pipeline_id, state)
             self._steps.wake(connection, project, name)
+            self.crons.wake(connection)  # a stopped pipeline does not tick
         return self.inspect(project, name)
 
-    # --- checks and parts of create ---
-
-    def _check(self, spec: PipelineSpec, code_root: str | None) -> None:
-        check_pipeline_name(spec.pipeline.name)
-        check_name("branch", spec.output_branch)
-        self._settings.environment_for(spec.transform.image, requirements=bool(spec.transform.requirements))
-        self._versioning.inspect_project(spec.pipeline.project)
-        for where, leaf in leaves_of(spec.input) if spec.input is not None else ():
-            if isinstance(leaf, PfsInput):
-                self._check_repo(spec, where, leaf)
-        for wanted in spec.transform.secrets:
-            self._check_secret(spec.pipeline.project, wanted.name, wanted.key)
-        if code_root is not None:
-            self._versioning.check_tree(TreeHash(code_root))
-
-    def _check_repo(self, spec: PipelineSpec, where: str, leaf: PfsInput) -> None:
-        project, repo = leaf.project, leaf.repo
-        if (project, repo) == (spec.pipeline.project, spec.pipeline.name):
-            raise InvalidInputError(
-                f"pipeline {project}/{repo} cannot have its own output repo as input", kind="pipeline_cycle"
-            )
-        try:
-            self._versioning.inspect_repo(project, repo)
-        except NotFoundError as error:
-            flag = "" if project == DEFAULT_PROJECT else f" --project {project}"
-            raise NotFoundError(
-                f"input repo {project}/{repo} does not exist: create it with 'trunkline create repo {repo}{flag}'",
-                kind="no_repo",
-                details={"project": project, "repo": repo, "field": f"{where}.repo"},
-            ) from error
-
-    def _check_secret(self, project: str, name: str, key: str) -> None:
-        secret = self._secrets.find((project, DEFAULT_PROJECT), name)
-        places = project if project == DEFAULT_PROJECT else f"{project} or {DEFAULT_PROJECT}"
-        if secret is None:
-            raise NotFoundError(
-                f"there is no secret {name} in namespace {places}: create it with 'trunkline apply -f FILE'",
-                kind="no_secret",
-            )
-        if key and key not in secret.keys:
-            raise NotFoundError(
-                f"secret {name} has no key {key!r}; it has {', '.join(secret.keys) or 'none'}",
-                kind="no_secret_key",
-            )
-
-    def _check_cycle(self, connection: Connection, spec: PipelineSpec) -> None:
-        """Follow all inputs upstream, until one of them leads back here."""
-        above: dict[Node, list[Node]] = {
-            (other.project, other.name): [(leaf.project, leaf.repo) for leaf in _leaves(other.spec)]
-            for other in store.list_pipelines(connection, None)
-        }
-        own = (spec.pipeline.project, spec.pipeline.name)
-        above[own] = [(leaf.project, leaf.repo) for leaf in spec.pfs_inputs]
-        chain = _chain_back(own, above)
-        if chain is not None:
-            said = " <- ".join("/".join(one) for one in chain)
-            raise ConflictError(f"this would make a cycle: {said}", kind="pipeline_cycle")
+    # --- parts of create ---
 
     def _create(self, connection: Connection, spec: PipelineSpec, now: float) -> int:
         project, name = spec.pipeline.project, spec.pipeline.name
@@ -274,6 +265,15 @@ class PipelineService(JobUseCases):
                     ),
                 )  # fmt: skip
 
+    def _drop_waiting_branches(self, old: Pipeline, spec: PipelineSpec | None) -> None:
+        """Those that an older version needed, and nobody else follows."""
+        needed = {f"{leaf.repo}@{leaf.branch}" for leaf in spec.pfs_inputs} if spec is not None else set()
+        for leaf in _leaves(old.spec):
+            address = f"{leaf.repo}@{leaf.branch}"
+            if leaf.branch.startswith(f"{old.name}-trigger-") and address not in needed:
+                with suppress(NotFoundError, StateError):
+                    self._versioning.delete_branch(leaf.project, address)
+
     def _follow(self, connection: Connection, spec: PipelineSpec) -> None:
         """Make the output branch follow the inputs; this opens an output commit, and that is the first job."""
         upstream = [leaf.source for leaf in leaves(effective(spec).get("input", {}))]
@@ -285,30 +285,6 @@ class PipelineService(JobUseCases):
 
 def _leaves(spec: Mapping[str, Any]) -> list[Leaf]:
     return leaves(spec.get("input") or {})
-
-
-Node = tuple[str, str]
-"""Project and name of a repo, or of the pipeline that owns it."""
-
-
-def _chain_back(start: Node, above: Mapping[Node, Sequence[Node]]) -> list[Node] | None:
-    """The shortest way upstream from a pipeline to itself, if there is one."""
-    came_from: dict[Node, Node] = {}
-    level = [start]
-    while level:
-        further: list[Node] = []
-        for at in level:
-            for upstream in above.get(at, ()):
-                if upstream == start:
-                    chain = [start, at]
-                    while chain[-1] != start:
-                        chain.append(came_from[chain[-1]])
-                    return chain[::-1]
-                if upstream not in came_from:
-                    came_from[upstream] = at
-                    further.append(upstream)
-        level = further
-    return None
 
 
 def _owner(name: str) -> str:

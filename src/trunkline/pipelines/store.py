@@ -110,6 +110,15 @@ def list_pipelines(connection: Connection, project: str | None) -> list[Pipeline
     return [_pipeline(row) for row in connection.execute(statement)]
 
 
+def list_versions(connection: Connection, project: str, name: str, before: int, limit: int) -> list[Pipeline]:
+    """A pipeline in its versions older than ``before``, the newest first."""
+    number = pipeline_versions.c.version
+    statement = _pipelines(number).where(
+        pipelines.c.project == project, pipelines.c.name == name, number < before
+    )
+    return [_pipeline(row) for row in connection.execute(statement.order_by(number.desc()).limit(limit))]
+
+
 def set_state(connection: Connection, pipeline_id: int, state: str) -> None:
     connection.execute(sa.update(pipelines).where(pipelines.c.id == pipeline_id).values(state=state))
 

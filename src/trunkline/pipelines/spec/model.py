@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from trunkline.pipelines.spec.fields import EnvValue, Kept, NotSupported, Quantity, Seconds, SpecModel
-from trunkline.pipelines.spec.inputs import Input, PfsInput, leaves_of
+from trunkline.pipelines.spec.inputs import CronInput, Input, PfsInput, leaves_of
 
 DEFAULT_IMAGE = "trunkline"
 PARALLELISM_MAX = 1024
@@ -226,5 +226,12 @@ class PipelineSpec(SpecModel):
     @property
     def pfs_inputs(self) -> list[PfsInput]:
         """From left to right."""
-        found = leaves_of(self.input) if self.input is not None else iter(())
-        return [leaf for _, leaf in found if isinstance(leaf, PfsInput)]
+        return [leaf for leaf in self._leaves() if isinstance(leaf, PfsInput)]
+
+    @property
+    def cron_inputs(self) -> list[CronInput]:
+        """From left to right."""
+        return [leaf for leaf in self._leaves() if isinstance(leaf, CronInput)]
+
+    def _leaves(self) -> Iterator[PfsInput | CronInput]:
+        return (leaf for _, leaf in leaves_of(self.input)) if self.input is not None else iter(())

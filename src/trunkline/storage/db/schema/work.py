@@ -112,6 +112,15 @@ pipeline_versions = sa.Table(
     sa.Column("salt", sa.Text, nullable=False),
     time_column("created_at"),
 )
+pipeline_crons = sa.Table(  # cron inputs of the present versions
+    "pipeline_crons",
+    metadata,
+    sa.Column("pipeline_id", sa.Integer, sa.ForeignKey("pipelines.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("spec", sa.JSON, nullable=False),  # the input as the effective spec has it
+    time_column("next_at", nullable=True),  # the first tick that was not made yet
+    sa.Index("pipeline_crons_next", "next_at"),
+)
 jobs = sa.Table(
     "jobs",
     metadata,
