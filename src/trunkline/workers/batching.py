@@ -42,6 +42,7 @@ class Batching:
         self._buffer = b""
         self._asked: dict[str, Any] | None = None
         """What the process said when it last asked for a datum, while it waits for one."""
+        self._work: SetRun | None = None
         self._had_some = False
         """Whether this process has been given a datum."""
         self._attach()
@@ -90,14 +91,14 @@ class Batching:
             self._detach()
             self._attach()
         self._sandbox.output.begin()
-        command = self._command(work)
-        if self._sandbox.is_busy:
-            self._sandbox.follow(command)
-        else:
-            self._start(command)
+        if not self._sandbox.is_busy:
+            self._start(work)
+        elif self._work is not work:
+            self._sandbox.follow(self._command(work))
+        self._work = work
         ended = self._until_asked(None)
         if ended is not None and self._had_some:  # it left between two datums; another may stay
-            self._start(command)
+            self._start(work)
             ended = self._until_asked(None)
         env, seen = work.lay(datum, whole=True)
         started, what = time.monotonic(), "ended without asking for a datum, as one with datum_batching must"
@@ -124,10 +125,10 @@ class Batching:
         env = {**work.job_env(), SOCKET_VARIABLE: self._seen_path}
         return work.command(work.payload["transform"]["cmd"], "stdin", env)
 
-    def _start(self, command: Command) -> None:
+    def _start(self, work: SetRun) -> None:
         self._hang_up()
         self._had_some = False
-        self._sandbox.begin(command)
+        self._sandbox.begin(self._command(work))
 
     def _said(self, seconds: float) -> Ended:
         """How the datum went, in the words of the process."""

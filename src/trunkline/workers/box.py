@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 _PFS = re.compile(r"(?<![\w./-])/pfs(?=/|$|[\s'\";:,)])")
@@ -31,24 +32,24 @@ class Box:
     user: tuple[int, int, list[int]] | None = None
     """As whom commands run: user, group and further groups; None: as the worker."""
 
-    @property
+    @cached_property  # asked for many times for each datum
     def pfs(self) -> Path:
         return self.folder / "pfs"
 
-    @property
+    @cached_property
     def out(self) -> Path:
         return self.pfs / "out"
 
-    @property
+    @cached_property
     def private_home(self) -> Path:
         """What lies over the data directory."""
         return self.folder / "home"
 
-    @property
+    @cached_property
     def seen_pfs(self) -> str:
         return str(self.pfs) if self.mode == "paths" else "/pfs"
 
-    @property
+    @cached_property
     def seen_home(self) -> str:
         """What the command is told is the data directory: it holds nothing but the server's address."""
         if self.mode == "paths":
@@ -67,7 +68,7 @@ class Box:
     def create(self) -> None:
         for name in (*self.inputs, "out"):
             (self.pfs / name).mkdir(parents=True, exist_ok=True)
-        for name in ("home/run", "home/code", "home/tmp", "root", "secrets"):
+        for name in ("home/run", "home/code", "home/tmp", "root"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def note_server(self, url: str) -> None:
@@ -89,17 +90,10 @@ class Box:
         path.write_text("".join(f"{self.rewritten(line)}\n" for line in lines))
         return path
 
-    def write_secrets(self) -> list[tuple[str, str]]:
-        """The secrets on disk: where each folder is to be seen, and where it is."""
+    def secrets(self) -> list[tuple[str, dict[str, str]]]:
+        """The secrets by the folder in which they are to be seen."""
         by_folder: dict[str, dict[str, str]] = {}
         for path, value in self.secret_files.items():
             folder, _, name = path.rpartition("/")
             by_folder.setdefault(folder, {})[name] = value
-        found = []
-        for number, (folder, files) in enumerate(sorted(by_folder.items())):
-            source = self.folder / "secrets" / str(number)
-            source.mkdir(exist_ok=True)
-            for name, value in files.items():
-                (source / name).write_text(value)
-            found.append((folder, str(source)))
-        return found
+        return sorted(by_folder.items())

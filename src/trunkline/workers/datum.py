@@ -149,6 +149,7 @@ class SetRun:
         )
         self._now: tuple[str | None, int] = (None, 1)
         """The datum that is being worked on, and which attempt it is."""
+        self._cwd: str | None = None
         self._url = ""
         self._job_env: dict[str, str] = {}
         self._job_text = ""
@@ -267,8 +268,10 @@ class SetRun:
         self, argv: Sequence[str], stdin: str, env: Mapping[str, str], timeout_seconds: float | None = None
     ) -> Command:
         """A command of this pipeline."""
+        if self._cwd is None:
+            self._cwd = self._place.cwd(self._payload)
         return Command(
-            argv=argv, stdin=self._place.box.folder / stdin, env=env, cwd=self._place.cwd(self._payload),
+            argv=argv, stdin=self._place.box.folder / stdin, env=env, cwd=self._cwd,
             interrupted=self._context.interrupted, timeout_seconds=timeout_seconds, on_wait=self._follow_server,
         )  # fmt: skip
 
@@ -393,10 +396,10 @@ class SetRun:
 
 
 def write_file(path: str, text: str) -> None:
-    """As ``Path.write_text``, at half the price: it is done for each datum."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    """As ``Path.write_text``, for what is written for each datum: to open a file emptied makes ext4 put it on the disk."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        os.write(handle, text.encode())
+        os.ftruncate(handle, os.write(handle, text.encode()))
     finally:
         os.close(handle)
 

@@ -125,15 +125,17 @@ class Inputs:
         """Make ``/pfs`` what the datum is to see; returns the path of each input as it sees it."""
         seen: dict[str, str] = {}
         wanted = {self._inputs[index]["name"] for index, *_ in datum["files"]}
-        for name in self._names - wanted:
-            remove_tree(box.pfs / name)
-        self._names &= wanted
+        if not self._names <= wanted:
+            for name in self._names - wanted:
+                remove_tree(box.pfs / name)
+            self._names &= wanted
+        pfs = str(box.pfs)
         for index, path, *_ in datum["files"]:
             one = self._inputs[index]
             name = one["name"]
             if one.get("s3"):
                 continue
-            top = f"{box.pfs}/{name}"
+            top = f"{pfs}/{name}"
             if name not in self._names:
                 os.makedirs(top, exist_ok=True)  # noqa: PTH103 (strings: this is done for each datum)
                 self._names.add(name)

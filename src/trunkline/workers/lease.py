@@ -139,6 +139,10 @@ class TaskContext:
         if why == "lost":
             self._shipper.discard()
 
+    def flush_log(self) -> None:
+        """Wait until what was logged so far is stored."""
+        self._shipper.flush()
+
     def close_log(self) -> None:
         """Send what is left of the log."""
         self._shipper.close()

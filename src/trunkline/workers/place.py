@@ -193,18 +193,18 @@ class Place:
 
     def clean(self) -> None:
         """Nothing that a command wrote is seen by the next, as far as it wrote it to its own folders."""
-        box = self.box
         self.clean_output()
-        home = box.private_home
+        home = str(self.box.private_home)
+        missing = set(HOME_FOLDERS)
         for entry in os.scandir(home):
-            if entry.name not in HOME_FOLDERS:
+            if entry.name in missing and entry.is_dir(follow_symlinks=False):
+                missing.discard(entry.name)
+            else:  # without namespaces, even a link in the place of one of our folders
                 _remove(entry)
-            elif not entry.is_dir(follow_symlinks=False):  # possible without namespaces
-                os.unlink(entry.path)  # noqa: PTH108
-        for name in HOME_FOLDERS:
-            (home / name).mkdir(exist_ok=True)
-        _empty(home / "tmp")
-        if _fingerprint(home / "code") != self._code:
+        for name in missing:
+            os.mkdir(f"{home}/{name}")  # noqa: PTH102
+        _empty(f"{home}/tmp")
+        if _fingerprint(f"{home}/code") != self._code:
             self._restore_code()
 
     def clean_output(self) -> None:
@@ -241,7 +241,7 @@ def _key(payload: Mapping[str, Any]) -> str:
     return json.dumps(wanted, sort_keys=True, default=str)
 
 
-def _fingerprint(folder: Path) -> dict[str, tuple[int, ...]]:
+def _fingerprint(folder: str | Path) -> dict[str, tuple[int, ...]]:
     """What tells whether anything was written there."""
     found: dict[str, tuple[int, ...]] = {}
     waiting = [str(folder)]
@@ -258,7 +258,7 @@ def _fingerprint(folder: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _empty(folder: Path) -> None:
+def _empty(folder: str | Path) -> None:
     for entry in os.scandir(folder):
         _remove(entry)
 

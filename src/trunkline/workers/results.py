@@ -122,7 +122,7 @@ class Results:
         """
         with self._changed:
             batch = self._open
-            if result.file_count:
+            if result.file_count and self._taken.exists():
                 self._taken.rename(batch.folder / result.id)
             if not batch.results:
                 batch.since = time.monotonic()
@@ -249,6 +249,8 @@ class Results:
             "token": self._context.task.token, "results": [result.told(root) for result in results],
             "current": current,
         }  # fmt: skip
+        if results:
+            self._context.flush_log()  # whoever hears of a datum's end finds its whole log
         try:
             answer = self._context.call("POST", f"/v1/leases/{self._context.task.id}/progress", body)
         except (ConflictError, NotFoundError) as error:

@@ -141,7 +141,7 @@ class Sandbox:
         self._ask(
             {
                 "do": "configure", "keep": [str(path.resolve()) for path in box.keep], "homes": list(box.homes),
-                "private_home": str(box.private_home), "folders": box.write_secrets(), "env": dict(env),
+                "private_home": str(box.private_home), "secrets": box.secrets(), "env": dict(env),
                 "rlimits": rlimits_of(limits, has_group=self._group is not None), "user": box.user,
                 "no_network": not limits.network, "lock_cgroups": self._group is not None,
             }

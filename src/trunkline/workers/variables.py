@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ PASSED_ON = (
 )  # fmt: skip
 """Of the worker's own environment, all that user code gets to see."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PLAIN = re.compile(r"[\w/.:@%+=,-]+", re.ASCII)
+"""What a shell takes as it is."""
 User = tuple[int, int, list[int]]
 
 
@@ -129,6 +132,6 @@ def env_file(env: Mapping[str, str]) -> str:
 
 
 def _quoted(value: str) -> str:
-    if value and all(char.isalnum() or char in "/._-:@%+=," for char in value):
+    if _PLAIN.fullmatch(value):
         return value
     return "'" + value.replace("'", "'\"'\"'") + "'"

@@ -179,13 +179,21 @@ def build_view(plan: dict[str, Any], root: str) -> None:
         make_read_only(root + path)
         os.close(source)
     own = {root}
-    for path, source_path in plan["folders"]:
+    for path, files in plan["secrets"]:
         make_folder(root, path, own)
-        bind(source_path, root + path)
-        make_read_only(root + path)
+        show_secrets(root + path, files)
     if plan["lock_cgroups"]:
         lock_cgroups(root)
     enter_root(root)
+
+
+def show_secrets(folder: str, files: dict[str, str]) -> None:
+    """In memory: they are never on a disk, and go with the sandbox."""
+    mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755")
+    for name, value in files.items():
+        with open(f"{folder}/{name}", "w") as file:
+            file.write(value)
+    make_read_only(folder)
 
 
 def lock_cgroups(root: str) -> None:

@@ -27,8 +27,9 @@ from trunkline.workers.box import Box
 from trunkline.workers.environments.base import Prepared, Wanted
 from trunkline.workers.limits import Limits
 from trunkline.workers.sandbox import Command, Ended, Sandbox
-from trunkline.workers.scratch import started_at
+from trunkline.workers.scratch import remove_tree, started_at
 
+MEMORY = Path("/dev/shm")
 GUARD = Path(__file__).with_name("guard.py")
 ENGINE_SECONDS_MAX = 60.0
 PULL_POLL_SECONDS = 0.2
@@ -132,6 +133,8 @@ class ContainerSandbox(Sandbox):
         self._image = image
         self._variables: dict[str, str] = {}
         self._name = ""
+        self._made: list[Path] = []
+        """Folders outside the box."""
 
     def configure(self, box: Box, env: Mapping[str, str], limits: Limits) -> None:
         """The engine sees to limits, users and the network."""
@@ -142,13 +145,27 @@ class ContainerSandbox(Sandbox):
         box.out.chmod(0o777)  # the image's user is whoever it says
         self._binds = [(box.pfs, "/pfs", True), (box.out, "/pfs/out", False)]
         self._binds.append((box.private_home, self.box.seen_home, False))
-        self._binds += [(Path(source), folder, True) for folder, source in box.write_secrets()]
+        self._binds += self._secrets(box)
         for source, target, _ in self._binds:
             if ":" in f"{source}{target}":
                 raise InvalidInputError(
                     f"{source} cannot be bound to {target} in a container: ':' is not allowed there",
                     kind="bad_environment",
                 )
+
+    def _secrets(self, box: Box) -> list[tuple[Path, str, bool]]:
+        """Files in memory, bound where they are to be seen: never on a disk. The guard removes them, too."""
+        found = []
+        for folder, files in box.secrets():
+            place = (MEMORY if MEMORY.is_dir() else box.folder) / self._image.next_name()
+            place.mkdir(mode=0o700)  # nobody else on this machine gets further; who is in the container does
+            self._made.append(place)
+            place /= "s"
+            place.mkdir()
+            for name, value in files.items():
+                (place / name).write_text(value)
+            found.append((place, folder, True))
+        return found
 
     def begin(self, command: Command) -> None:
         """Start a container with a command."""
@@ -189,6 +206,8 @@ class ContainerSandbox(Sandbox):
         if self.is_busy:
             self._remove()
         super().close()
+        for place in self._made:
+            remove_tree(place)
 
     def _ended(
         self, answer: dict[str, Any] | None, stopped: str, seconds: float, timeout_seconds: float | None

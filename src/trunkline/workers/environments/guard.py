@@ -1,14 +1,16 @@
 """Outlives its worker by a moment, to remove the containers that a killed one leaves behind.
 
 Run as ``python -I -S guard.py PREFIX ENGINE...``: waits until its stdin ends, which it does with the worker, then removes
-every container whose name begins with PREFIX. Imports nothing of trunkline.
+every container whose name begins with PREFIX, and the folders of secrets in memory that do. Imports nothing of trunkline.
 """
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 ROUNDS = 20
 
@@ -18,6 +20,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
+    for folder in Path("/dev/shm").glob(f"{prefix}*"):
+        shutil.rmtree(folder, ignore_errors=True)
     for _ in range(ROUNDS):
         listed = subprocess.run(
             [*engine, "ps", "-a", "--filter", f"name={prefix}", "--format", "{{.Names}}"],
