@@ -42,6 +42,7 @@ def build() -> typer.Typer:
         keeping,
         listing,
         logs,
+        running,
         server,
         steering,
         transactions,
@@ -56,6 +57,7 @@ def build() -> typer.Typer:
     files.register(app, get)
     apply.register(app)
     logs.register(app)
+    running.register(app)
     steering.register(app)
     deleting.register(app)
     keeping.register(app)
