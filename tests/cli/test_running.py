@@ -152,7 +152,7 @@ def test_secrets_come_from_the_callers_environment(folder: Folder) -> None:
         (["--datum", "cat.png", "-f", "none.json"], "cannot read none.json"),
         (["--datum", "cat.png", "-f", "two.yaml"], "choose one with --pipeline: a, b"),
         (["--datum", "cat.png", "-f", "two.yaml", "--pipeline", "c"], "no pipeline c; it has a, b"),
-        (["--datum", "cat.png", "-f", "bad.json"], "transform.cmd"),
+        (["--datum", "cat.png", "-f", "bad.json"], "transform: missing"),
         (["-f", "spec.json"], "Missing option '--datum'"),
     ],
 )

@@ -5,6 +5,7 @@ Identifiers are made up, and the address that the command is told leads nowhere.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -181,7 +182,7 @@ def _payload(run: LocalRun) -> dict[str, Any]:
         "environment": run.environment,
         "secrets_env": _secrets(transform.get("secrets") or []),
         "secret_files": {},
-        "code_root": None if run.code is None else made_up,
+        "code_root": None if run.code is None else _digest(run.code),
         "job_token": "none",
         "limits": run.limits,
         "datum_timeout_seconds": run.spec.get("datum_timeout"),
@@ -198,6 +199,16 @@ def _payload(run: LocalRun) -> dict[str, Any]:
             }
         ],
     }  # fmt: skip
+
+
+def _digest(folder: Path) -> str:
+    """The same for the same files."""
+    found = hashlib.blake2b(digest_size=32)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            found.update(hashlib.blake2b(path.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def _secrets(wanted: Sequence[Mapping[str, Any]]) -> dict[str, str]:

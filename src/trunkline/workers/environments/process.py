@@ -36,7 +36,8 @@ LOCK_POLL_SECONDS = 0.1
 INCLUDES_MAX = 20
 _INCLUDE = re.compile(r"^(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)")
 _EDITABLE = re.compile(r"^(?:-e|--editable)\b")
-_LOCAL = re.compile(r"^(?:\.{0,2}/|\.$|file:|-f|--find-links|.*@\s*file:)|^[^#]*\.(?:whl|zip|tar\.gz)\s*$")
+_FOUND_IN = re.compile(r"^(?:-f|--find-links)[\s=]+(\S+)")
+_ARCHIVE = re.compile(r"^[^/#]\S*\.(?:whl|zip|tar\.gz)$")
 PASSED_ON = (
     "HOME", "USER", "LANG", "LC_ALL", "PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
@@ -141,7 +142,7 @@ def _requirements_of(wanted: Wanted) -> Requirements | None:
     lines = [line.strip() for text in texts.values() for line in text.splitlines()]
     if any(_EDITABLE.match(line) for line in lines):
         raise _bad(file, "it has an editable install (-e): name the folder without -e")
-    if any(_LOCAL.search(line) for line in lines):
+    if any(map(_is_from_the_code, lines)):
         more.append(f"code {wanted.payload['code_root']}")
     return Requirements(text=texts[file], file=file, more=tuple(more))
 
@@ -163,6 +164,17 @@ def _read(code: Path, name: str, texts: dict[str, str]) -> None:
         found = _INCLUDE.match(line.strip())
         if found and "://" not in found[1]:
             _read(code, os.path.normpath(Path(name).parent / found[1]), texts)
+
+
+def _is_from_the_code(line: str) -> bool:
+    """Whether a line installs what lies in the code folder, so that all of it decides."""
+    if found := _FOUND_IN.match(line):
+        return "://" not in found[1] and not found[1].startswith("/")
+    return (
+        line == "."
+        or line.startswith(("./", "../", "file:."))
+        or (bool(_ARCHIVE.match(line)) and "://" not in line)
+    )
 
 
 def _bad(name: str, why: str) -> InvalidInputError:
