@@ -134,6 +134,12 @@ class World:
                     sa.update(pipeline_versions).where(*where).values(spec={**row.spec, **fields})
                 )
 
+    def row(self, pipeline: str, job: str) -> store.JobRow:
+        with self.db.read() as connection:
+            found = store.get_job(connection, "default", pipeline, job)
+        assert found is not None
+        return found
+
     def egressed(self, task: Task) -> Done:
         """As the step that has sent a job's output elsewhere."""
         payload = task.payload

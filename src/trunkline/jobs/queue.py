@@ -220,8 +220,12 @@ class TaskQueue:
         return _task(row) if row is not None else None
 
     def finish(self, connection: Connection, lease: Lease, status: Status) -> bool:
-        """End a task; False if the lease was lost, and then nothing must be applied. Runs again if asked to meanwhile."""
+        """End a task; False if the lease was lost, and then nothing must be applied. Runs again if asked to meanwhile. One that
+        was cancelled leaves no row: nobody will ask for it again."""
         now = self._clock.now()
+        is_over = (tasks.c.cancel.is_(True), tasks.c.again.is_(False))
+        if connection.execute(sa.delete(tasks).where(*self._held(lease), *is_over)).rowcount == 1:
+            return True
         done = connection.execute(
             sa.update(tasks)
             .where(*self._held(lease))

@@ -21,6 +21,7 @@ from trunkline.pipelines.inputs import Leaf, leaves
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.results import Result
 from trunkline.pipelines.runner import Steps
+from trunkline.pipelines.spec import limits_of
 from trunkline.pipelines.store import JobRow
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
@@ -334,13 +335,6 @@ def add_stats(sums: dict[str, float], stats: Mapping[str, Any]) -> None:
     for name in GREATEST:
         if value := stats.get(name):
             sums[name] = max(sums.get(name, 0), value)
-
-
-def limits_of(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a datum may use, as the worker enforces it."""
-    given = spec.get("limits")
-    unlimited = {"memory_bytes": None, "cpus": None, "disk_bytes": None, "network": True}
-    return {**unlimited, **given} if isinstance(given, Mapping) else unlimited
 
 
 def _inputs_of(row: JobRow, pipeline: Pipeline) -> list[dict[str, Any]]:
