@@ -156,6 +156,11 @@ class Settings(BaseSettings):
     worker_idle_seconds: float = Field(
         default=10.0, ge=0, description="An idle worker leaves after this long."
     )
+    standby_workers: int = Field(
+        default=1,
+        ge=0,
+        description="Idle workers that are kept ready for the next pipeline that has work; 0: none.",
+    )
     trials_max: int = Field(
         default_factory=lambda: max(1, (os.cpu_count() or 1)),
         ge=1,

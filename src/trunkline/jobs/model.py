@@ -14,6 +14,9 @@ from trunkline.core.status import Status
 CONTROL_QUEUE = "control"
 """The queue of short steps that the control server itself takes; every other queue is served by worker processes."""
 
+ANY_QUEUE = ""
+"""What a worker in reserve asks for: a task of whatever queue has work and too few workers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

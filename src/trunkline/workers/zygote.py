@@ -56,7 +56,7 @@ KEPT_FLAGS = {
 DROPPED_CAPABILITIES = (2, 16, 17, 18, 19, 20, 21, 22, 25, 27, 38, 39, 40)
 """dac_read_search, sys_module, sys_rawio, sys_chroot, sys_ptrace, sys_pacct, sys_admin, sys_boot, sys_time, mknod, perfmon,
 bpf, checkpoint_restore: each a way out of the view or into another process."""
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 LENGTH = struct.Struct("!I")
 HOME_FOLDERS = ("run", "code", "tmp")
 COMMAND_NOT_FOUND, NOT_EXECUTABLE = 127, 126
@@ -217,9 +217,7 @@ def leave_network() -> None:
     """A network namespace with nothing in it but its own loopback."""
     check(libc.unshare(CLONE_NEWNET), "unshare network")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-        asked = fcntl.ioctl(handle, SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0))
-        flags = struct.unpack("16sH14x", asked)[1]
-        fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
+        fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
 
 
 def give_up_powers(plan: dict[str, Any]) -> None:
@@ -423,21 +421,12 @@ class Commands:
 
 
 def children_of(parent: int) -> list[int]:
-    try:  # one file, where the kernel is made with it
+    """The processes that a process has started or inherited; none where the system does not say."""
+    try:
         with open(f"/proc/{parent}/task/{parent}/children") as file:
             return [int(pid) for pid in file.read().split()]
     except OSError:
-        pass
-    found = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as stat_file:
-                    if int(stat_file.read().rpartition(b")")[2].split()[1]) == parent:
-                        found.append(int(name))
-            except OSError:
-                pass
-    return found
+        return []
 
 
 # --- life ---
