@@ -47,6 +47,7 @@ def build() -> typer.Typer:
         server,
         steering,
         transactions,
+        why,
     )
 
     app = _top()
@@ -66,6 +67,7 @@ def build() -> typer.Typer:
     following.register(app)
     transactions.register(app)
     history.register(app)
+    why.register(app)
     return app
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trunkline.cli.grammar import command
+from trunkline.cli.grammar import new_verb
 from trunkline.cli.output import counted, say, show
 from trunkline.core.ids import DEFAULT_PROJECT
 from trunkline.core.paths import Glob
@@ -20,24 +20,44 @@ if TYPE_CHECKING:
     from trunkline.workers.local import LocalFile, LocalResult, LocalRun
 
 
+Datums = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--datum", metavar="[NAME=]PATH",
+        help="A local file or folder for an input (say NAME if there are several); repeatable.",
+    ),
+]  # fmt: skip
+SpecFile = Annotated[Path | None, typer.Option("--file", "-f", help="Pipeline spec: JSON, YAML or Jsonnet.")]
+
+
 def register(app: typer.Typer) -> None:
-    command(app, "run", "trunkline run --datum images/cat.png -f edges.json -o out")(run)
+    verb = new_verb(app, "run", "")
+    verb.info.help = "Run one datum of a spec here, without a commit or a server; or let a cron input tick now."
+    verb.callback(
+        invoke_without_command=True,
+        epilog="Example: trunkline run --datum images/cat.png -f edges.json -o out",
+    )(run)
 
 
 def run(
-    datum: Annotated[
-        list[str],
-        typer.Option(
-            "--datum", metavar="[NAME=]PATH",
-            help="A local file or folder for an input (say NAME if there are several); repeatable."
-        ),
-    ],
-    file: Annotated[Path, typer.Option("--file", "-f", help="Pipeline spec: JSON or YAML.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where outputs go: not there, or empty.")] = Path("out"),
-    pipeline: Annotated[str | None, typer.Option("--pipeline", help="Which one, if the file has several.")] = None,
-) -> int:  # fmt: skip
+    ctx: typer.Context,
+    datum: Datums = None,
+    file: SpecFile = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where outputs go: not there, or empty.")] = Path(
+        "out"
+    ),
+    pipeline: Annotated[
+        str | None, typer.Option("--pipeline", help="Which one, if the file has several.")
+    ] = None,
+) -> int:
     """Run one datum of a pipeline here, as a job would: in its sandbox and environment, but without a commit or a server.
-    Exits as the command does."""
+    Exits as the command does. (With a word after it: let a cron input tick.)"""
+    if ctx.invoked_subcommand is not None:
+        return 0
+    if not datum or file is None:
+        raise InvalidInputError(
+            "which datum of which spec? write: trunkline run --datum PATH -f SPEC", kind="no_datum_given"
+        )
     from trunkline.workers.local import run_datum  # noqa: PLC0415 (brings the worker along)
 
     result = run_datum(_planned(datum, file, out, pipeline))
@@ -71,7 +91,7 @@ def _planned(datum: list[str], file: Path, out: Path, pipeline: str | None) -> L
 
 
 def _document(file: Path, pipeline: str | None) -> dict[str, Any]:
-    from trunkline.sdk.work import read_specs  # noqa: PLC0415 (brings all wire models along)
+    from trunkline.sdk.specs import read_specs  # noqa: PLC0415 (yaml takes its time)
 
     specs = read_specs(file)
     if pipeline is None and len(specs) == 1:
