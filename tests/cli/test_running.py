@@ -153,7 +153,7 @@ def test_secrets_come_from_the_callers_environment(folder: Folder) -> None:
         (["--datum", "cat.png", "-f", "two.yaml"], "choose one with --pipeline: a, b"),
         (["--datum", "cat.png", "-f", "two.yaml", "--pipeline", "c"], "no pipeline c; it has a, b"),
         (["--datum", "cat.png", "-f", "bad.json"], "transform: missing"),
-        (["-f", "spec.json"], "Missing option '--datum'"),
+        (["-f", "spec.json"], "write: trunkline run --datum PATH -f SPEC"),
     ],
 )
 def test_bad_input_is_clear(folder: Folder, words: list[str], message: str) -> None:
