@@ -92,6 +92,14 @@ def test_its_exceptions_come_through_as_they_are(tmp_path: Path) -> None:
         shout.run_local(Datum("1", {}, {"texts": __file__}, out=tmp_path))
 
 
+def test_the_guide_and_its_spec(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "pipelines-python.md").read_text()
+    (tmp_path / "flow.py").write_text(guide.split("```python\n")[1].split("```")[0])
+    (tmp_path / "a.txt").write_text("ah")
+    look = "import flow; print((flow.shout.run_local('a.txt') / 'a.txt').read_text(), flow.shout.spec()['description'])"
+    assert run_in(tmp_path, look) == "AH Makes texts loud.\n"
+
+
 # --- what travels ---
 
 

@@ -32,7 +32,9 @@ SpecFile = Annotated[Path | None, typer.Option("--file", "-f", help="Pipeline sp
 
 def register(app: typer.Typer) -> None:
     verb = new_verb(app, "run", "")
-    verb.info.help = "Run one datum of a spec here, without a commit or a server; or let a cron input tick now."
+    verb.info.help = (
+        "Run one datum of a spec here, without a commit or a server; or let a cron input tick now."
+    )
     verb.callback(
         invoke_without_command=True,
         epilog="Example: trunkline run --datum images/cat.png -f edges.json -o out",
