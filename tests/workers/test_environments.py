@@ -224,6 +224,21 @@ def test_a_package_that_looks_around_while_it_is_built_sees_nothing(
     assert output(client, commit, "seen") == "nothing"
 
 
+def test_an_experiment_gets_the_packages_of_its_image(server: ServerHarness, tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "train.py").write_text("import shout; print(shout.up('packages are here'))")
+    config = {
+        "name": "shouts", "entrypoint": "python train.py", "environment": {"image": "own/shout:1"}, "max_restarts": 0,
+        "searcher": {"name": "single", "metric": "loss", "max_length": {"batches": 1}},
+    }  # fmt: skip
+    client = server.client()
+    made = client.create_experiment(config, tmp_path / "code")
+    client.wait_experiment(made.id)
+    (trial,) = client.list_trials(made.id)
+    lines = [line["text"] for line in client.trial_logs(trial.id)]
+    assert "PACKAGES ARE HERE!" in lines, lines
+
+
 @pytest.mark.parametrize(
     ("transform", "code", "message"),
     [
