@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 TOOLS := $(VENV)/.installed-dev
 # Two runs may not install into one environment at a time, and user code must not inherit a foreign one.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests start some fifty Python programs: each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What runs a second time, on PostgreSQL and an S3 bucket (which the tests start).
 ON_CLOUD_STORES := tests/versioning tests/jobs tests/registry tests/secrets tests/access tests/training \
@@ -42,7 +44,7 @@ check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -m "not slow" --numprocesses 2
+	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test: check
 	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m "not nightly and (slow or hypothesis or machine)"

@@ -9,16 +9,22 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, settings
 
+import tests.dialect  # noqa: F401
 from trunkline.storage.db.engine import Database
 from trunkline.testing.bucket import BucketServer, running_bucket_server
 from trunkline.testing.bucket import is_installed as bucket_server_is_installed
 from trunkline.testing.postgres import Postgres, running_postgres
 from trunkline.testing.postgres import is_installed as postgres_is_installed
 from trunkline.testing.stores import CloudStores, LocalStores, Stores
+
+if TYPE_CHECKING:
+    from trunkline.testing.server import ServerHarness
 
 IN_MEMORY = Path("/dev/shm")
 IN_MEMORY_BYTES_MIN = 6 << 30
@@ -95,6 +101,22 @@ class FakeClock:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
+
+
+@pytest.fixture(scope="session")
+def portal() -> Iterator[BlockingPortal]:
+    """An event loop for the requests of all test clients of this process."""
+    with start_blocking_portal() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
+    """A server for all tests of this process that need nothing of it but that it runs. Each takes names of its own."""
+    from trunkline.testing.server import running_server  # here, as it brings the whole application
+
+    with running_server(tmp_path_factory.mktemp("server") / "t") as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

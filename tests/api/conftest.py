@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import BlockingPortal
 from starlette.testclient import TestClient
 
-from trunkline.api.app import create_app
+from tests.quick import app_over, client_of
 from trunkline.services import Services, build
 from trunkline.testing.stores import Stores
 
@@ -24,9 +25,9 @@ def services(tmp_path: Path, stores: Stores) -> Iterator[Services]:
 
 
 @pytest.fixture
-def anyone(services: Services) -> TestClient:
+def anyone(services: Services, portal: BlockingPortal) -> TestClient:
     """A client without a token."""
-    return TestClient(create_app(services), base_url=BASE_URL, raise_server_exceptions=False)
+    return client_of(app_over(services), portal, BASE_URL)
 
 
 @pytest.fixture

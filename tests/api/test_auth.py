@@ -3,9 +3,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from anyio.from_thread import BlockingPortal
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
+from tests.quick import app_over, client_of
 from trunkline.access.model import Scope
 from trunkline.api.app import NOUNS, create_app
 from trunkline.api.auth import OPEN_PATHS, GuardedRoute, scopes_of
@@ -32,13 +34,13 @@ def test_every_route_of_the_application_is_guarded(services: Services) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory):
+def shared(tmp_path_factory: pytest.TempPathFactory, portal: BlockingPortal):
     from trunkline.services import build
     from trunkline.settings import Settings
 
     home = tmp_path_factory.mktemp("home")
     services = build(Settings(home=home))
-    client = TestClient(create_app(services), base_url="http://127.0.0.1:8900", raise_server_exceptions=False)
+    client = client_of(app_over(services), portal, "http://127.0.0.1:8900")
     yield services, client
     services.db.close()
 

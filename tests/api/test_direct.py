@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,10 +21,9 @@ ARCHIVE = "/v1/projects/default/archive"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
-    with running_server(tmp_path_factory.mktemp("home") / "t") as found:
-        found.client().create_repo("r")
-        yield found
+def server(shared_server: ServerHarness) -> ServerHarness:
+    shared_server.client().create_repo("direct")
+    return shared_server
 
 
 class Line:
@@ -68,14 +66,16 @@ class Line:
 
 
 def content(server: ServerHarness, path: str) -> bytes:
-    with server.client().get_file(f"r@master:{path}") as stream:
+    with server.client().get_file(f"direct@master:{path}") as stream:
         return stream.read()
 
 
 def test_a_body_in_chunks_of_all_sizes(server: ServerHarness) -> None:
     chunks = [b"a", b"b" * 70_000, b"c" * 3_000_000, b"\r\n", b"d" * 5]
     with Line(server) as line:
-        line.ask("PUT", f"{FILES}?at=r@master:/chunks", "transfer-encoding: chunked", "expect: 100-continue")
+        line.ask(
+            "PUT", f"{FILES}?at=direct@master:/chunks", "transfer-encoding: chunked", "expect: 100-continue"
+        )
         assert line.head().startswith("HTTP/1.1 100")
         for chunk in chunks:
             line.socket.sendall(b"%X;why=not\r\n" % len(chunk) + chunk + b"\r\n")
@@ -89,7 +89,7 @@ def test_a_body_in_chunks_of_all_sizes(server: ServerHarness) -> None:
 def test_a_body_of_known_length_that_comes_in_pieces(server: ServerHarness) -> None:
     data = bytes(range(256)) * 9000
     with Line(server) as line:
-        line.ask("PUT", f"{FILES}?at=r@master:/pieces", f"content-length: {len(data)}")
+        line.ask("PUT", f"{FILES}?at=direct@master:/pieces", f"content-length: {len(data)}")
         for start in range(0, len(data), 700_001):
             line.socket.sendall(data[start : start + 700_001])
             time.sleep(0.01)
@@ -99,7 +99,7 @@ def test_a_body_of_known_length_that_comes_in_pieces(server: ServerHarness) -> N
 
 def test_chunks_that_nobody_announced_go_the_long_way(server: ServerHarness) -> None:
     with Line(server) as line:
-        line.ask("PUT", f"{FILES}?at=r@master:/long", "transfer-encoding: chunked")
+        line.ask("PUT", f"{FILES}?at=direct@master:/long", "transfer-encoding: chunked")
         line.socket.sendall(b"3\r\nabc\r\n0\r\n\r\n")
         assert line.head().startswith("HTTP/1.1 200")
     assert content(server, "/long") == b"abc"
@@ -113,7 +113,7 @@ def test_chunks_count_more_than_a_length_beside_them(server: ServerHarness, wait
             "transfer-encoding: chunked",
             *(["expect: 100-continue"] if waits else []),
         ]
-        line.ask("PUT", f"{FILES}?at=r@master:/both", *framing)
+        line.ask("PUT", f"{FILES}?at=direct@master:/both", *framing)
         if waits:
             assert line.head().startswith("HTTP/1.1 100")
         line.socket.sendall(b"5\r\nhello\r\n0\r\n\r\n")
@@ -124,21 +124,21 @@ def test_chunks_count_more_than_a_length_beside_them(server: ServerHarness, wait
 def test_what_is_refused_is_refused_before_a_byte_is_sent(server: ServerHarness) -> None:
     framing = ("transfer-encoding: chunked", "expect: 100-continue")
     with Line(server, token="wrong") as line:
-        line.ask("PUT", f"{ARCHIVE}?at=r@master", *framing)
+        line.ask("PUT", f"{ARCHIVE}?at=direct@master", *framing)
         assert line.head().startswith("HTTP/1.1 401")
     with Line(server) as line:
         line.ask("PUT", f"{ARCHIVE}?at=nope@master", *framing, f"content-type: {filestream.MEDIA_TYPE}")
         assert line.head().startswith("HTTP/1.1 404")
         assert line.error_kind() == "no_repo"
     with Line(server) as line:
-        line.ask("PUT", f"{ARCHIVE}?at=r@master&append=perhaps", *framing)
+        line.ask("PUT", f"{ARCHIVE}?at=direct@master&append=perhaps", *framing)
         assert line.head().startswith("HTTP/1.1 422")
         assert line.error_kind() == "bad_field"
     with pytest.raises(NotFoundError):
         server.client().put_files("nope@master:/", [("a", b"x" * 10_000_000)])
 
 
-@pytest.mark.parametrize("target", ["/v1/nothing", f"{FILES}?at=r@master:/f"])
+@pytest.mark.parametrize("target", ["/v1/nothing", f"{FILES}?at=direct@master:/f"])
 def test_a_refusal_in_place_of_continue_ends_the_connection(server: ServerHarness, target: str) -> None:
     with Line(server, token="wrong") as line:
         line.ask("PUT", target, "content-length: 40", "expect: 100-continue")
@@ -151,45 +151,50 @@ def test_a_refusal_in_place_of_continue_ends_the_connection(server: ServerHarnes
     "body", [b"5\r\nabc", b"zz\r\n", b"3\r\nabcd\r\n0\r\n\r\n", b"-1\r\n", b"1" * 100, b"\r\n", b"ffffffffffffffff\r\n"]
 )  # fmt: skip
 def test_a_body_that_is_cut_or_malformed_changes_nothing(server: ServerHarness, body: bytes) -> None:
-    before = len(server.client().list_commits("r"))
+    before = len(server.client().list_commits("direct"))
     with Line(server) as line:
-        line.ask("PUT", f"{FILES}?at=r@master:/cut", "transfer-encoding: chunked", "expect: 100-continue")
+        line.ask(
+            "PUT", f"{FILES}?at=direct@master:/cut", "transfer-encoding: chunked", "expect: 100-continue"
+        )
         line.head()
         line.socket.sendall(body)
         line.socket.shutdown(socket.SHUT_WR)
         assert line.head().split()[1] in ("400", "422", "503")
     with Line(server) as line:
-        line.ask("PUT", f"{FILES}?at=r@master:/cut", "content-length: 1000000")
+        line.ask("PUT", f"{FILES}?at=direct@master:/cut", "content-length: 1000000")
         line.socket.sendall(body)
-    assert len(server.client().list_commits("r")) == before
+    assert len(server.client().list_commits("direct")) == before
 
 
 def test_an_error_in_the_middle_reaches_whoever_still_sends(server: ServerHarness) -> None:
     files = [("ok", b"1"), ("a//bad", b"x"), *((f"{n}", b"x" * 1_000_000) for n in range(100))]
-    before = len(server.client().list_commits("r"))
+    before = len(server.client().list_commits("direct"))
     with pytest.raises(InvalidInputError, match="a//bad"):
-        server.client().put_files("r@master:/", files)
-    assert len(server.client().list_commits("r")) == before
+        server.client().put_files("direct@master:/", files)
+    assert len(server.client().list_commits("direct")) == before
 
 
 @pytest.mark.slow
 def test_an_answer_that_breaks_off_is_noticed(tmp_path: Path) -> None:
     with running_server(tmp_path / "t") as server:
         client = server.client()
-        client.create_repo("r")
-        client.put_files("r@master:/", [("a", b"1" * 1000), ("b", os.urandom(5_000_000)), ("c", b"3")])
+        client.create_repo("direct")
+        client.put_files("direct@master:/", [("a", b"1" * 1000), ("b", os.urandom(5_000_000)), ("c", b"3")])
         packs = [path for path in (server.home / "objects" / "packs").rglob("*") if path.is_file()]
         pack = max(packs, key=lambda path: path.stat().st_size)
         data = bytearray(pack.read_bytes())
         data[len(data) // 2] ^= 1
         pack.write_bytes(data)
         with pytest.raises((UnavailableError, CorruptionError)):
-            client.get_files("r@master:/", tmp_path / "out")
-        with pytest.raises((UnavailableError, CorruptionError)), client.get_file("r@master:/b") as stream:
+            client.get_files("direct@master:/", tmp_path / "out")
+        with (
+            pytest.raises((UnavailableError, CorruptionError)),
+            client.get_file("direct@master:/b") as stream,
+        ):
             stream.read()
         pack.unlink()
         with pytest.raises(CorruptionError, match="lost"):
-            client.get_files("r@master:/", tmp_path / "out")
+            client.get_files("direct@master:/", tmp_path / "out")
         assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
@@ -227,14 +232,14 @@ def test_streams_side_by_side_are_one_commit(server: ServerHarness) -> None:
 
 
 def test_who_goes_away_leaves_the_server_well(server: ServerHarness) -> None:
-    server.client().put_file("r@master:/large", b"x" * 20_000_000)
+    server.client().put_file("direct@master:/large", b"x" * 20_000_000)
     for _ in range(50):  # more than there are threads
         with Line(server) as line:
-            line.ask("GET", f"{FILES}?at=r@master:/large")
+            line.ask("GET", f"{FILES}?at=direct@master:/large")
             line.head()
     for _ in range(50):
         with Line(server) as line:
-            line.ask("PUT", f"{FILES}?at=r@master:/gone", "content-length: 5000000")
+            line.ask("PUT", f"{FILES}?at=direct@master:/gone", "content-length: 5000000")
             line.socket.sendall(b"x" * 10_000)
     assert len(content(server, "/large")) == 20_000_000
     with pytest.raises(NotFoundError):
@@ -244,12 +249,12 @@ def test_who_goes_away_leaves_the_server_well(server: ServerHarness) -> None:
 @pytest.mark.slow
 def test_who_stalls_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
     with running_server(tmp_path / "t") as server:
-        server.client().create_repo("r")
-        server.client().put_file("r@master:/large", b"x" * 30_000_000)
+        server.client().create_repo("direct")
+        server.client().put_file("direct@master:/large", b"x" * 30_000_000)
         with Line(server) as sending, Line(server) as taking:
-            sending.ask("PUT", f"{FILES}?at=r@master:/stalled", "content-length: 5000000")
+            sending.ask("PUT", f"{FILES}?at=direct@master:/stalled", "content-length: 5000000")
             sending.socket.sendall(b"x" * 10_000)
-            taking.ask("GET", f"{FILES}?at=r@master:/large")
+            taking.ask("GET", f"{FILES}?at=direct@master:/large")
             taking.head()
             stopped = threading.Thread(target=server.stop)
             begun = time.monotonic()

@@ -8,8 +8,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.api.conftest import BASE_URL
+from tests.quick import app_over
 from trunkline.access.model import Scope
-from trunkline.api.app import create_app
 from trunkline.errors import InvalidInputError
 from trunkline.services import Services, build
 from trunkline.settings import load_settings
@@ -45,7 +45,7 @@ def test_a_closed_door_has_no_keys(owner: TestClient) -> None:
 def test_keys_are_given_to_who_asks_for_its_own(services: Services) -> None:
     opened = build(services.settings.model_copy(update={"doors": ("s3",)}))
     token = opened.access.admin_token(services.settings.token_file)
-    client = TestClient(create_app(opened), base_url=BASE_URL)
+    client = TestClient(app_over(opened), base_url=BASE_URL)
     asked = {
         scope: client.get(
             "/v1/s3credentials", headers={"authorization": f"Bearer {opened.access.issue(scope, 'x', None)}"}

@@ -119,6 +119,20 @@ def test_squashing_in_a_transaction(data: TestClient) -> None:
     assert [one["id"] for one in data.get(listed).json()["items"]] == made[2:]
 
 
+def test_tagging_in_a_transaction(data: TestClient) -> None:
+    made = put(data, "data@master:/a", b"1")["id"]
+    started = data.post("/v1/transactions").json()["id"]
+    path, inside = "/v1/projects/default/repos/data/tags", {HEADER: started}
+    for name in ("v1", "v2"):
+        answer = data.post(path, json={"name": name, "commit": "master"}, headers=inside)
+        assert (answer.status_code, answer.json()["commit"]) == (201, made)
+    assert data.delete(f"{path}/v2", headers=inside).status_code == 204
+    assert data.get(path).json()["items"] == []
+    answers = data.post(f"/v1/transactions/{started}/finish").json()["answers"]
+    assert [one and one["name"] for one in answers] == ["v1", "v2", None]
+    assert [one["name"] for one in data.get(path).json()["items"]] == ["v1"]
+
+
 def test_what_cannot_be_gathered_is_refused_not_done(data: TestClient, services: Services) -> None:
     started = data.post("/v1/transactions").json()["id"]
     inside = {HEADER: started}

@@ -5,13 +5,12 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from trunkline.cli.main import run
-from trunkline.testing.server import ServerHarness, running_server
+from trunkline.testing.server import ServerHarness
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ class Shell:
         return done
 
 
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    with running_server(tmp_path_factory.mktemp("home") / "t") as server:
-        yield Shell(server)
+@pytest.fixture
+def shell(shared_server: ServerHarness) -> Shell:
+    return Shell(shared_server)

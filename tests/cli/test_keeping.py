@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ from trunkline.testing.server import running_server
 
 def put(shell: Shell, address: str, data: bytes) -> None:
     shell(f"put file {address} -f -", stdin=data)
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A server that holds nothing but what these tests keep or collect."""
+    with running_server(tmp_path_factory.mktemp("home") / "t") as server:
+        yield Shell(server)
 
 
 @pytest.fixture

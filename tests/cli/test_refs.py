@@ -140,14 +140,14 @@ def test_in_one_block_of_a_program(shell: Shell, tmp_path: Path) -> None:
     assert first.id == second.id == client.inspect_commit("q@master").id
     try:
         with client.open_transaction() as inside:
-            inside.create_repo("r")
+            inside.create_repo("undone")
             raise RuntimeError("changed my mind")
     except RuntimeError:
         pass
-    assert "r" not in [repo.name for repo in client.list_repos()]
+    assert "undone" not in [repo.name for repo in client.list_repos()]
     with pytest.raises(TrunklineError), client.open_transaction() as inside:
-        inside.create_repo("r")
+        inside.create_repo("undone")
         inside.finish_commit("p@master")
         client.finish_commit("p@master")
-    assert "r" not in [repo.name for repo in client.list_repos()]
+    assert "undone" not in [repo.name for repo in client.list_repos()]
     assert client.list_transactions() == []

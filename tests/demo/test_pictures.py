@@ -8,6 +8,8 @@ import pytest
 
 from trunkline.demo.pictures import write_pictures
 
+pytestmark = pytest.mark.slow  # writes 1797 pictures, with scikit-learn's help
+
 
 def test_no_held_out_picture_is_ever_committed(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")

@@ -81,6 +81,19 @@ def test_old_backups_go_with_what_only_they_needed(
     assert shown(restored(target, tmp_path / "new", clock), "r3@master") == {"/a": noise(3)}
 
 
+def test_the_newest_of_one_second_is_the_newest(
+    versioning: VersioningService, target: LocalStore, clock: FakeClock, tmp_path: Path
+) -> None:
+    made = []
+    for number in range(6):
+        fill(versioning, f"r{number}", {"/a": noise(number)})
+        clock.advance(0.01)
+        made.append(save(versioning, target, tmp_path).manifest.id)
+    assert [one.id for one in backup.list_backups(target)] == made
+    save(versioning, target, tmp_path, keep=1)
+    assert shown(restored(target, tmp_path / "new", clock), "r5@master") == {"/a": noise(5)}
+
+
 @pytest.mark.parametrize("nth", range(1, 8))
 def test_an_interrupted_backup_leaves_the_one_before(
     versioning: VersioningService, target: LocalStore, clock: FakeClock, tmp_path: Path, nth: int

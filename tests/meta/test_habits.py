@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,16 @@ MAY_READ_THE_ENVIRONMENT = {
     "cli/server.py": "'up' hands the environment on to the server it starts",
     "sdk/job.py": "what a job knows of itself",
     "training/context.py": "what a trial knows of itself",
+    "batching.py": "what a datum knows of itself",
     "demo/run.py": "starts commands as a user would",
 }
 """Files, or folders that end with ``/``, that read ``os.environ``; all others get what they need from their caller."""
 WHOLE_FOLDERS = ("workers/", "serving/replica/", "testing/", "demo/digits/")
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def _name(path: Path) -> str:
@@ -33,9 +40,8 @@ def _name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_files_and_functions_stay_readable(path: Path) -> None:
-    text = path.read_text()
-    assert len(text.splitlines()) <= FILE_LINES_MAX
-    for node in ast.walk(ast.parse(text)):
+    assert len(path.read_text().splitlines()) <= FILE_LINES_MAX
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
             assert node.end_lineno - node.lineno < FUNCTION_LINES_MAX, f"{node.name} is too long"
 
@@ -45,15 +51,13 @@ def test_only_the_edges_read_the_environment(path: Path) -> None:
     name = _name(path)
     if name in MAY_READ_THE_ENVIRONMENT or name.startswith(WHOLE_FOLDERS):
         return
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
             assert node.attr not in ("environ", "getenv", "putenv"), f"{name} reads the environment"
 
 
 def test_every_module_says_what_it_owns() -> None:
-    silent = [
-        _name(p) for p in SOURCES if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))
-    ]
+    silent = [_name(p) for p in SOURCES if p.read_text().strip() and not ast.get_docstring(_tree(p))]
     assert silent == []
 
 

@@ -15,9 +15,8 @@ from trunkline.testing.server import ServerHarness, running_server
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory):
-    with running_server(tmp_path_factory.mktemp("home") / "t") as found:
-        yield found
+def server(shared_server: ServerHarness) -> ServerHarness:
+    return shared_server
 
 
 def test_paths_and_queries_are_quoted() -> None:
@@ -28,9 +27,9 @@ def test_paths_and_queries_are_quoted() -> None:
 
 def test_the_server_s_own_errors_are_raised(server: ServerHarness) -> None:
     client = server.client()
-    client.create_repo("r")
+    client.create_repo("twice")
     with pytest.raises(AlreadyExistsError) as caught:
-        client.create_repo("r")
+        client.create_repo("twice")
     assert caught.value.details["request_id"]
     with pytest.raises(NotFoundError):
         client.inspect_repo("nope")

@@ -14,6 +14,7 @@ HOST = "sklearn-iris.models.example.com"
 FLOWERS = {"instances": [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]}
 
 
+@pytest.mark.slow
 def test_two_flowers_are_predicted(control: Control, iris: Path) -> None:
     service = control.apply("sklearn-iris", {"sklearn": {"storageUri": iris.as_uri()}}, commit_id="ab" * 16)
     assert service.ready == "Unknown"

@@ -102,6 +102,14 @@ def test_times_of_foreign_tars_are_exact() -> None:
     assert change.modified_ns == 1234567890987654321
 
 
+WHOLE = tar_of(("a", b"1"), ("b", b"2"), ("c", b"3"))
+"""A block for each header and for each content, then zeros."""
+
+
+def test_one_block_of_zeros_is_an_end() -> None:
+    assert [change.path for change in unpacked([WHOLE[: 3 * 1024 + 512]])] == ["/a", "/b", "/c"]
+
+
 HOSTILE_TARS: dict[str, tuple[bytes, str]] = {
     "out of it": (tar_of(("ok", b"1"), ("../evil", b"2")), "'../evil' leads out of it"),
     "out of it, deeper": (tar_of(("a/../../evil", b"2")), "leads out of it"),
@@ -129,6 +137,13 @@ HOSTILE_TARS: dict[str, tuple[bytes, str]] = {
     "huge extended header": (tar_of(special("a", tarfile.REGTYPE, pax_headers={"comment": "x" * 100_000})), "too large"),
     "no name": (tar_of(("./", b"")), "'./' has no name"),
     "cut short": (tar_of(("a", b"x" * 5000))[:2000], "'a' is cut short"),
+    "cut between two entries": (WHOLE[:2048], "it is cut short: the marker of its end is missing"),
+    "cut in a header": (WHOLE[: 2048 + 300], "it is cut short or damaged between two entries"),
+    "a damaged header": (WHOLE[:1030] + b"?" + WHOLE[1031:], "it is cut short or damaged between two entries"),
+    "cut between two entries, in gzip": (gzip.compress(WHOLE[:2048]), "it is cut short: the marker of its end is missing"),
+    "a wrong sum behind much padding": (
+        gzip.compress(tar_of(("a", b"x")) + bytes(2**20))[:-8] + b"12345678", "damaged",
+    ),
     "no archive": (b"just some text, and nothing else" * 40, "no tar at all"),
     "empty": (b"", "it is empty"),
     "cut gzip": (gzip.compress(tar_of(("a", b"x" * 5000)))[:-20], "cut short"),

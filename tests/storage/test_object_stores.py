@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from trunkline.errors import LimitError, NotFoundError, UnavailableError
+from trunkline.storage.objects import writing
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.storage.objects.local import LocalStore
 from trunkline.storage.objects.memory import MemoryStore
 from trunkline.testing.faulty import Fault, FaultyStore
 from trunkline.testing.objects import ObjectStoreSuite
+from trunkline.testing.points import FaultPoints, How, in_a_fork
 
 
 class TestLocalStore(ObjectStoreSuite):
@@ -51,6 +54,83 @@ def test_parts_of_all_sizes_are_written_in_order(tmp_path: Path) -> None:
     parts = [os.urandom(size) for size in sizes]
     LocalStore(tmp_path).put("a/b", iter(parts))
     assert LocalStore(tmp_path).get("a/b") == b"".join(parts)
+
+
+@pytest.mark.parametrize("size", [2**20, 2**20 + 1, 4 * 2**20 - 1, 4 * 2**20, 8 * 2**20 + 4096, 9_000_001])
+def test_large_objects_have_exactly_their_bytes(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    pieces = [data[at : at + 250_001] for at in range(0, size, 250_001)]
+    LocalStore(tmp_path).put("a/b", pieces)
+    assert (tmp_path / "a" / "b").read_bytes() == data
+
+
+def test_large_objects_go_past_the_page_cache_where_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    real = os.write
+
+    def write(descriptor: int, data: memoryview) -> int:
+        seen.append(writing.is_direct(descriptor))
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with (tmp_path / "probe").open("wb") as probe:
+        agreed = writing._turn_direct(probe.fileno(), on=True)
+    LocalStore(tmp_path).put("a/b", [bytes(2**20)])
+    LocalStore(tmp_path).put("a/c", [bytes(2**20 - 1)])
+    assert seen == ([True] if agreed else [])
+
+
+def test_a_direct_write_that_is_refused_is_an_ordinary_one(tmp_path: Path) -> None:
+    data = memoryview(os.urandom(20_001))[
+        1:
+    ]  # neither its address nor its length is a whole number of blocks
+    with (tmp_path / "file").open("wb") as file:
+        writing._turn_direct(file.fileno(), on=True)
+        writing._write(file.fileno(), data)
+    assert (tmp_path / "file").read_bytes() == data
+
+
+@pytest.mark.parametrize("how", ["error", "lost_response"])
+def test_a_large_put_that_fails_at_any_call_leaves_the_whole_or_nothing(tmp_path: Path, how: How) -> None:
+    data = os.urandom(5 * 2**20 + 17)
+    counting = FaultPoints()
+    with counting.armed(tmp_path):
+        LocalStore(tmp_path / "0").put("a/b", [data])
+    assert sum(point.startswith("write") for point in counting.trail) == 2
+    assert any(point.startswith("ftruncate") for point in counting.trail)
+    for at in range(1, len(counting.trail) + 1):
+        folder = tmp_path / str(at)
+        points = FaultPoints(at, how)
+        with (
+            points.armed(tmp_path),
+            suppress(UnavailableError),
+        ):  # a folder that was made all the same is no failure
+            LocalStore(folder).put("a/b", [data])
+        assert points.has_struck
+        left = [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
+        assert all(path.name == "b" and path.read_bytes() == data for path in left)
+
+
+@pytest.mark.parametrize("how", ["kill", "power_cut"])
+def test_a_large_put_that_dies_at_any_call_leaves_the_whole_or_nothing(tmp_path: Path, how: How) -> None:
+    data = os.urandom(5 * 2**20 + 17)
+    LocalStore(tmp_path / "a")
+    counting = FaultPoints()
+    with counting.armed(tmp_path):
+        LocalStore(tmp_path / "a").put("counted", [data])
+    for at in range(1, len(counting.trail) + 1):
+        points, key = FaultPoints(at, how), f"died-{at}"
+
+        def put(points: FaultPoints = points, key: str = key) -> bool:
+            with points.armed(tmp_path):
+                LocalStore(tmp_path / "a").put(key, [data])
+            return True
+
+        assert os.WIFSIGNALED(in_a_fork(put))
+        path = tmp_path / "a" / key
+        assert not path.exists() or path.read_bytes() == data
 
 
 def test_a_failed_put_leaves_no_file(tmp_path: Path) -> None:

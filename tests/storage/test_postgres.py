@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -261,3 +262,21 @@ def test_acknowledged_means_synced(postgres: Postgres, url: str) -> None:
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
     db.close()
     postgres.execute(sql.SQL("ALTER DATABASE {} RESET synchronous_commit").format(sql.Identifier(name)))
+
+
+def test_who_was_left_behind_cannot_write_into_the_next_tests_data(postgres: Postgres) -> None:
+    """A pool connects again by itself; so a database that is given back is another one when it is taken."""
+    url = postgres.new_database()
+    left = Database(url)
+    add = sa.insert(queues).values(name="late", worker="w", options={})
+    with left.write() as connection:
+        connection.execute(add)
+    postgres.give_back(url)
+    with pytest.raises(UnavailableError), left.write() as connection:
+        connection.execute(add)
+    left.close()
+    taken = postgres.take_database()
+    assert taken != url
+    with closing(Database(taken)) as db, db.read() as connection:
+        assert connection.execute(sa.select(queues)).all() == []
+    postgres.give_back(taken)

@@ -18,7 +18,7 @@ from trunkline.errors import ConflictError, CorruptionError, LimitError
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.local import LocalStore
 from trunkline.storage.objects.memory import MemoryStore
-from trunkline.versioning import files, slabs, staging
+from trunkline.versioning import files, slabs, staging, steps
 from trunkline.versioning.model import DeletePath, PutFile
 from trunkline.versioning.packs import Compressor
 from trunkline.versioning.service import VersioningService
@@ -140,7 +140,7 @@ def test_buffers_are_cut_as_whole_files_are(kind: str, extra: int, monkeypatch: 
     }[kind]
     pool = slabs.Slabs()
     pieces: list[bytes] = []
-    for whole, chunks in slabs.cut([data[:10], data[10:]], pool):
+    for whole, chunks in slabs.cut(slabs.from_parts([data[:10], data[10:]]), pool):
         pieces += [bytes(chunk) for chunk in chunks]
         pool.release(whole)
     assert pieces == [data[c.offset : c.offset + c.length] for c in files.new_cutter().cut_buf(data)]
@@ -202,7 +202,8 @@ def test_a_long_run_is_what_its_puts_are_one_by_one(
     with pytest.MonkeyPatch.context() as patch:
         found = []
         for most in (32_000, limit):
-            patch.setattr(staging, "EDITS_MAX", most)
+            for module in (staging, steps):
+                patch.setattr(module, "EDITS_MAX", most)
             try:
                 found.append(stage(service, list(changes), below))  # type: ignore[arg-type]
             except ConflictError as error:
@@ -214,9 +215,10 @@ def test_a_long_run_is_what_its_puts_are_one_by_one(
 def test_many_files_in_any_order_make_the_same_tree(
     versioning: VersioningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = {f"/d{n % 13}/f{n}": b"%d" % n for n in range(3000)}
+    data = {f"/d{n % 13}/f{n}": b"%d" % n for n in range(1000)}
     expected = stage(versioning, data)
-    monkeypatch.setattr(staging, "EDITS_MAX", 250)
+    for module in (staging, steps):
+        monkeypatch.setattr(module, "EDITS_MAX", 80)
     shuffled = random.Random(2).sample(sorted(data), len(data))
     again = [*[put(path, b"old") for path in shuffled[:500]], *[put(path, data[path]) for path in shuffled]]
     assert stage(versioning, again) == expected

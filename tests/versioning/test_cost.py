@@ -21,7 +21,7 @@ from trunkline.versioning.service import TransactionService, VersioningService
 
 pytestmark = pytest.mark.local_only  # what is looked at are SQLite's own plans
 
-COMMITS = 20_000
+COMMITS = 5_000
 OTHERS = 200
 
 

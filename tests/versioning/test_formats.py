@@ -32,6 +32,7 @@ from trunkline.versioning.packs import (
     PackBuilder,
     decompress,
     index_bytes,
+    is_intact,
     read_index,
 )
 
@@ -199,7 +200,7 @@ def test_packs_can_be_read_without_the_database() -> None:
         pack.add(digest(raw), codec, stored, len(raw))
     name = pack.seal()
     data = b"".join(pack.parts)
-    assert digest(data).hex() == name
+    assert data[-40:-8].hex() == name
     assert len(data) == pack.size
     assert data.startswith(b"TLPACK\x00\x01")
     length = index_bytes(data[-TRAILER_BYTES:])
@@ -209,6 +210,24 @@ def test_packs_can_be_read_without_the_database() -> None:
     for raw, r in zip(raws, records, strict=True):
         assert r.hash == digest(raw)
         assert decompress(r.codec, data[r.offset : r.offset + r.length], r.raw_length) == raw
+
+
+def test_a_pack_is_intact_to_the_last_byte() -> None:
+    compress, pack = Compressor(), PackBuilder()
+    for raw in (b"text " * 20, random.Random(1).randbytes(40)):
+        pack.add(digest(raw), *compress(raw), len(raw))
+    name = pack.seal()
+    data = b"".join(pack.parts)
+    assert is_intact(name, data)
+    assert is_intact(digest(data).hex(), data)  # as the first versions named packs
+    assert not is_intact(digest(b"").hex(), data)
+    for at in range(len(data)):
+        broken = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        assert not is_intact(name, broken)
+        assert not is_intact(digest(data).hex(), broken)
+    for at in range(len(data)):
+        assert not is_intact(name, data[:at])
+    assert not is_intact(name, data[:8] + b"x" + data[8:])
 
 
 def test_a_damaged_pack_index_is_noticed() -> None:

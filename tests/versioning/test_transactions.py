@@ -135,6 +135,24 @@ class TestGathering:
         assert versioning.inspect_commit("default", "new@dev").id == started.id
         assert [one.name for one in versioning.list_branches("default", "a")] == ["master", "old"]
 
+    def test_tags_go_along(self, versioning: VersioningService, gather: TransactionService) -> None:
+        versioning.create_tag("default", "b@old", commit="master")
+        started = gather.start()
+        do = gather.do
+        do(started.id, "start_commit", project="default", address="a@master")
+        tag = {"project": "default", "address": "a@v1.0", "commit": "master"}
+        with pytest.raises(StateError, match="finish it"):
+            do(started.id, "create_tag", **tag)
+        do(started.id, "finish_commit", project="default", address="a@master", description=None)
+        made = do(started.id, "create_tag", **tag)
+        do(started.id, "delete_tag", project="default", address="b@old")
+        assert made.commit == started.id
+        assert versioning.list_tags("default", "a") == []
+        assert [one.name for one in versioning.list_tags("default", "b")] == ["old"]
+        assert gather.finish(started.id).answers[2].name == "v1.0"
+        assert versioning.inspect_commit("default", "a@v1.0").id == started.id
+        assert versioning.list_tags("default", "b") == []
+
     def test_what_has_changed_meanwhile_undoes_it_all(
         self, versioning: VersioningService, gather: TransactionService, db: Database
     ) -> None:

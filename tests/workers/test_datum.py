@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import uvicorn
 
+from tests.quick import app_over
 from tests.workers.processes import running
 from trunkline.api import home
-from trunkline.api.app import create_app
 from trunkline.core.status import Status
 from trunkline.pipelines.model import Job
 from trunkline.sdk import Client
@@ -46,7 +46,7 @@ class Server:
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})
         self.services: Services = build(settings)
         home.write_down(settings, started_at=self.services.started_at)
-        config = uvicorn.Config(create_app(self.services), log_config=None, lifespan="off", ws="none")
+        config = uvicorn.Config(app_over(self.services), log_config=None, lifespan="off", ws="none")
         self._http = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._http.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()

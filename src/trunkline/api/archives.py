@@ -16,7 +16,7 @@ from trunkline.core import filestream, tar
 from trunkline.core.ids import TreeHash
 from trunkline.core.paths import clean_path
 from trunkline.errors import InvalidInputError
-from trunkline.versioning.model import FileInfo, PutFile
+from trunkline.versioning.model import Change, FileInfo, PutFile, PutStream
 from trunkline.versioning.service import VersioningService
 
 PART_BYTES = 256 * 1024
@@ -95,10 +95,10 @@ def _bad(why: str) -> InvalidInputError:
 
 def changes_in(
     body: StreamedBody, content_type: str | None, *, into: str = "/", append: bool = False
-) -> Iterator[PutFile]:
+) -> Iterable[Change]:
     """The files of an uploaded body as changes: our own stream where it says so, else tar."""
     if content_type == filestream.MEDIA_TYPE:
-        return filestreams.files_of(body, into=into, append=append)
+        return [PutStream(source=body, into=into, append=append)]
     return files_of(body, into=into, append=append)
 
 

@@ -7,32 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from trunkline.api.direct import Piece
 from trunkline.core import filestream
-from trunkline.core.filestream import StreamFailureError
 from trunkline.core.ids import TreeHash
-from trunkline.errors import InvalidInputError, TrunklineError, UnavailableError
-from trunkline.versioning.model import FileInfo, PutFile
+from trunkline.errors import TrunklineError
+from trunkline.versioning.model import FileInfo
 from trunkline.versioning.service import VersioningService
-
-
-def files_of(source: filestream.Source, *, into: str = "/", append: bool = False) -> Iterator[PutFile]:
-    """The files of a stream as changes, in order; each one's content must be consumed before the next is asked for.
-
-    :raises InvalidInputError: ``bad_stream``.
-    """
-    prefix = into.rstrip("/") + "/"
-    try:
-        for name, _, modified_ns, executable, content, parts in filestream.read_files(source):
-            if not name or name[0] == "/" or name[-1] == "/":
-                raise InvalidInputError(f"the name {name!r} in the stream is not relative", kind="bad_path")
-            yield PutFile(
-                path=prefix + name,
-                parts=parts if content is None else (bytes(content),),
-                modified_ns=modified_ns,
-                executable=executable,
-                append=append,
-            )
-    except StreamFailureError as error:
-        raise UnavailableError(f"the client gave up: {error}", kind="client_gone") from error
 
 
 def stream_of(versioning: VersioningService, root: TreeHash, files: Iterable[FileInfo]) -> Iterator[Piece]:

@@ -242,7 +242,8 @@ def restore(
     backup_id: Annotated[str | None, typer.Option("--id", help="Which backup; default: the newest.")] = None,
     output: Output = None,
 ) -> None:
-    """Make a new data directory from a backup, verify all of it, and say so. The place must be empty."""
+    """Make a new data directory from a backup, verify all of it, and say so. The place must be empty, but for a trunkline.toml
+    that names another database or place of objects to restore into: those must be empty, too."""
     from trunkline.api.offline import restore as restore_home  # noqa: PLC0415
     from trunkline.settings import load_settings  # noqa: PLC0415
 

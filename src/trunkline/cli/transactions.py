@@ -37,8 +37,8 @@ def register(app: typer.Typer) -> None:
 
 
 def start_transaction(output: Output = None) -> None:
-    """Gather the commands that follow (create, update and delete of repos and branches, start and finish of commits, create and
-    update of pipelines); 'finish transaction' lets them happen together."""
+    """Gather the commands that follow (create, update and delete of repos and branches, start, finish and squash of commits,
+    create and delete of tags, create and update of pipelines); 'finish transaction' lets them happen together."""
     present = config.active_transaction()
     if present is not None:
         raise StateError(

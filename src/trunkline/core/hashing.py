@@ -6,8 +6,6 @@ own, so that no file content, however chosen, can have the hash of a directory o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from blake3 import blake3
 
 from trunkline.errors import InvalidInputError
@@ -22,14 +20,6 @@ INNER_CONTEXT = "trunkline 2026-11 tree inner identity v1"
 def digest(data: bytes | memoryview) -> bytes:
     """The 32-byte BLAKE3 hash of ``data``."""
     return blake3(data).digest()
-
-
-def digest_of_parts(parts: Iterable[bytes | memoryview]) -> bytes:
-    """The hash of the parts joined, without joining them."""
-    hasher = blake3()
-    for part in parts:
-        hasher.update(part)
-    return hasher.digest()
 
 
 def derive(context: str, data: bytes) -> bytes:

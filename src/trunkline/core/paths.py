@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
@@ -52,6 +53,20 @@ def clean_path(path: str) -> str:
         if len(component) > COMPONENT_BYTES_MAX // 4 and len(component.encode()) > COMPONENT_BYTES_MAX:
             raise _bad_path(path[:80] + "…", f"one component has more than {COMPONENT_BYTES_MAX} bytes")
     return "/" + body
+
+
+def are_plain(names: Sequence[bytes], prefix_bytes: int = 0) -> bool:
+    """Whether each of these is a path as ``clean_path`` leaves it below a directory of that length, without its first slash.
+    Quick for many; False where only a closer look can tell."""
+    joined = b"/%b/" % b"/".join(names)
+    return (
+        joined.isascii()
+        and joined.decode().isprintable()
+        and b"//" not in joined
+        and b"/./" not in joined
+        and b"/../" not in joined
+        and max(map(len, names), default=0) <= min(COMPONENT_BYTES_MAX, PATH_BYTES_MAX - prefix_bytes)
+    )
 
 
 def _bad_path(path: str, why: str) -> InvalidInputError:

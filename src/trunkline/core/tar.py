@@ -39,10 +39,31 @@ def padding(size: int) -> bytes:
     return b"\0" * (-size % BLOCK_BYTES)
 
 
+class CutShortError(tarfile.ReadError):
+    """An archive ends, or cannot be read on, between two entries."""
+
+
 class TimedInfo(tarfile.TarInfo):
     """An entry that knows its time to the nanosecond, where the archive does: ours, and extended headers of others."""
 
     fine: int | None = None
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        """tarfile takes whatever is no header for the archive's end, and what was cut off would be missing without a word.
+
+        :raises CutShortError: unless the end has its marker, a block of zeros (two is the rule, but with one nothing is lost).
+        """
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            kind = type(error).__name__  # tarfile makes no promise of their names, but a test holds each
+            is_first = archive.offset == 0  # no archive at all: tarfile says so
+            if is_first or kind in ("EOFHeaderError", "SubsequentHeaderError"):
+                raise
+            if kind == "EmptyHeaderError":
+                raise CutShortError("it is cut short: the marker of its end is missing") from error
+            raise CutShortError(f"it is cut short or damaged between two entries ({error})") from error
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:

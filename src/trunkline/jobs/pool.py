@@ -148,13 +148,16 @@ class Pool:
         command: WorkerCommand,
         limits: Mapping[str, int],
         standby: int = 0,
+        wants_standby: Callable[[Connection], bool] = lambda _: True,
     ) -> None:
+        """``standby``: how many workers are kept in reserve, while ``wants_standby`` says that they may be of use."""
         self.table = table
         self._db = db
         self._queue = queue
         self._command = command
         self._limits = limits
         self._standby = standby
+        self._wants_standby = wants_standby
         self._look_at = 0.0
         self._left_to_standby: dict[str, float] = {}
 
@@ -177,7 +180,7 @@ class Pool:
         with self._db.read() as connection:
             demand = self._demand(connection)
             look = self._standby > 0 and now >= self._look_at
-            wants_standby = look and self._queue.has_queue_of(connection, STANDBY_WORKER)
+            wants_standby = look and self._wants_standby(connection)
         if look:
             self._look_at = now + STANDBY_LOOK_SECONDS
         if not demand and not wants_standby:

@@ -203,11 +203,6 @@ class TaskQueue:
         )  # fmt: skip
         return [(row[0], row[1]) for row in rows]
 
-    def has_queue_of(self, connection: Connection, worker: str) -> bool:
-        """Whether there is any queue that such workers serve."""
-        found = connection.execute(sa.select(queues.c.name).where(queues.c.worker == worker).limit(1))
-        return found.scalar() is not None
-
     def keep_alive(self, leases: Iterable[Lease]) -> tuple[list[TaskId], list[TaskId]]:
         """Renew leases. Returns the tasks whose lease is lost, and those that are to be cancelled."""
         lost, cancelled = [], []

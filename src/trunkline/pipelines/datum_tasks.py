@@ -90,10 +90,10 @@ class DatumSets:
         with self._db.read() as connection:
             row = store.get_job_by_pk(connection, task.payload["job_pk"])
             pipeline = None
-            rows: list[Row[Any]] = []
+            told: list[dict[str, Any]] = []
             if row is not None:
                 pipeline = store.get_pipeline(connection, row.job.project, row.job.pipeline, row.job.version)
-                rows = set_store.open_in_set(connection, row.pk, number)
+                told = set_store.described(connection, row.pk, number)
         if row is None or pipeline is None or row.job.status != Status.RUNNING:
             raise StateError(f"the job of {task.key} is not running any more", kind="job_over")
         secrets_env, secret_files = self._secret_values(pipeline)
@@ -117,12 +117,7 @@ class DatumSets:
             "datum_timeout_seconds": spec.get("datum_timeout"),
             "env_extra": _environment_of(row, pipeline),
             "inputs": _inputs_of(row, pipeline),
-            "datums": [
-                {
-                    "id": one.id, "identity": one.identity, "attempts": one.attempts, "files": one.files, "env": one.env,
-                }
-                for one in rows
-            ],
+            "datums": told,
             "service": spec.get("service"),
             "s3_out": bool(spec.get("s3_out")),
         }  # fmt: skip
@@ -162,9 +157,9 @@ class DatumSets:
     def started(self, connection: Connection, task: Task) -> None:
         """A worker took the set; it is at the first of its datums."""
         job_pk, number = task.payload["job_pk"], task.payload["set"]
-        rows = set_store.open_in_set(connection, job_pk, number)
-        if rows:
-            set_store.mark_running(connection, job_pk, number, rows[0].id, self._clock.now())
+        first = set_store.first_open(connection, job_pk, number)
+        if first is not None:
+            set_store.mark_running(connection, job_pk, number, first, self._clock.now())
 
     def progress(
         self, connection: Connection, task: Task, results: Sequence[Mapping[str, Any]], current: str | None

@@ -59,6 +59,8 @@ def unpacked(
         yield from _files_of_tar(inner, into, append, meter)
     except TrunklineError:
         raise
+    except tar.CutShortError as error:
+        raise bad_archive(str(error)) from error
     except (
         tarfile.TarError,
         zlib.error,
@@ -116,6 +118,10 @@ def _files_of_tar(stream: Readable, into: str, append: bool, meter: Meter) -> It
                 executable=bool(entry.mode & 0o100),
                 append=append,
             )
+    while stream.read(
+        PART_BYTES
+    ):  # padding; and only at its end a compressed stream says whether it is whole
+        pass
 
 
 def _refuse_special(entry: tarfile.TarInfo, shown: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import shutil
@@ -105,6 +106,7 @@ class FaultPoints:
             strikes = self._reach(f"{name} {self._short(path)}")
             if strikes and name in ("write", "writev") and self.how != "lost_response":
                 data = b"".join(args[0]) if name == "writev" else bytes(args[0])
+                _go_through_the_cache(descriptor)
                 self._real_write(descriptor, data[: len(data) // 2])  # torn
                 self._unsynced_files.add(path)
             self._strike_call(strikes, lambda: call(descriptor, *args))
@@ -195,6 +197,12 @@ class FaultPoints:
         for file in self._unsynced_files:
             with contextlib.suppress(FileNotFoundError):
                 os.truncate(file, Path(file).stat().st_size // 2)
+
+
+def _go_through_the_cache(descriptor: int) -> None:
+    """Half of a write has no whole blocks, which a direct write asks for."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~getattr(os, "O_DIRECT", 0))
 
 
 def _database_error(connection: Connection) -> OperationalError:

@@ -19,6 +19,8 @@ from trunkline.storage.db.schema import metadata
 from trunkline.testing.programs import as_nobody, find_program, free_ports, own_folder, running_program
 
 START_SECONDS = 60.0
+LEAVE_MS = 10_000
+"""So long a session that was told to end may take."""
 _TEMPLATE = "trunkline_template"
 _QUICK = ("fsync=off", "full_page_writes=off", "max_connections=300", "shared_buffers=32MB", "autovacuum=off")
 """Tests kill clients, not the machine."""
@@ -54,19 +56,29 @@ class Postgres:
         return self.given_back.pop() if self.given_back else self.new_database()
 
     def give_back(self, url: str) -> None:
-        """Empty a database for the next taker, whoever is still connected to it; drop it if that does not work."""
-        name = url.rpartition("/")[2]
-        self.execute(
-            sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}").format(
-                sql.Literal(name)
-            )
-        )
+        """Empty a database for the next taker, whoever is still connected to it; drop it if that does not work.
+
+        It gets a new name: a thread or a process that one test has left behind connects again to where it was, and would
+        write into the next test's data.
+        """
+        name, new_name = url.rpartition("/")[2], f"t{secrets.token_hex(6)}"
         try:
-            self._empty(name)
+            self.execute(
+                sql.SQL(
+                    "SELECT pg_terminate_backend(pid, {}) FROM pg_stat_activity WHERE datname = {}"
+                ).format(sql.Literal(LEAVE_MS), sql.Literal(name))
+            )
+            self.execute(
+                sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
+                    sql.Identifier(name), sql.Identifier(new_name)
+                )
+            )
+            self._empty(new_name)
         except psycopg.Error:
             self.drop_database(url)
+            self.drop_database(self.url(new_name))
         else:
-            self.given_back.append(url)
+            self.given_back.append(self.url(new_name))
 
     def _empty(self, name: str) -> None:
         tables = [table for table in metadata.tables if table != "meta"]

@@ -15,7 +15,8 @@ from trunkline.versioning import trees
 from trunkline.versioning.chunks import ChunkWriter
 from trunkline.versioning.model import TreePart
 from trunkline.versioning.nodes import Entry, Ref
-from trunkline.versioning.staging import EDITS_MAX, TreeEditor
+from trunkline.versioning.staging import TreeEditor
+from trunkline.versioning.steps import EDITS_MAX
 from trunkline.versioning.trees import Load
 
 Owner = Callable[[str], str | None]

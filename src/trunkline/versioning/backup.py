@@ -21,7 +21,6 @@ from typing import Any
 from blake3 import blake3
 
 from trunkline.core.clock import Clock
-from trunkline.core.hashing import digest
 from trunkline.errors import (
     CorruptionError,
     InvalidInputError,
@@ -31,11 +30,12 @@ from trunkline.errors import (
 )
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import SCHEMA_VERSION
+from trunkline.storage.db.transfer import OF_THIS_MACHINE
 from trunkline.storage.objects import open_store
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.storage.objects.local import LocalStore
 from trunkline.versioning.maintenance import Progress
-from trunkline.versioning.packs import object_key
+from trunkline.versioning.packs import is_intact, object_key
 
 FORMAT = "trunkline-backup"
 VERSION = 1
@@ -110,8 +110,9 @@ def list_backups(target: ObjectStore) -> list[Manifest]:
 
     :raises CorruptionError: ``bad_manifest``.
     """
-    keys = sorted(info.key for info in target.list(MANIFESTS) if info.key.endswith(".json"))
-    return [_manifest(target, key) for key in keys]
+    keys = [info.key for info in target.list(MANIFESTS) if info.key.endswith(".json")]
+    found = [_manifest(target, key) for key in keys]
+    return sorted(found, key=lambda one: (one.created_at, one.id))  # IDs tell seconds apart, not more
 
 
 def _manifest(target: ObjectStore, key: str) -> Manifest:
@@ -209,12 +210,11 @@ class BackupMaker:
 
 
 def _forget_this_machine(database: Path) -> None:
-    """Processes do not run where a copy is restored, and tokens that were given out here open nothing there."""
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
         connection.execute("PRAGMA secure_delete=ON")
-        for table in ("processes", "maintenance", "tokens"):
-            connection.execute(f"DELETE FROM {table}")
+        for table in OF_THIS_MACHINE:
+            connection.execute(f"DELETE FROM {table.name}")
 
 
 def packs_of(database: Path) -> list[tuple[str, int]]:
@@ -237,7 +237,7 @@ def _checked(objects: ObjectStore, name: str, where: str) -> bytes:
         raise CorruptionError(
             f"pack {name} is lost in {where}: run 'trunkline fsck --repair'", kind="lost_pack"
         ) from error
-    if digest(data).hex() != name:
+    if not is_intact(name, data):
         raise CorruptionError(
             f"pack {name} is damaged in {where}: run 'trunkline fsck --repair'", kind="damaged_pack"
         )
@@ -245,9 +245,15 @@ def _checked(objects: ObjectStore, name: str, where: str) -> bytes:
 
 
 def restore(
-    target: ObjectStore, folder: Path, *, backup_id: str | None = None, progress: Progress | None = None
+    target: ObjectStore,
+    folder: Path,
+    *,
+    objects: ObjectStore | None = None,
+    backup_id: str | None = None,
+    progress: Progress | None = None,
 ) -> Manifest:
-    """Write a backup into an empty folder, as a data directory; every byte is verified on the way.
+    """Write a backup into an empty folder, as a data directory; every byte is verified on the way. ``objects``: where its
+    packs shall lie, if not in that folder.
 
     :raises NotFoundError: ``no_backup``. :raises CorruptionError: if anything is lost or damaged in the backup.
     """
@@ -267,7 +273,7 @@ def restore(
             file.write(part)
     if hasher.hexdigest() != manifest.database_hash:
         raise CorruptionError(f"the database of backup {manifest.id} is damaged", kind="damaged_backup")
-    objects = LocalStore(folder / "objects")
+    objects = objects or LocalStore(folder / "objects")
     names = packs_of(database)
     if len(names) != manifest.packs:
         raise CorruptionError(
@@ -286,7 +292,8 @@ def restore(
             raise CorruptionError(
                 f"backup {manifest.id} names an unknown file {name!r}", kind="damaged_backup"
             )
-        path = folder / (f"{name}.old" if names_other_stores(text) else name)
+        has_others = (folder / name).exists() or names_other_stores(text)
+        path = folder / (f"{name}.old" if has_others else name)
         path.write_text(text)
         path.chmod(0o600)
     return manifest
@@ -312,8 +319,13 @@ def _ranges(target: ObjectStore, key: str, size: int) -> Iterable[bytes]:
 
 
 def check_empty(home: Path) -> None:
-    """:raises StateError: ``home_not_empty``."""
-    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+    """Settings may be there already: they say where to restore to.
+
+    :raises StateError: ``home_not_empty``.
+    """
+    if home.exists() and (
+        not home.is_dir() or any(found.name not in SETTINGS_FILES for found in home.iterdir())
+    ):
         raise StateError(
             f"{home} is not empty: restore into a new folder, or move that away first", kind="home_not_empty"
         )

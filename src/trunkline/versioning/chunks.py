@@ -11,8 +11,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from types import TracebackType
 from typing import Self, TypeVar, cast
+
+from blake3 import blake3
 
 from trunkline.core.clock import Clock
 from trunkline.core.hashing import digest
@@ -21,6 +24,7 @@ from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.versioning import chunkindex, maintenance, slabs, writers
 from trunkline.versioning.chunkindex import Location
+from trunkline.versioning.files import Content, ListBuilder
 from trunkline.versioning.links import Links
 from trunkline.versioning.nodes import EMPTY_LEAF, EMPTY_ROOT, ListRef
 from trunkline.versioning.packs import (
@@ -35,12 +39,14 @@ from trunkline.versioning.slabs import Slabs
 from trunkline.versioning.writers import Writers
 
 QUEUE_CHUNKS_MAX = 8192
-QUEUE_BYTES_MAX = 4 * 2**20
+QUEUE_BYTES_MAX = 8 * 2**20
 SLABS_HASHED_AHEAD = 1
 BATCHES_COMPRESSED_AHEAD = 1
 HELP_FROM_BYTES = 2**20
 HELP_FROM_MEAN = 4096
 """Batches of so many bytes in all and per chunk are compressed by another thread: with less, handing over costs more."""
+KEPT_SHARE = 0.5
+"""Where less of what lies in buffers goes into a pack as it is, that is copied out of them."""
 PACKS_IN_FLIGHT_MAX = 2
 LOCATIONS_CACHED_MAX = 20_000
 STORE_ATTEMPTS_MAX = 200
@@ -233,7 +239,7 @@ class ChunkWriter:
         self._store = store
         self.lease = store.writers.begin()
         self._compress = Compressor()
-        self._slabs = Slabs()
+        self.slabs = Slabs()
         self._queue: dict[bytes, bytes | memoryview] = {}
         self._queue_bytes = 0
         self._pack = PackBuilder()
@@ -269,26 +275,58 @@ class ChunkWriter:
 
     def add_stream(self, parts: Iterable[bytes | memoryview]) -> Iterator[ListRef]:
         """Cut a stream that is longer than one chunk, and keep the chunks. Hashes in a helper thread."""
-        hashing: deque[tuple[slabs.Cut, Future[list[bytes]]]] = deque()
-        for cut in slabs.cut(parts, self._slabs):
-            hashing.append((cut, self._help(_digests, cut.chunks)))
-            if len(hashing) > SLABS_HASHED_AHEAD:
-                yield from self._add_hashed(*hashing.popleft())
-        while hashing:
-            yield from self._add_hashed(*hashing.popleft())
+        return self._add_cut(slabs.from_parts(parts))
 
-    def _add_hashed(self, cut: slabs.Cut, names: Future[list[bytes]]) -> list[ListRef]:
-        refs: list[ListRef] = []
-        for name, chunk in zip(names.result(), cut.chunks, strict=True):
-            if name not in self._queue and name not in self._fresh:
-                self._slabs.hold(chunk)
-                self._queue[name] = chunk
-                self._queue_bytes += len(chunk)
-            refs.append(ListRef(0, name, len(chunk)))
-        if self._queue_bytes >= QUEUE_BYTES_MAX:
-            self._drain()
-        self._slabs.release(cut.whole)
+    def add_content(self, fill: slabs.Fill) -> Content:
+        """Keep a whole content, received straight into our buffers."""
+        refs = self._add_cut(fill)
+        first, second = next(refs), next(refs, None)
+        if second is None:
+            return Content(first.size, first.hash, 0)
+        builder = ListBuilder(self.add)
+        for ref in chain((first, second), refs):
+            builder.add(ref)
+        return builder.finish()
+
+    def _add_cut(self, fill: slabs.Fill) -> Iterator[ListRef]:
+        hashing: deque[tuple[slabs.Cut, Future[list[bytes]]]] = deque()
+        for cut in slabs.cut(fill, self.slabs):
+            hashing.append((cut, self.hash_ahead(cut.whole, cut.chunks)))
+            self.slabs.release(cut.whole)
+            if len(hashing) > SLABS_HASHED_AHEAD:
+                yield from self._add_hashed_cut(*hashing.popleft())
+        while hashing:
+            yield from self._add_hashed_cut(*hashing.popleft())
+
+    def _add_hashed_cut(self, cut: slabs.Cut, hashing: Future[list[bytes]]) -> list[ListRef]:
+        names = hashing.result()
+        refs = [ListRef(0, name, len(chunk)) for name, chunk in zip(names, cut.chunks, strict=True)]
+        self.add_hashed(cut.whole, names, cut.chunks)
         return refs
+
+    def hash_ahead(self, whole: memoryview, chunks: Sequence[bytes | memoryview]) -> Future[list[bytes]]:
+        """The names of chunks that lie in a buffer of ours, which stays as it is until ``add_hashed``. By a helper thread,
+        where there is enough to hash."""
+        self.slabs.hold(whole)
+        if sum(map(len, chunks)) >= HELP_FROM_MEAN * len(chunks):
+            return self._help(_digests, chunks)
+        done: Future[list[bytes]] = Future()
+        done.set_result(_digests(chunks))
+        return done
+
+    def add_hashed(self, whole: memoryview, names: list[bytes], chunks: Sequence[bytes | memoryview]) -> None:
+        """Keep the chunks that ``hash_ahead`` was given."""
+        queue, fresh, hold = self._queue, self._fresh, self.slabs.hold
+        size = 0
+        for name, chunk in zip(names, chunks, strict=True):
+            if name not in queue and name not in fresh and name != EMPTY_ROOT:
+                hold(chunk)
+                queue[name] = chunk
+                size += len(chunk)
+        self._queue_bytes += size
+        self.slabs.release(whole)
+        if len(queue) >= QUEUE_CHUNKS_MAX or self._queue_bytes >= QUEUE_BYTES_MAX:
+            self._drain()
 
     def get(self, name: bytes) -> bytes:
         """A chunk that was added here, or one from the store."""
@@ -323,11 +361,14 @@ class ChunkWriter:
         """Chunks that are not stored yet go on into packs."""
         if not self._queue:
             return
-        stored_already = self.lease.known(self._db, list(self._queue))
-        for name in stored_already:
-            self._slabs.release(self._queue.pop(name))
-        new, size = self._queue, self._queue_bytes
+        new, asked = self._queue, self._queue_bytes
+        stored_already = self.lease.known(self._db, list(new))
         self._queue, self._queue_bytes = {}, 0
+        for name in stored_already:
+            self.slabs.release(new.pop(name))
+        size = sum(map(len, new.values())) if stored_already else asked
+        if size < KEPT_SHARE * asked or size < HELP_FROM_MEAN * len(new):
+            new = {name: self._copied(raw) for name, raw in new.items()}
         if size >= HELP_FROM_BYTES and size >= HELP_FROM_MEAN * len(new):
             for name, raw in new.items():
                 self._fresh[name] = (STORED, raw, len(raw))
@@ -339,8 +380,6 @@ class ChunkWriter:
             length = len(raw)
             codec, data = self._compress(raw) if length >= COMPRESS_MIN_BYTES else (STORED, raw)
             self._fresh[name] = (codec, data, length)
-            if codec != STORED:
-                self._slabs.release(raw)
             self._put_into_pack(name, codec, data, length)
 
     def _pack_compressed(self, left: int) -> None:
@@ -348,15 +387,26 @@ class ChunkWriter:
             names, future = self._compressing.popleft()
             for name, item in zip(names, future.result(), strict=True):
                 codec, data, raw_length = item
-                if codec != STORED:
-                    self._slabs.release(self._fresh[name][1])
+                raw = self._fresh[name][1]
+                if data is not raw:
+                    self.slabs.release(raw)
                     self._fresh[name] = item
                 self._put_into_pack(name, codec, data, raw_length)
 
     def _compress_all(self, raws: list[bytes | memoryview]) -> list[Stored]:
         """One batch after the other, never two at once."""
         compress = self._compress
-        return [(*compress(raw), len(raw)) for raw in raws]
+        done: list[Stored] = [(*compress(raw), len(raw)) for raw in raws]
+        kept = sum(raw_length for codec, _, raw_length in done if codec == STORED)
+        if kept >= KEPT_SHARE * sum(map(len, raws)):
+            return done
+        return [(codec, bytes(data), raw_length) for codec, data, raw_length in done]
+
+    def _copied(self, raw: bytes | memoryview) -> bytes:
+        """Out of its buffer, which is worth keeping only where most of it goes into a pack."""
+        copy = bytes(raw)
+        self.slabs.release(raw)
+        return copy
 
     def _put_into_pack(self, name: bytes, codec: int, data: bytes | memoryview, raw_length: int) -> None:
         self._pack.add(name, codec, data, raw_length)
@@ -420,8 +470,8 @@ class ChunkWriter:
         for record in pack.records:
             self._fresh.pop(record.hash, None)
         for view in pack.views:
-            self._slabs.release(view)
+            self.slabs.release(view)
 
 
-def _digests(pieces: list[memoryview]) -> list[bytes]:
-    return [digest(piece) for piece in pieces]
+def _digests(pieces: Sequence[bytes | memoryview]) -> list[bytes]:
+    return [blake3(piece).digest() for piece in pieces]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from trunkline.core.filestream import Source
 from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TagName, TreeHash
 
 
@@ -194,12 +195,23 @@ class PutFile:
     """Write a file; overwrites unless ``append``. ``parts`` is consumed once, as it is stored."""
 
     path: str
-    parts: Iterable[bytes | memoryview]
+    parts: Iterable[bytes | memoryview] = ()
     modified_at: float | None = None
     executable: bool = False
     append: bool = False
     modified_ns: int | None = None
     """Nanoseconds since the epoch; goes before ``modified_at``, which is not exact."""
+    source: Source | None = None
+    """Where the content comes from instead, if it can be received straight into the store's buffers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutStream:
+    """Write all files of a stream of ours below ``into``, as ``PutFile`` would one after the other."""
+
+    source: Source
+    into: str = "/"
+    append: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +258,7 @@ class JoinFiles:
     modified_at: float | None = None
 
 
-Change = PutFile | PutContent | DeletePath | CopyTree | JoinFiles
+Change = PutFile | PutStream | PutContent | DeletePath | CopyTree | JoinFiles
 
 
 @dataclass(frozen=True, kw_only=True)

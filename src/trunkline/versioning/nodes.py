@@ -118,9 +118,7 @@ def inner_identity(refs: Sequence[Ref]) -> bytes:
 
 
 def encode_leaf(entries: Sequence[Entry]) -> bytes:
-    head = bytearray((TREE_MAGIC, NODE_VERSION, 0))
-    _put_varint(head, len(entries))
-    parts: list[bytes | bytearray] = [head]
+    parts = [bytes((TREE_MAGIC, NODE_VERSION, 0)), _varint_of(len(entries))]
     previous = b""
     for key, size, content, level, mtime, executable in entries:
         common = min(len(previous), len(key))
@@ -132,16 +130,12 @@ def encode_leaf(entries: Sequence[Entry]) -> bytes:
         if mtime is None and size < 0x80 and shared < 0x80 and rest < 0x80:
             parts.append(b"%c%c%b%c%c%b" % (shared, rest, key[shared:], flags, size, content))
         else:
-            out = bytearray()
-            _put_varint(out, shared)
-            _put_varint(out, rest)
-            out += key[shared:]
-            out.append(flags if mtime is None else flags | _HAS_MTIME)
-            _put_varint(out, size)
-            if mtime is not None:
-                _put_varint(out, (mtime << 1) if mtime >= 0 else ((-mtime << 1) - 1))
-            out += content
-            parts.append(out)
+            head = _varint_of(shared) + _varint_of(rest) + key[shared:]
+            if mtime is None:
+                parts.append(b"%b%c%b%b" % (head, flags, _varint_of(size), content))
+            else:
+                time = _varint_of((mtime << 1) if mtime >= 0 else ((-mtime << 1) - 1))
+                parts.append(b"%b%c%b%b%b" % (head, flags | _HAS_MTIME, _varint_of(size), time, content))
         previous = key
     return b"".join(parts)
 
@@ -174,6 +168,23 @@ def _put_varint(out: bytearray, value: int) -> None:
         out.append((value & 0x7F) | 0x80)
         value >>= 7
     out.append(value)
+
+
+_PAIRS = [bytes((low | 0x80, high | 0x80)) for high in range(0x80) for low in range(0x80)]
+"""14 bits of a varint that goes on, and, next, that ends: a modification time has 9 bytes, and a loop over them shows."""
+_ENDS = [
+    bytes((low,)) if not high else bytes((low | 0x80, high)) for high in range(0x80) for low in range(0x80)
+]
+
+
+def _varint_of(value: int) -> bytes:
+    if value < 0x4000:
+        return _ENDS[value]
+    out = b""
+    while value >= 0x4000:
+        out += _PAIRS[value & 0x3FFF]
+        value >>= 14
+    return out + _ENDS[value]
 
 
 def _put_key(out: bytearray, previous: bytes, key: bytes) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from trunkline.core.hashing import HASH_BYTES, digest, digest_of_parts
+from trunkline.core.hashing import HASH_BYTES, digest
 from trunkline.errors import CorruptionError
 
 if sys.version_info >= (3, 14):
@@ -30,7 +30,7 @@ _new = tuple.__new__
 PACK_BYTES = 16 * 2**20
 """A pack is closed once it holds this much,"""
 SMALL_PARTS_BYTES = 4096
-"""Parts that are smaller on average are joined before they are hashed and written."""
+"""Parts that are smaller on average are joined before they are written."""
 PACK_RECORDS_MAX = 32_768
 """or so many chunks: their rows are one transaction, and other writers wait for it."""
 CHUNK_BYTES_MAX = 64 * 2**20
@@ -148,15 +148,20 @@ class PackBuilder:
         return self.size >= PACK_BYTES or len(self.records) >= PACK_RECORDS_MAX
 
     def seal(self) -> str:
-        """Append the index; returns the pack's name. Nothing can be added afterwards."""
+        """Append the index; returns the pack's name. Nothing can be added afterwards.
+
+        The name is the hash of the index, which says all about the chunks and their order: hashing them again would cost as
+        much as everything else.
+        """
         pack = _RECORD.pack
         index = b"".join([pack(name, codec, length, raw) for name, _, length, raw, codec in self.records])
-        footer = index + _TRAILER.pack(len(self.records), digest(index), FOOTER_MAGIC)
+        name = digest(index)
+        footer = index + _TRAILER.pack(len(self.records), name, FOOTER_MAGIC)
         if self.size < SMALL_PARTS_BYTES * len(self.parts):
             self.parts = [b"".join(self.parts)]
         self.parts.append(footer)
         self.size += len(footer)
-        return digest_of_parts(self.parts).hex()
+        return name.hex()
 
 
 def object_key(pack_name: str) -> str:
@@ -199,3 +204,24 @@ def read_index(footer: bytes) -> list[PackRecord]:
         records.append(PackRecord(chunk, offset, stored, raw, codec))
         offset += stored
     return records
+
+
+def is_intact(name: str, data: bytes) -> bool:
+    """Whether these are the bytes of the pack of that name, to the last one."""
+    is_named = data[-TRAILER_BYTES : -len(FOOTER_MAGIC)].endswith(bytes.fromhex(name))
+    is_named = is_named or digest(data).hex() == name  # what packs were named by at first
+    return is_named and data.startswith(HEADER) and _holds_what_it_says(data)
+
+
+def _holds_what_it_says(data: bytes) -> bool:
+    try:
+        records = read_index(data[-TRAILER_BYTES - index_bytes(data[-TRAILER_BYTES:]) :])
+        if packed_bytes(record.length for record in records) != len(data):
+            return False
+        view = memoryview(data)
+        return all(
+            digest(decompress(r.codec, view[r.offset : r.offset + r.length], r.raw_length)) == r.hash
+            for r in records
+        )
+    except CorruptionError:
+        return False

@@ -21,7 +21,7 @@ from trunkline.versioning import chunkindex, keepstore
 from trunkline.versioning.chunks import ChunkStore
 from trunkline.versioning.fsck import Findings, index_of
 from trunkline.versioning.gc import rows_of, verified
-from trunkline.versioning.packs import PackBuilder, PackRecord, object_key
+from trunkline.versioning.packs import PackBuilder, PackRecord, is_intact, object_key
 from trunkline.versioning.roots import RootSource
 
 
@@ -110,10 +110,13 @@ class Repairer:
             if verified(stored, row):
                 builder.add(row.hash, row.codec, stored, row.raw_length)
         new_name = builder.seal() if builder.records else ""
-        if new_name == name:
+        if new_name == name and is_intact(name, data):
             return  # only rows were wrong, and they have been corrected
         if new_name:
             self._objects.put(object_key(new_name), cast("list[bytes]", builder.parts))
+        if new_name == name:  # its index alone was damaged
+            self.done.append(f"pack {name}: its index was written again")
+            return
         with self._db.write() as connection:
             if new_name:
                 new = chunkindex.add_pack(connection, new_name, builder.size, [], self._clock.now())

@@ -5,12 +5,12 @@ New memory costs more than copying into it, because the system has to clear it f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from pyfastcdc import FastCDC
 
-from trunkline.versioning.files import CUT_MAX_BYTES, new_cutter
+from trunkline.versioning.files import CUT_MAX_BYTES, ONE_CHUNK_BYTES_MAX, new_cutter
 
 SLAB_BYTES = 8 * 2**20
 
@@ -47,33 +47,57 @@ class Cut(NamedTuple):
     """Chunks that follow each other, in one buffer, which is in use until ``whole`` is released."""
 
     whole: memoryview
-    chunks: list[memoryview]
+    chunks: list[bytes | memoryview]
 
 
-def cut(parts: Iterable[bytes | memoryview], slabs: Slabs) -> Iterator[Cut]:
-    """Cut a stream that is longer than one chunk. A part is copied before the next one is asked for."""
-    cutter = new_cutter()
+Fill = Callable[[memoryview], int]
+"""Fills some of a buffer with what comes next; 0 at the end."""
+
+
+def from_parts(parts: Iterable[bytes | memoryview]) -> Fill:
+    """What fills buffers with these parts. A part is copied before the next one is asked for."""
+    source = iter(parts)
+    rest = memoryview(b"")
+
+    def fill(buffer: memoryview) -> int:
+        nonlocal rest
+        while not rest:
+            part = next(source, None)
+            if part is None:
+                return 0
+            rest = memoryview(part).cast("B")
+        taken = min(len(rest), len(buffer))
+        buffer[:taken] = rest[:taken]
+        rest = rest[taken:]
+        return taken
+
+    return fill
+
+
+def cut(fill: Fill, slabs: Slabs) -> Iterator[Cut]:
+    """Cut a content, received straight into the buffers; a short one is one chunk."""
+    cutter: FastCDC | None = None
     whole, filled = memoryview(slabs.take()), 0
-    for part in parts:
-        view = memoryview(part).cast("B")
-        while view:
-            taken = min(len(view), SLAB_BYTES - filled)
-            whole[filled : filled + taken] = view[:taken]
-            view, filled = view[taken:], filled + taken
-            if filled == SLAB_BYTES:
-                # A cut is final only where a chunk of the largest size would have had room.
-                chunks, done = _chunks(cutter, whole, CUT_MAX_BYTES)
-                following = memoryview(slabs.take())
-                filled = SLAB_BYTES - done
-                following[:filled] = whole[done:]
-                yield Cut(whole, chunks)
-                whole = following
-    yield Cut(whole, _chunks(cutter, whole[:filled], 0)[0])
+    while read := fill(whole[filled:]):
+        filled += read
+        if filled == SLAB_BYTES:
+            cutter = cutter or new_cutter()
+            # A cut is final only where a chunk of the largest size would have had room.
+            chunks, done = _chunks(cutter, whole, CUT_MAX_BYTES)
+            following = memoryview(slabs.take())
+            filled = SLAB_BYTES - done
+            following[:filled] = whole[done:]
+            yield Cut(whole, chunks)
+            whole = following
+    if cutter is None and filled <= ONE_CHUNK_BYTES_MAX:
+        yield Cut(whole, [bytes(whole[:filled])])
+    else:
+        yield Cut(whole, _chunks(cutter or new_cutter(), whole[:filled], 0)[0])
 
 
-def _chunks(cutter: FastCDC, data: memoryview, keep: int) -> tuple[list[memoryview], int]:
+def _chunks(cutter: FastCDC, data: memoryview, keep: int) -> tuple[list[bytes | memoryview], int]:
     """The chunks, and where the last one ends: before there are less than ``keep`` bytes left."""
-    chunks: list[memoryview] = []
+    chunks: list[bytes | memoryview] = []
     done = 0
     for chunk in cutter.cut_buf(data):
         if len(data) - done < max(keep, 1):

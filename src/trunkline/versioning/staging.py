@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
 
 from trunkline.core.hashing import from_hex
 from trunkline.core.ids import TreeHash
@@ -20,54 +18,37 @@ from trunkline.versioning.chunks import ChunkWriter
 from trunkline.versioning.files import Content, append_content, write_content
 from trunkline.versioning.join import join_contents
 from trunkline.versioning.lookalikes import Lookalikes
-from trunkline.versioning.model import Change, CopyTree, DeletePath, JoinFiles, PutContent, PutFile
+from trunkline.versioning.model import Change, CopyTree, DeletePath, JoinFiles, PutContent, PutFile, PutStream
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity
+from trunkline.versioning.steps import (
+    EDITS_MAX,
+    Copy,
+    Delete,
+    PutAll,
+    PutEntry,
+    PutRun,
+    Step,
+    Steps,
+    collision,
+    have_plain_names,
+    refuse_below,
+    sorted_files,
+)
+from trunkline.versioning.streams import ingest_stream
 from trunkline.versioning.trees import Load
 
-EDITS_MAX = 32_000
-"""So many changes are held in memory; then they are worked into the tree, which bounds memory."""
 MTIME_SECONDS_MAX = 2**63 / 10**9
-
-
-class PutEntry(NamedTuple):
-    """A file whose content is stored. (Named tuples cost less than dataclasses, and there may be a million.)"""
-
-    entry: Entry
-    append: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class PutAll:
-    """Files put one after the other, gathered in trees of their own because they are many; a later tree wins."""
-
-    roots: tuple[bytes, ...]
-    is_plain: bool
-    """All names are ASCII."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delete:
-    path: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Copy:
-    path: str
-    root: bytes
-    source_path: str
-    append: bool = False
-    merge: bool = False
-
-
-Step = PutEntry | PutAll | Delete | Copy
 
 
 def ingest(changes: Iterable[Change], writer: ChunkWriter, load: Load) -> list[Step]:
     """Store the contents of the changes; what is left is small."""
-    gathered = _Steps(writer)
+    gathered = Steps(writer)
     for change in changes:
         if isinstance(change, PutFile):
             gathered.add(_ingest_file(change, writer))
+        elif isinstance(change, PutStream):
+            for entries in ingest_stream(change, writer):
+                gathered.add_files(entries, change.append)
         elif isinstance(change, PutContent):
             content = Content(change.size, change.hash, change.level)
             mtime = _nanoseconds(change.path, change.modified_ns, None)
@@ -87,66 +68,13 @@ def ingest(changes: Iterable[Change], writer: ChunkWriter, load: Load) -> list[S
     return gathered.finish()
 
 
-class _Steps:
-    """Steps in order. A long run of plain puts is kept as trees, so that a million of them need no memory: as one tree, where
-    they come in the order of their keys."""
-
-    def __init__(self, writer: ChunkWriter) -> None:
-        self._writer = writer
-        self._steps: list[Step] = []
-        self._run: list[PutEntry] = []
-        self._roots: list[bytes] = []
-        self._is_plain = True
-        self._tree: trees.OrderedBuilder | None = None
-
-    def add(self, step: Step) -> None:
-        if isinstance(step, PutEntry) and not step.append:
-            self._run.append(step)
-            if len(self._run) >= EDITS_MAX:
-                self._gather()
-        else:
-            self._end_run()
-            self._steps.append(step)
-
-    def finish(self) -> list[Step]:
-        self._end_run()
-        return self._steps
-
-    def _gather(self) -> None:
-        """Work the run into trees."""
-        latest = {step.entry.key: step.entry for step in self._run}
-        run = [latest[key] for key in sorted(latest)]
-        self._run.clear()
-        self._is_plain = self._is_plain and all(entry.key.isascii() for entry in run)
-        if self._tree is not None and run[0].key <= self._tree.last_key:
-            self._end_tree()
-        if self._tree is None:
-            self._tree = trees.OrderedBuilder(self._writer.add, _refuse_below)
-        for entry in run:
-            self._tree.add(entry)
-
-    def _end_tree(self) -> None:
-        if self._tree is not None:
-            self._roots.append(self._tree.finish().hash)
-            self._tree = None
-
-    def _end_run(self) -> None:
-        if self._tree is None and not self._roots:
-            self._steps.extend(self._run)
-            self._run.clear()
-            return
-        if self._run:
-            self._gather()
-        self._end_tree()
-        self._steps.append(PutAll(roots=tuple(self._roots), is_plain=self._is_plain))
-        self._roots.clear()
-        self._is_plain = True
-
-
 def _ingest_file(change: PutFile, writer: ChunkWriter) -> PutEntry:
     key = _named(change.path)  # before its content is read
     mtime = _nanoseconds(change.path, change.modified_ns, change.modified_at)
-    content = write_content(change.parts, writer.add, writer.add_stream)
+    if change.source is not None:
+        content = writer.add_content(change.source.fill)
+    else:
+        content = write_content(change.parts, writer.add, writer.add_stream)
     return _put(key, content, mtime, change.executable, change.append)
 
 
@@ -201,6 +129,8 @@ def apply(
                 editor.append(step.entry)
             else:
                 editor.put(step.entry)
+        elif isinstance(step, PutRun):
+            editor.put_run(step.entries)
         elif isinstance(step, PutAll):
             editor.put_all(step)
         elif isinstance(step, Delete):
@@ -234,13 +164,32 @@ class TreeEditor:
         if len(self._edits) >= EDITS_MAX:
             self._flush()
 
+    def put_run(self, entries: list[Entry]) -> None:
+        """Many files. Into an empty tree quickly: there is nothing that they could meet but each other."""
+        if (
+            self._root == EMPTY_ROOT
+            and not self._edits
+            and (self._names is None or have_plain_names(entries))
+        ):
+            built = trees.OrderedBuilder(self._writer.add, refuse_below)
+            try:
+                for entry in sorted_files(entries):
+                    built.add(entry)
+                self._root = built.finish().hash
+                self._dirs.clear()
+                return
+            except ConflictError:
+                pass  # one by one, to say which came first
+        for entry in entries:
+            self.put(entry)
+
     def put_all(self, step: PutAll) -> None:
         needs_no_look = step.is_plain or self._names is None
         is_new = self._root == EMPTY_ROOT and not self._edits and needs_no_look
         if is_new and len(step.roots) == 1:
             self._root = step.roots[0]
         elif is_new:
-            built = trees.OrderedBuilder(self._writer.add, _refuse_below)
+            built = trees.OrderedBuilder(self._writer.add, refuse_below)
             for entry in trees.union(self._load, step.roots):
                 built.add(entry)
             self._root = built.finish().hash
@@ -354,14 +303,14 @@ class TreeEditor:
         has_siblings = self._dirs[parent] if parent else self._root != EMPTY_ROOT
         below = key + b"/"
         if (has_siblings or below in self._edit_dirs) and self._is_dir(below):
-            raise _collision(key, "a directory of that name exists")
+            raise collision(key, "a directory of that name exists")
 
     def _check_parents(self, key: bytes, parent: bytes) -> None:
         directory = parent
         while directory and (directory not in self._dirs or directory not in self._edit_dirs):
             if directory not in self._dirs:
                 if self._find(directory[:-1]) is not None:
-                    raise _collision(key, f"/{directory[:-1].decode()} is a file")
+                    raise collision(key, f"/{directory[:-1].decode()} is a file")
                 end = trees.prefix_end(directory)
                 self._dirs[directory] = trees.has_any(self._load, self._root, directory, end)
             self._edit_dirs.add(directory)
@@ -383,17 +332,6 @@ class TreeEditor:
         return any(
             entry.key not in self._edits for entry in trees.entries(self._load, self._root, below, end)
         )
-
-
-def _refuse_below(file: bytes, key: bytes) -> NoReturn:
-    raise _collision(key, f"/{file.decode()} is a file")
-
-
-def _collision(key: bytes, why: str) -> ConflictError:
-    path = "/" + key.decode()
-    return ConflictError(
-        f"{path} cannot be written: {why}; delete that first", kind="path_collision", details={"path": path}
-    )
 
 
 # --- merging ------------------------------------------------------------------------------------------------------

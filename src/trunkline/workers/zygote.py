@@ -240,34 +240,28 @@ def give_up_powers(plan: dict[str, Any]) -> None:
             libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0)
 
 
-# --- messages ---
-
-
 class Line:
     """Messages over a socket, each perhaps with one file descriptor."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
-        self._buffer = b""
+        self.buffer = b""
         self._files: list[int] = []
 
     def receive(self) -> tuple[dict[str, Any], int | None]:
         """The next message. :raises EOFError: when the worker is gone."""
         while True:
-            if len(self._buffer) >= LENGTH.size:
-                end = LENGTH.size + LENGTH.unpack_from(self._buffer)[0]
-                if len(self._buffer) >= end:
-                    message = json.loads(self._buffer[LENGTH.size : end])
-                    self._buffer = self._buffer[end:]
+            if len(self.buffer) >= LENGTH.size:
+                end = LENGTH.size + LENGTH.unpack_from(self.buffer)[0]
+                if len(self.buffer) >= end:
+                    message = json.loads(self.buffer[LENGTH.size : end])
+                    self.buffer = self.buffer[end:]
                     return message, self._files.pop(0) if message.get("has_file") else None
             data, files, _, _ = socket.recv_fds(self.socket, 65536, 4)
             if not data:
                 raise EOFError
-            self._buffer += data
+            self.buffer += data
             self._files += files
-
-    def has_more(self) -> bool:
-        return bool(self._buffer)
 
     def send(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode()
@@ -368,7 +362,7 @@ class Commands:
             if found:
                 others += usage.ru_utime + usage.ru_stime
                 continue
-            for ready, _ in [(line, 0)] if self._line.has_more() else self._poll.poll():
+            for ready, _ in [(line, 0)] if self._line.buffer else self._poll.poll():
                 if ready == line:
                     message, _ = self._line.receive()
                     if message["do"] == "kill":
@@ -470,8 +464,8 @@ def main() -> None:
     for number in map(int, sys.argv[1:]):
         os.set_inheritable(number, False)
     plan: dict[str, Any] = {}
+    commands = None
     try:
-        commands = None
         while True:
             message, file = line.receive()
             do = message["do"]

@@ -287,3 +287,14 @@ def test_no_uri_breaks_the_door(path: bytes, query: bytes) -> None:
             work(data)  # type: ignore[operator]
         except S3Error as error:
             assert error.code == "InvalidURI"
+
+
+def test_a_tag_stands_where_a_branch_does(s3: S3, services: Services) -> None:
+    made = services.versioning.modify("default", "images@master", [PutFile(path="/a", parts=[b"1"])])
+    services.versioning.modify("default", "images@master", [PutFile(path="/a", parts=[b"2"])])
+    for name in ("v1", "v1.0"):
+        services.versioning.create_tag("default", f"images@{name}", commit=made.id)
+    assert s3("GET", "/v1.images/a").content == b"1"
+    assert error_of(s3("PUT", "/v1.images/a", data=b"3"))[0] == 403
+    assert s3("GET", f"/{made.id}.images/a").content == b"1"
+    assert error_of(s3("GET", "/v1.0.images/a"))[0] == 404

@@ -57,7 +57,7 @@ def put_file(
 ) -> Commit:  # fmt: skip
     change = PutFile(
         path=_path_in(project, at),
-        parts=body.parts(),
+        source=body,
         modified_at=mtime,
         modified_ns=mtime_ns,
         executable=executable,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from trunkline.access.model import Scope
-from trunkline.api.auth import allow
-from trunkline.api.deps import Use
+from trunkline.api.auth import allow, gathered
+from trunkline.api.deps import InTransaction, Use
 from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of
 from trunkline.api.routes import new_router
 from trunkline.wire.base import Page
@@ -23,10 +23,12 @@ def list_tags(
 
 
 @router.post("/projects/{project}/repos/{repo}/tags", status_code=201)
-def create_tag(project: str, repo: str, ask: CreateTag, use: Use) -> Tag:
-    made = use.versioning.create_tag(
-        project, f"{repo}@{ask.name}", commit=ask.commit, description=ask.description, move=ask.move
-    )
+@gathered
+def create_tag(project: str, repo: str, ask: CreateTag, use: Use, transaction: InTransaction = None) -> Tag:
+    made = use.transactions.do(
+        transaction, "create_tag", project=project, address=f"{repo}@{ask.name}", commit=ask.commit,
+        description=ask.description, move=ask.move,
+    )  # fmt: skip
     return Tag.model_validate(made)
 
 
@@ -37,5 +39,6 @@ def inspect_tag(project: str, repo: str, tag: str, use: Use) -> Tag:
 
 
 @router.delete("/projects/{project}/repos/{repo}/tags/{tag}", status_code=204)
-def delete_tag(project: str, repo: str, tag: str, use: Use) -> None:
-    use.versioning.delete_tag(project, f"{repo}@{tag}")
+@gathered
+def delete_tag(project: str, repo: str, tag: str, use: Use, transaction: InTransaction = None) -> None:
+    use.transactions.do(transaction, "delete_tag", project=project, address=f"{repo}@{tag}")

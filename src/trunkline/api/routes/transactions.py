@@ -13,13 +13,14 @@ from trunkline.wire.commits import Commit
 from trunkline.wire.history import Removed
 from trunkline.wire.pipelines import Pipeline
 from trunkline.wire.repos import Repo
+from trunkline.wire.tags import Tag
 from trunkline.wire.transactions import FinishedTransaction, Transaction
 
 router = new_router("transactions")
 
 ANSWERS: dict[str, type[Wire]] = {
     "create_repo": Repo, "create_branch": Branch, "start_commit": Commit, "finish_commit": Commit,
-    "create_pipeline": Pipeline, "squash": Removed,
+    "create_pipeline": Pipeline, "squash": Removed, "create_tag": Tag,
 }  # fmt: skip
 """What an operation answers; all others answer nothing."""
 

@@ -1,7 +1,7 @@
 """Bodies: plain, or in signed or unsigned chunks (``aws-chunked``) with checksums behind them; checked as they pass.
 
-``crc32c`` and ``crc64nvme`` are accepted and not computed: the standard library has neither, and in Python they would take
-longer than everything else together.
+``crc32c`` and ``crc64nvme`` are computed where ``awscrt`` is installed, and else accepted as they are: the standard library has
+neither, and in Python they would take longer than everything else together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,15 +44,26 @@ class Hasher(Protocol):
     def digest(self) -> bytes: ...
 
 
-class _Crc32:
-    def __init__(self) -> None:
+class _Crc:
+    def __init__(self, step: Callable[[bytes, int], int], size: int) -> None:
+        self._step = step
+        self._size = size
         self._value = 0
 
     def update(self, data: bytes, /) -> None:
-        self._value = zlib.crc32(data, self._value)
+        self._value = self._step(data, self._value)
 
     def digest(self) -> bytes:
-        return self._value.to_bytes(4, "big")
+        return self._value.to_bytes(self._size, "big")
+
+
+def _crc_of_aws(name: str, size: int) -> Hasher | None:
+    """None where the extra is not installed."""
+    try:
+        from awscrt import checksums  # noqa: PLC0415 (an extra; only who needs it pays)
+    except ImportError:
+        return None
+    return _Crc(getattr(checksums, name), size)
 
 
 def _hasher(header: str) -> Hasher | None:
@@ -62,7 +73,11 @@ def _hasher(header: str) -> Hasher | None:
         return hashlib.sha1(usedforsecurity=False)
     if header == "x-amz-checksum-sha256":
         return hashlib.sha256()
-    return _Crc32() if header == "x-amz-checksum-crc32" else None
+    if header == "x-amz-checksum-crc32c":
+        return _crc_of_aws("crc32c", 4)
+    if header == "x-amz-checksum-crc64nvme":
+        return _crc_of_aws("crc64nvme", 8)
+    return _Crc(zlib.crc32, 4)
 
 
 CHECKSUMS = (

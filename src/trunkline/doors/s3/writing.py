@@ -17,7 +17,7 @@ from trunkline.doors.s3.look import MTIME, Seen, etag, look, mtime_of, path_of, 
 from trunkline.doors.s3.signature import decode_uri
 from trunkline.doors.s3.xmltext import Xml, parse, tag
 from trunkline.errors import ConflictError
-from trunkline.versioning.model import Change, Commit, CopyTree, DeletePath, FileInfo, PutFile
+from trunkline.versioning.model import Commit, CopyTree, DeletePath, FileInfo, PutFile
 
 DELETES_MAX = 1000
 
@@ -46,7 +46,7 @@ def _put_marker(call: Call) -> Response:
     return empty(headers={"etag": '"d41d8cd98f00b204e9800998ecf8427e"'})
 
 
-def _write(call: Call, change: Change) -> tuple[Commit, FileInfo]:
+def _write(call: Call, change: PutFile | CopyTree) -> tuple[Commit, FileInfo]:
     versioning = call.services.versioning
     commit = versioning.modify(
         call.bucket.project, call.bucket.address, [change], check=check_write(call, call.key)
@@ -95,7 +95,7 @@ def copy_object(call: Call) -> Response:
     return _copied(info, info.modified_at or call.services.clock.now(), commit)
 
 
-def _copy_of(call: Call, source: Source) -> Change:
+def _copy_of(call: Call, source: Source) -> PutFile | CopyTree:
     path, tree = path_of(call.key), source.seen.tree
     directive = call.headers.get("x-amz-metadata-directive", "COPY")
     if directive not in ("COPY", "REPLACE"):

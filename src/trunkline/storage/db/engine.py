@@ -26,7 +26,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from trunkline.errors import CorruptionError, InvalidInputError, LimitError, StateError, UnavailableError
-from trunkline.storage.db import postgres, schema
+from trunkline.storage.db import postgres, schema, transfer
 
 BUSY_TIMEOUT_MS = 30_000
 POOL_CONNECTIONS_MAX = 64
@@ -160,16 +160,43 @@ class Database:
         ]
 
     def snapshot(self, path: Path) -> None:
-        """A consistent copy of the whole database in a new file, made while others write.
-
-        :raises StateError: ``not_sqlite``: other databases have tools of their own.
-        """
+        """A consistent copy of the whole database in a new file of SQLite, made while others write."""
         if not self.is_sqlite:
-            raise StateError(
-                "only the built-in database is backed up here: use pg_dump for PostgreSQL", kind="not_sqlite"
-            )
+            copy = Database(f"sqlite:///{path}")
+            try:
+                with self.read() as source, copy.write() as target:
+                    transfer.copy_rows(source, target)
+            finally:
+                copy.close()
+            return
         with _translated(), self._engine.connect() as connection:
             connection.exec_driver_sql("VACUUM INTO ?", (str(path),))
+
+    def check_unused(self) -> None:
+        """:raises StateError: ``database_not_empty``, if anything was ever written to it."""
+        with self.read() as connection:
+            self._check_unused(connection)
+
+    def _check_unused(self, connection: Connection) -> None:
+        used = transfer.used_table(connection)
+        if used is not None:
+            raise StateError(
+                f"the database {self.shown_url} is not empty (table {used} has rows): name a new one",
+                kind="database_not_empty",
+            )
+
+    def fill_from(self, snapshot: Path) -> None:
+        """Take over all that a copy made by ``snapshot`` holds, in one transaction, and compare it when it is there.
+
+        :raises StateError: ``database_not_empty``. :raises InvalidInputError: ``nul_character``.
+        """
+        copy = Database(f"sqlite:///{snapshot}")
+        try:
+            with copy.read() as source, self.write() as target:
+                self._check_unused(target)
+                transfer.copy_rows(source, target)
+        finally:
+            copy.close()
 
     @contextmanager
     def only_server(self) -> Iterator[None]:

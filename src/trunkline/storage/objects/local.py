@@ -14,14 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
+from trunkline.storage.objects import writing
 from trunkline.storage.objects.base import ObjectInfo, ObjectStore
 
 TEMPORARY_PREFIX = ".tmp-"
-PARTS_PER_WRITE = 512
-"""The system takes 1,024."""
-WRITE_BYTES = 128 * 2**10
-"""For larger writes the page cache asks for larger blocks of memory, and from 1 MiB on for those that a virtual machine has
-given back to its host: getting a gigabyte of them again takes 2 to 3.5 seconds of the processor, copying into small ones 0.2."""
 
 _COMPONENT = re.compile(r"[a-z0-9-][a-z0-9.-]*")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -41,6 +37,7 @@ class LocalStore(ObjectStore):
         self._root = root
         self._lock = threading.Lock()
         self._known_folders: set[Path] = set()
+        self._buffers = writing.Buffers()
         with _translated(root):
             _make_folder(root)
 
@@ -65,7 +62,7 @@ class LocalStore(ObjectStore):
             temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
             try:
                 with open(temporary, "xb", buffering=0) as file:
-                    _write_all(file.fileno(), parts)
+                    writing.write_all(file.fileno(), parts, self._buffers)
                     os.fsync(file.fileno())
                 temporary.replace(path)
             except BaseException:
@@ -158,37 +155,6 @@ def _read_fully(descriptor: int, offset: int, length: int) -> bytes:
         parts.append(data)
         got += len(data)
     return b"".join(parts)
-
-
-def _write_all(descriptor: int, parts: Iterable[bytes]) -> None:
-    """Many parts in one call of the system, and no copy of any."""
-    for views in _batches(parts):
-        while views:
-            written = os.writev(descriptor, views)
-            done = 0
-            while done < len(views) and written >= len(views[done]):
-                written -= len(views[done])
-                done += 1
-            del views[:done]
-            if written:
-                views[0] = views[0][written:]
-
-
-def _batches(parts: Iterable[bytes]) -> Iterator[builtins.list[memoryview]]:
-    """What goes into one call each."""
-    batch: builtins.list[memoryview] = []
-    room = WRITE_BYTES
-    for part in parts:
-        view = memoryview(part)
-        while view:
-            piece = view[:room]
-            batch.append(piece)
-            view, room = view[len(piece) :], room - len(piece)
-            if not room or len(batch) == PARTS_PER_WRITE:
-                yield batch
-                batch, room = [], WRITE_BYTES
-    if batch:
-        yield batch
 
 
 def _make_folder(folder: Path) -> None:

@@ -84,4 +84,5 @@ class VersioningService(
             "create_repo": self.create_repo, "delete_repo": self.delete_repo, "create_branch": create_branch,
             "delete_branch": self.delete_branch, "start_commit": self.start_commit,
             "finish_commit": self.finish_commit, "squash": self.squash,
+            "create_tag": self.create_tag, "delete_tag": self.delete_tag,
         }  # fmt: skip
