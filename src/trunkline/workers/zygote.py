@@ -227,7 +227,7 @@ def give_up_powers(plan: dict[str, Any]) -> None:
         _, hard = resource.getrlimit(number)
         wanted = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (wanted, wanted))
-    if sys.platform == "linux" and os.geteuid() == 0:
+    if plan["gives_up"] and sys.platform == "linux" and os.geteuid() == 0:
         for capability in DROPPED_CAPABILITIES:
             libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
     if plan["user"] is not None:
@@ -492,10 +492,7 @@ def configure(commands: Commands, message: dict[str, Any], plan: dict[str, Any])
         leave_network()
     if plan["mode"] == "namespace":
         build_view(message, plan["root"])
-    if (
-        plan["mode"] != "container"
-    ):  # there, commands are run by another program, which needs them to take them away
-        give_up_powers(message)
+    give_up_powers(message)
     commands.configure(message["env"])
 
 
