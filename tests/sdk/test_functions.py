@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import subprocess
 import sys
@@ -90,6 +91,16 @@ def test_bad_datums_are_named(given: Any, message: str) -> None:
 def test_its_exceptions_come_through_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="MARK"):
         shout.run_local(Datum("1", {}, {"texts": __file__}, out=tmp_path))
+
+
+def test_the_examples_of_docstrings() -> None:
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    for example in [
+        *finder.find(functions.pipeline),
+        *finder.find(functions.input_names, globs=vars(functions)),
+    ]:
+        runner.run(example)
+    assert runner.summarize(verbose=False) == (0, 4)
 
 
 def test_the_guide_and_its_spec(tmp_path: Path) -> None:
