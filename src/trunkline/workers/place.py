@@ -45,6 +45,8 @@ class Place:
         self._user: User | None = None
         self._code_root: str | None = None
         self._code: dict[str, tuple[int, ...]] = {}
+        self._kept_inside: list[tuple[str, ...]] = []
+        """Folders inside the data directory that commands see."""
         self._pristine = scratch / "code"
         self._environments = Environments()
         self.warning = ""
@@ -128,6 +130,7 @@ class Place:
             user=self._user,
         )
         self._sandbox = sandbox
+        self._kept_inside = [path.relative_to(box.home).parts for path in box.keep]
         self._give_to_user(box)
         sandbox.configure(box, pipeline_variables(payload, box, prepared), Limits.of(payload.get("limits")))
         box.write_stdin(payload["transform"]["stdin"])
@@ -195,7 +198,7 @@ class Place:
             if entry.name in missing and entry.is_dir(follow_symlinks=False):
                 missing.discard(entry.name)
             else:  # without namespaces, even a link in the place of one of our folders
-                _remove(entry)
+                _remove_around(entry, [parts[1:] for parts in self._kept_inside if parts[0] == entry.name])
         for name in missing:
             os.mkdir(f"{home}/{name}")  # noqa: PTH102
         _empty(f"{home}/tmp")
@@ -256,6 +259,15 @@ def _fingerprint(folder: str | Path) -> dict[str, tuple[int, ...]]:
 def _empty(folder: str | Path) -> None:
     for entry in os.scandir(folder):
         _remove(entry)
+
+
+def _remove_around(entry: os.DirEntry[str], kept: list[tuple[str, ...]]) -> None:
+    """All but the way to what is mounted in there: with its place, a mount would go from the sandbox, too."""
+    if not kept:
+        _remove(entry)
+    elif () not in kept and entry.is_dir(follow_symlinks=False):
+        for inner in os.scandir(entry.path):
+            _remove_around(inner, [parts[1:] for parts in kept if parts[0] == inner.name])
 
 
 def _remove(entry: os.DirEntry[str]) -> None:

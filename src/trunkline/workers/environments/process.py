@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,26 +190,26 @@ def _made(wanted: Wanted, requirements: Requirements, below: Interpreter, key: s
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(folder / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        while True:
-            _wait_for(lock, fcntl.LOCK_SH, wanted.check)
-            if (folder / key / READY_FILE).exists():
-                return lock
-            _wait_for(lock, fcntl.LOCK_EX, wanted.check)
-            if not (folder / key / READY_FILE).exists():
+        # Whoever uses it shares the lock for long: to wait until nobody does, in order to make it, would be to wait for them.
+        while not (_has(lock, fcntl.LOCK_SH) and (folder / key / READY_FILE).exists()):
+            if not _has(lock, fcntl.LOCK_EX):
+                wanted.check()
+                time.sleep(LOCK_POLL_SECONDS)
+            elif not (folder / key / READY_FILE).exists():
                 _make(wanted, requirements, below, key)
     except BaseException:
         os.close(lock)
         raise
+    return lock
 
 
-def _wait_for(lock: int, kind: int, check: Callable[[], None]) -> None:
-    while True:
-        try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-            return
-        except OSError:
-            check()
-            time.sleep(LOCK_POLL_SECONDS)
+def _has(lock: int, kind: int) -> bool:
+    """Try to have a lock; one of another kind is given up first."""
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _make(wanted: Wanted, requirements: Requirements, below: Interpreter, key: str) -> None:
