@@ -20,10 +20,12 @@ from trunkline.cli import (
     listing,
     logs,
     pipelines,
+    running,
     server,
     steering,
     transactions,
     version,
+    why,
 )
 from trunkline.cli.errors import INTERRUPTED
 from trunkline.cli.grammar import Output, Verbs, command
@@ -47,6 +49,7 @@ def build() -> typer.Typer:
     files.register(app, get)
     apply.register(app)
     logs.register(app)
+    running.register(app)
     steering.register(app)
     jobs.register(app)
     deleting.register(app)
@@ -54,6 +57,7 @@ def build() -> typer.Typer:
     following.register(app)
     transactions.register(app)
     history.register(app)
+    why.register(app)
     return app
 
 

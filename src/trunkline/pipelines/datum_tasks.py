@@ -98,6 +98,8 @@ class DatumSets:
             raise StateError(f"the job of {task.key} is not running any more", kind="job_over")
         secrets_env, secret_files = self._secret_values(pipeline)
         spec = pipeline.spec
+        needs_packages = bool(spec["transform"].get("requirements"))
+        place = self._settings.environment_for(spec["transform"]["image"], requirements=needs_packages)
         return {
             "job": {
                 "project": pipeline.project, "pipeline": pipeline.name, "id": row.job.id, "version": row.job.version,
@@ -106,7 +108,7 @@ class DatumSets:
             "careful": number in row.sets_lost,
             "tries": spec["datum_tries"],
             "transform": spec["transform"],
-            "environment": self._settings.environment_for(spec["transform"]["image"]).model_dump(),
+            "environment": place.model_dump(),
             "secrets_env": secrets_env,
             "secret_files": secret_files,
             "code_root": pipeline.code_root,

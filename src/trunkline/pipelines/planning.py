@@ -83,9 +83,10 @@ def code_of(pipeline: Pipeline, settings: Settings, job_id: str) -> Code:
     """What decides the results of a pipeline's datums, besides their inputs."""
     every_job = pipeline.spec.get("reprocess_spec") == "every_job"
     transform = pipeline.spec["transform"]
+    place = settings.environment_for(transform["image"], requirements=bool(transform.get("requirements")))
     return Code(
         transform=transform,
-        environment=settings.environment_for(transform["image"]).model_dump(),
+        environment=place.identity(),
         code_root=pipeline.code_root,
         salt=f"{pipeline.salt}/{job_id}" if every_job else pipeline.salt,
     )

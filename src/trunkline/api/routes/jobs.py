@@ -21,6 +21,7 @@ from trunkline.services import Services
 from trunkline.wire.base import Page
 from trunkline.wire.jobs import Datum, Job, JobSet, JobWorker
 from trunkline.wire.pipelines import RestartDatums, RestartedDatums
+from trunkline.wire.why import WhyJob
 
 router = new_router("jobs")
 
@@ -149,6 +150,19 @@ def list_datums(
 @allow(Scope.JOB)
 def inspect_datum(project: str, name: str, job_id: str, datum: str, use: Use) -> Datum:
     return Datum.model_validate(use.pipelines.inspect_datum(project, name, job_id, datum))
+
+
+@router.get("/projects/{project}/pipelines/{name}/jobs/{job_id}/why")
+@allow(Scope.JOB)
+def why_job(
+    project: str, name: str, job_id: str, use: Use, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None
+) -> WhyJob:
+    found = WhyJob.model_validate(
+        use.pipelines.why(project, name, job_id, limit=limit + 1, after=cursor or "")
+    )
+    more = len(found.datums) > limit
+    shown = found.datums[:limit]
+    return found.model_copy(update={"datums": shown, "next": shown[-1].id if more else None})
 
 
 @router.get("/projects/{project}/pipelines/{name}/logs", response_class=Response)
