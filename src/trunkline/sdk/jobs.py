@@ -77,7 +77,7 @@ class JobMethods(PipelineMethods):
 
         >>> [worker.datum for worker in client.list_job_workers("edges@1035715e796f45caae7a1d3ffd1f93ca")]
         """
-        found = self._items(self._job(address, project) + "/workers")
+        found = self._items(self._job(address, project) + "/running")
         return [JobWorker.model_validate(one) for one in found]
 
     def inspect_job(self, address: str, *, project: str | None = None) -> Job:

@@ -127,7 +127,7 @@ def restart_datums(project: str, name: str, job_id: str, ask: RestartDatums, use
     return RestartedDatums(datums=tuple(ids))
 
 
-@router.get("/projects/{project}/pipelines/{name}/jobs/{job_id}/workers")
+@router.get("/projects/{project}/pipelines/{name}/jobs/{job_id}/running")
 @allow(Scope.JOB)
 def list_job_workers(project: str, name: str, job_id: str, use: Use) -> Page[JobWorker]:
     found = use.pipelines.workers(project, name, job_id)
