@@ -298,7 +298,7 @@ def computed_with(
     (``repo:/path``), or hashes of content."""
     found = []
     query = sa.select(datums.c.id, datums.c.files).where(datums.c.job_pk == job_pk)
-    for row in connection.execution_options(yield_per=ROWS_PER_FETCH).execute(query):
+    for row in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
         if all(any(_is_seen(one, file, inputs) for file in row.files) for one in wanted):
             found.append(row.id)
     return found

@@ -171,11 +171,11 @@ class JobLogs:
 
     def _state(self, path: Path) -> _State:
         """Read from the index the first time; whatever a crash has left is put right then."""
-        if path not in self._states:
-            while len(self._states) >= JOBS_REMEMBERED_MAX:
-                del self._states[next(iter(self._states))]
-            self._states[path] = _opened(path)
-        return self._states[path]
+        state = self._states.pop(path, None) or _opened(path)
+        while len(self._states) >= JOBS_REMEMBERED_MAX:
+            del self._states[next(iter(self._states))]
+        self._states[path] = state  # now the one that was used last
+        return state
 
 
 def _opened(path: Path) -> _State:

@@ -225,7 +225,9 @@ def list_jobs(
 ) -> list[Job]:
     """Newest first; only those that are older than the job ``before``."""
     statement = _jobs().order_by(jobs.c.pk.desc())
-    if not wanted.inputs:
+    if wanted.inputs:
+        statement = statement.execution_options(yield_per=ROWS_PER_FETCH)
+    else:
         statement = statement.limit(limit)
     if wanted.statuses:
         statement = statement.where(jobs.c.status.in_(wanted.statuses))
@@ -242,8 +244,8 @@ def list_jobs(
     ):
         if value is not None:
             statement = statement.where(column == value)
-    rows = connection.execution_options(yield_per=min(limit, ROWS_PER_FETCH)).execute(statement)
-    return list(islice(filter(wanted.takes, (_job(row).job for row in rows)), limit))
+    with connection.execute(statement) as rows:
+        return list(islice(filter(wanted.takes, (_job(row).job for row in rows)), limit))
 
 
 def list_job_sets(
