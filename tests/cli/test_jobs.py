@@ -173,7 +173,7 @@ def test_datums_with_what_they_took_and_why(shell: Shell, done: dict[str, str]) 
     assert found["/a"][6] == "unchanged"
     assert (found["/b"][2], found["/b"][6]) == ("failed", "new")
     assert found["/b"][1] == f"default/words@{done['bad']}:/b"
-    assert re.fullmatch(r"[\d.]+s", found["/b"][4])
+    assert re.fullmatch(r"[\d.]+m?s", found["/b"][4])
     assert found["/b"][5].endswith("iB")
     [failed] = data(shell, f"list datum {job} --state failed")
     assert "no such luck" in failed["reason"]

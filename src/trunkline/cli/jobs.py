@@ -181,7 +181,7 @@ def files_of(datum: Datum) -> list[str]:
 def _datum_time(datum: Datum) -> str:
     if datum.started_at is None:
         return "-"
-    return duration_text((datum.finished_at or time.time()) - datum.started_at)
+    return seconds_text(max(0.0, (datum.finished_at or time.time()) - datum.started_at))
 
 
 def _size(size: float | None) -> str:

@@ -134,9 +134,11 @@ def duration_text(seconds: float) -> str:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """``0.42s``, ``12.3s``: for what is added up or compared."""
+    """``4.2ms``, ``1.34s``, ``12.3s``: for what is added up or compared."""
     if seconds is None:
         return "-"
+    if seconds < 1:
+        return f"{1000 * seconds:.3g}ms"
     return (
         f"{seconds:.2f}s" if seconds < 10 else f"{seconds:.1f}s" if seconds < 100 else duration_text(seconds)
     )

@@ -225,10 +225,8 @@ def list_jobs(
 ) -> list[Job]:
     """Newest first; only those that are older than the job ``before``."""
     statement = _jobs().order_by(jobs.c.pk.desc())
-    if wanted.inputs:
-        statement = statement.execution_options(yield_per=ROWS_PER_FETCH)
-    else:
-        statement = statement.limit(limit)
+    streamed = statement.execution_options(yield_per=ROWS_PER_FETCH)
+    statement = streamed if wanted.inputs else statement.limit(limit)
     if wanted.statuses:
         statement = statement.where(jobs.c.status.in_(wanted.statuses))
     if wanted.history is not None:
