@@ -19,7 +19,7 @@ from trunkline.access.model import Scope
 from trunkline.access.service import AccessService
 from trunkline.core.clock import Clock, SystemClock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, is_commit_id
-from trunkline.errors import CorruptionError, InvalidInputError, NotFoundError, StateError
+from trunkline.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError, StateError
 from trunkline.jobs.engines.process import ProcessEngine
 from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, LaunchSpec, Outcome, Task
 from trunkline.jobs.outbox import Outbox
@@ -27,7 +27,7 @@ from trunkline.jobs.pool import Pool, ProcessTable
 from trunkline.jobs.queue import TaskQueue
 from trunkline.jobs.service import JobsService
 from trunkline.lineage import PurgeLineage
-from trunkline.pipelines import datum_store
+from trunkline.pipelines import datum_store, results
 from trunkline.pipelines import store as pipeline_store
 from trunkline.pipelines.service import PipelineService
 from trunkline.registry import store as registry_store
@@ -150,7 +150,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     training.register()
     jobs.on_control(GC, PeriodicGc(versioning, settings))
     versioning.learn_roots(root_sources())
-    versioning.learn_to_make(OutputMaker(db, versioning))
+    versioning.learn_to_make(OutputMaker(pipelines))
     transactions = TransactionService(
         db=db, clock=clock, publish=outbox.publish,
         cases={**versioning.transaction_cases(), "create_pipeline": pipelines.create},
@@ -214,27 +214,29 @@ class PeriodicGc:
 class OutputMaker:
     """Puts the output commit of a job together again out of its datums' outputs, whose nodes are stored apart from it."""
 
-    def __init__(self, db: Database, versioning: VersioningService) -> None:
-        self._db = db
-        self._versioning = versioning
+    def __init__(self, pipelines: PipelineService) -> None:
+        self._pipelines = pipelines
 
     def __call__(self, label: str) -> bool:
         """``label`` names what is damaged, as ``fsck`` does: ``commit PROJECT/REPO@ID``. False if it cannot be done."""
         found = _COMMIT_LABEL.fullmatch(label)
         if found is None:
             return False
-        with self._db.read() as connection:
-            job = pipeline_store.get_job(connection, *found.groups())
-            outputs = datum_store.outputs(connection, job.pk) if job is not None else {}
         try:
-            return bool(outputs) and bool(self._versioning.merge(outputs))
-        except (CorruptionError, NotFoundError):
+            return self._pipelines.make_output(*found.groups())
+        except (ConflictError, CorruptionError, NotFoundError):
             return False
 
 
 def root_sources() -> tuple[RootSource, ...]:
     """Every column outside of versioned data that refers to a tree."""
-    return (*pipeline_store.ROOTS, *datum_store.ROOTS, *training_store.ROOTS, *registry_store.ROOTS)
+    return (
+        *pipeline_store.ROOTS,
+        *datum_store.ROOTS,
+        *results.ROOTS,
+        *training_store.ROOTS,
+        *registry_store.ROOTS,
+    )
 
 
 def _watch_the_clock(versioning: VersioningService, jobs: JobsService, clock: Clock) -> None:

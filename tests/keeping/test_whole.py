@@ -53,13 +53,15 @@ def run_pipeline(services: Services) -> str:
     )
     settle(services)
     for task, payload in services.jobs.claim("pipeline:default/edges", "w", 10):
-        [path] = payload["inputs"][0]["glob_paths"]
-        content = SECRET if path == "/1.png" else b"other"
-        tree = services.versioning.stage([PutFile(path=path, parts=[content])])
-        result = {"output_root": tree.root, "size": tree.size, "file_count": tree.file_count, "stats": {}}
-        services.jobs.report(
-            Lease(task_id=task.id, token=task.lease_token), Report(status=Status.SUCCEEDED, result=result)
-        )
+        results = []
+        for datum in payload["datums"]:
+            path = datum["files"][0][1]
+            content = SECRET if path == "/1.png" else b"other"
+            tree = services.versioning.stage([PutFile(path=path, parts=[content])])
+            results.append({"id": datum["id"], "status": "succeeded", "root": tree.root, "stats": {}})
+        lease = Lease(task_id=task.id, token=task.lease_token)
+        services.jobs.progress(lease, results, None)
+        services.jobs.report(lease, Report(status=Status.SUCCEEDED))
     settle(services)
     assert services.pipelines.inspect_job("default", "edges", commit.id).status == Status.SUCCEEDED
     return commit.id

@@ -22,4 +22,4 @@ def test_every_column_that_holds_a_tree_is_a_root() -> None:
         if "root" in column.name or "tree" in column.name
     }
     assert named - known == set(NO_ROOTS)
-    assert known - named == {"datums.inputs"}
+    assert known - named == {"jobs.inputs"}

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.errors import InvalidInputError
-from trunkline.pipelines.datums import Code, Match, check_glob, plan
-from trunkline.pipelines.model import DatumInput
-
-SOURCE = DatumInput(
-    name="images",
-    project="default",
-    repo="images",
-    branch="master",
-    commit="c1",
-    root="r1",
-    paths=(),
-    hash="",
-    size=0,
+from trunkline.pipelines.datums import (
+    Code,
+    check_glob,
+    code_changes,
+    datum_id,
+    digest_of_code,
+    digest_of_version,
+    environment_of,
+    identity,
 )
+from trunkline.pipelines.inputs import Seen
+
+INPUT = {"pfs": {"name": "images", "project": "default", "repo": "images", "branch": "master", "glob": "/*"}}
 CODE = Code(
     transform={
         "cmd": ["sh"],
@@ -39,25 +37,33 @@ CODE = Code(
 )
 
 
-def match(path: str, digest: str = "h1") -> Match:
-    return Match(path=path, hash=digest, size=1)
+def seen(path: str, digest: str = "h1", **more: str) -> Seen:
+    place = {"leaf": "images", "project": "default", "repo": "images", "branch": "master", **more}
+    return Seen(path=path, hash=digest, size=1, **place)
 
 
-def test_one_datum_for_each_match_in_order() -> None:
-    planned = plan(SOURCE, [match("/b"), match("/a"), match("/b")], CODE)
-    assert [datum.inputs[0].paths for datum in planned] == [("/a",), ("/b",)]
-    assert len({datum.id for datum in planned}) == len({datum.identity for datum in planned}) == 2
+def identity_of(*files: Seen, code: Code = CODE) -> str:
+    return identity(files, digest_of_code(code, INPUT))
 
 
 def test_the_id_names_it_and_the_identity_its_result() -> None:
-    [old] = plan(SOURCE, [match("/a", "h1")], CODE)
-    [changed] = plan(SOURCE, [match("/a", "h2")], CODE)
-    assert (old.id == changed.id, old.identity == changed.identity) == (True, False)
-    elsewhere = replace(SOURCE, repo="copy", branch="dev", commit="c9", root="r9", project="other")
-    [copied] = plan(elsewhere, [match("/a", "h1")], CODE)
-    assert (old.id == copied.id, old.identity == copied.identity) == (False, True)
-    [renamed] = plan(replace(SOURCE, name="data"), [match("/a", "h1")], CODE)
-    assert old.identity != renamed.identity  # the command sees another path
+    old, changed = seen("/a", "h1"), seen("/a", "h2")
+    assert datum_id((old,)) == datum_id((changed,))
+    assert identity_of(old) != identity_of(changed)
+    copied = seen("/a", repo="copy", branch="dev", project="other")
+    assert datum_id((old,)) != datum_id((copied,))
+    assert identity_of(old) == identity_of(copied)
+    assert identity_of(old) != identity_of(seen("/a", leaf="data"))  # the command sees another path
+    assert identity_of(old) != identity_of(seen("/a", join_on="x"))  # and another environment
+    assert environment_of((seen("/a", join_on="x"), seen("/b", leaf="d", group_by="y"))) == {
+        "PACH_DATUM_images_JOIN_ON": "x", "PACH_DATUM_d_GROUP_BY": "y",
+    }  # fmt: skip
+
+
+def test_a_datum_of_several_files_is_named_by_all_of_them() -> None:
+    one, two = seen("/a"), seen("/b", leaf="labels")
+    assert len({datum_id((one,)), datum_id((two,)), datum_id((one, two))}) == 3
+    assert identity_of(one, two) == identity_of(two, one)  # it sees the same, whatever their order
 
 
 @pytest.mark.parametrize(
@@ -76,25 +82,33 @@ def test_the_id_names_it_and_the_identity_its_result() -> None:
     ],
 )  # fmt: skip
 def test_all_that_can_change_the_result_changes_the_identity(changed: Code) -> None:
-    assert plan(SOURCE, [match("/a")], changed)[0].identity != plan(SOURCE, [match("/a")], CODE)[0].identity
+    assert identity_of(seen("/a"), code=changed) != identity_of(seen("/a"))
+    names = code_changes(CODE, changed)
+    assert len(names) == (0 if changed.salt else 1)
 
 
 def test_what_cannot_change_it_does_not() -> None:
     other = replace(CODE, transform={**CODE.transform, "debug": True, "code": "elsewhere"})
-    assert plan(SOURCE, [match("/a")], other) == plan(SOURCE, [match("/a")], CODE)
+    assert digest_of_code(other, INPUT) == digest_of_code(CODE, INPUT)
+    assert code_changes(CODE, other) == []
+
+
+def test_how_files_are_seen_is_part_of_the_code_where_it_matters() -> None:
+    lazy, empty = ({"pfs": {**INPUT["pfs"], name: True}} for name in ("lazy", "empty_files"))
+    assert digest_of_code(CODE, lazy) == digest_of_code(CODE, INPUT)
+    assert digest_of_code(CODE, empty) != digest_of_code(CODE, INPUT)
+    assert digest_of_version("c", lazy) != digest_of_version("c", INPUT)
 
 
 def test_identities_never_change_between_releases() -> None:
     """Results are kept under them: if this fails, raise IDENTITY_VERSION only if the meaning has changed."""
-    [datum] = plan(SOURCE, [match("/a")], CODE)
-    assert datum.id == "d320a312538b35bee4b89596c4eacdbdd27b0f653957b1b71c7f0fa6f718f619"
-    assert datum.identity == "311c273625146437d37d495bf1442bcadfc3ff9615e54efc009ffbf82feb7da0"
+    assert datum_id((seen("/a"),)) == "d320a312538b35bee4b89596c4eacdbdd27b0f653957b1b71c7f0fa6f718f619"
+    assert identity_of(seen("/a")) == "311c273625146437d37d495bf1442bcadfc3ff9615e54efc009ffbf82feb7da0"
 
 
 @given(st.sets(st.text(alphabet="ab/c", min_size=1, max_size=6), max_size=20))
 def test_no_two_datums_share_a_name(paths: set[str]) -> None:
-    planned = plan(SOURCE, [match("/" + path) for path in paths], CODE)
-    assert len({datum.id for datum in planned}) == len(planned) == len(paths)
+    assert len({datum_id((seen("/" + path),)) for path in paths}) == len(paths)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +123,3 @@ def test_bad_globs_name_the_field(bad: str) -> None:
     with pytest.raises(InvalidInputError, match=r"input.pfs.glob: .*for example '/'") as caught:
         check_glob(bad)
     assert caught.value.kind == "bad_glob"
-
-
-def test_a_datum_of_a_whole_tree() -> None:
-    [datum] = plan(SOURCE, [match("/")], CODE)
-    seen: Any = datum.inputs[0]
-    assert (seen.paths, seen.hash, seen.root) == (("/",), "h1", "r1")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipelines.conftest import World, spec
+from tests.pipelines.conftest import World, lease_of, only, spec
 from trunkline.core.status import Status
 from trunkline.errors import (
     AlreadyExistsError,
@@ -15,15 +15,17 @@ from trunkline.errors import (
     NotFoundError,
     StateError,
 )
-from trunkline.jobs.model import Report, Task
-from trunkline.jobs.queue import Lease
+from trunkline.jobs.model import Report
 from trunkline.versioning.model import CommitStatus
 
 
-def upper(payload: dict[str, Any]) -> dict[str, str]:
+def upper(path: str) -> dict[str, str]:
     """An output file named after the datum's input."""
-    [path] = payload["inputs"][0]["glob_paths"]
     return {path.rstrip("/") or "/all": f"did {path}"}
+
+
+def path_of(payload: dict[str, Any]) -> str:
+    return only(payload)["files"][0][1]  # type: ignore[no-any-return]
 
 
 def latest(world: World, pipeline: str = "edges") -> Any:
@@ -97,16 +99,30 @@ def test_changed_code_or_salt_is_run_again_and_every_job_always(world: World) ->
         assert world.work("edges", upper) == 1
 
 
-def test_jobs_run_one_after_another_in_order_of_their_commits(world: World) -> None:
+def test_jobs_of_a_pipeline_run_at_once_and_end_in_the_order_of_their_commits(world: World) -> None:
     world.pipelines.create("default", spec())
     first = world.put("images@master", {"/a": "1"})
     second = world.put("images@master", {"/a": "2"})
-    jobs = {job.id: job for job in world.pipelines.list_jobs("default", "edges")}
-    assert jobs[first].status == Status.RUNNING
-    assert (jobs[second].status, jobs[second].phase) == (Status.QUEUED, "waiting")
+    claimed = world.claim("edges")
+    assert [payload["job"]["id"] for _, payload in claimed] == [first, second]
+    (task, payload), (later, later_payload) = claimed
+    world.succeed(later, later_payload, {"/a": "second"})
+    job = world.pipelines.inspect_job("default", "edges", second)
+    assert (job.status, job.phase, job.processed) == (Status.RUNNING, "finishing", 1)
+    world.succeed(task, payload, {"/a": "first"})
+    assert [one.status for one in world.pipelines.list_jobs("default", "edges")] == [Status.SUCCEEDED] * 3
+    assert world.files(f"edges@{first}") == {"/a": "first"}
+    assert world.files("edges@master") == {"/a": "second"}
+
+
+def test_where_every_job_does_everything_they_come_one_after_the_other(world: World) -> None:
+    world.pipelines.create("default", spec(reprocess_spec="every_job"))
+    first = world.put("images@master", {"/a": "1"})
+    second = world.put("images@master", {"/a": "2"})
     [(task, payload)] = world.claim("edges")
     assert payload["job"]["id"] == first
-    world.succeed(task, upper(payload))
+    assert world.pipelines.inspect_job("default", "edges", second).phase == "waiting"
+    world.succeed(task, payload, upper("/a"))
     [(_, payload)] = world.claim("edges")
     assert payload["job"]["id"] == second
 
@@ -115,13 +131,11 @@ def test_a_failing_datum_fails_the_job_but_its_successes_are_kept(world: World) 
     world.pipelines.create("default", spec(datum_tries=2))
     world.settle()
     commit = world.put("images@master", {"/bad": "1", "/good": "2"})
-    for _ in range(2):
-        for task, payload in world.claim("edges"):
-            if payload["inputs"][0]["glob_paths"] == ["/bad"]:
-                world.report(task, Status.FAILED, error="exit code 3: no such colour")
-            else:
-                world.succeed(task, upper(payload))
-        world.clock.advance(1)
+    for task, payload in world.claim("edges"):
+        if path_of(payload) == "/bad":
+            world.fail(task, payload, "exit code 3: no such colour")
+        else:
+            world.succeed(task, payload, upper(path_of(payload)))
     job = world.pipelines.inspect_job("default", "edges", commit)
     assert (job.status, job.processed, job.failed) == (Status.FAILED, 1, 1)
     assert job.reason == "datum images:/bad failed: exit code 3: no such colour"
@@ -139,8 +153,8 @@ def test_a_failed_input_makes_what_follows_unrunnable(world: World) -> None:
     world.settle()
     commit = world.put("images@master", {"/a": "1"})
     assert world.pipelines.inspect_job("default", "montage", commit).status == Status.QUEUED
-    [(task, _)] = world.claim("edges")
-    world.report(task, Status.FAILED, error="exit code 1")
+    [(task, payload)] = world.claim("edges")
+    world.fail(task, payload, "exit code 1")
     job = world.pipelines.inspect_job("default", "montage", commit)
     assert job.status == Status.UNRUNNABLE
     assert "edges" in job.reason and "exit code 1" in job.reason
@@ -155,9 +169,9 @@ def test_a_chain_runs_under_one_id(world: World) -> None:
     assert world.work("edges", upper) == 2
     [(task, payload)] = world.claim("montage")
     assert payload["job"]["id"] == commit
-    assert payload["inputs"][0]["glob_paths"] == ["/"]
+    assert path_of(payload) == "/"
     assert payload["env_extra"]["edges_COMMIT"] == commit
-    world.succeed(task, {"/m": "x"})
+    world.succeed(task, payload, {"/m": "x"})
     assert [job.status for job in world.pipelines.jobs_of(commit)] == [Status.SUCCEEDED] * 2
 
 
@@ -176,12 +190,12 @@ def test_an_open_commit_is_waited_for(world: World) -> None:
 def test_recovered_datums_leave_no_output_and_are_tried_in_the_next_job(world: World) -> None:
     world.pipelines.create("default", spec())
     world.put("images@master", {"/a": "1"})
-    [(task, _)] = world.claim("edges")
-    world.report(task, Status.SUCCEEDED, {"recovered": True, "reason": "exit code 1", "stats": {}})
+    [(task, payload)] = world.claim("edges")
+    world.fail(task, payload, "exit code 1", "recovered")
     job = latest(world)
     assert (job.status, job.recovered, job.processed) == (Status.SUCCEEDED, 1, 0)
     [datum] = world.pipelines.list_datums("default", "edges", job.id)
-    assert datum.recovered and datum.output_root is None
+    assert (datum.status, datum.output_root) == (Status.RECOVERED, None)
     assert world.files("edges@master") == {}
     world.put("images@master", {"/b": "2"})
     assert len(world.claim("edges")) == 2
@@ -191,10 +205,10 @@ def test_stop_job_ends_it_and_lets_the_next_begin(world: World) -> None:
     world.pipelines.create("default", spec())
     first = world.put("images@master", {"/a": "1"})
     second = world.put("images@master", {"/a": "2"})
-    [(task, payload)] = world.claim("edges")
+    (task, payload), (other, other_payload) = world.claim("edges")
     stopped = world.pipelines.stop_job("default", "edges", first)
     assert stopped.status == Status.CANCELLED
-    lost, cancelled = world.jobs.queue.keep_alive([_lease(task)])
+    lost, cancelled = world.jobs.queue.keep_alive([lease_of(task)])
     assert (lost, cancelled) == ([], [task.id])
     world.report(task, Status.CANCELLED)
     world.settle()
@@ -202,7 +216,8 @@ def test_stop_job_ends_it_and_lets_the_next_begin(world: World) -> None:
     assert world.versioning.inspect_commit("default", f"edges@{first}").error == "it was stopped by request"
     with pytest.raises(StateError, match="has ended already: it is cancelled"):
         world.pipelines.stop_job("default", "edges", first)
-    assert world.work("edges", upper) == 1
+    world.succeed(other, other_payload, upper("/a"))
+    assert world.pipelines.inspect_job("default", "edges", second).status == Status.SUCCEEDED
     assert payload["job"]["id"] == first
 
 
@@ -211,26 +226,9 @@ def test_a_late_success_of_a_stopped_job_changes_nothing(world: World) -> None:
     commit = world.put("images@master", {"/a": "1"})
     [(task, payload)] = world.claim("edges")
     world.pipelines.stop_job("default", "edges", commit)
-    world.succeed(task, upper(payload))
+    world.succeed(task, payload, upper(path_of(payload)))
     assert world.pipelines.inspect_job("default", "edges", commit).status == Status.CANCELLED
     assert world.files("edges@master") == {}
-
-
-def test_a_worker_that_dies_counts_as_a_try_and_one_that_gives_back_does_not(world: World) -> None:
-    world.pipelines.create("default", spec(datum_tries=2))
-    world.put("images@master", {"/a": "1"})
-    for _ in range(5):
-        [(task, _)] = world.claim("edges")
-        world.report(task, Status.QUEUED)
-    for _ in range(2):
-        assert len(world.claim("edges")) == 1
-        world.clock.advance(world.settings.lease_seconds + 1)
-        world.jobs.reap()
-        world.settle()
-        world.clock.advance(1)
-    job = latest(world)
-    assert job.status == Status.FAILED
-    assert "died or went silent" in job.reason
 
 
 def test_a_stopped_pipeline_keeps_its_commits_until_it_is_started(world: World) -> None:
@@ -357,10 +355,9 @@ def test_a_server_that_dies_between_any_two_steps_loses_nothing(world: World, ag
             world = world.restart()
         for pipeline in ("edges", "montage"):
             for task, payload in world.claim(pipeline, limit=1):
-                done.append(payload["datum_id"])
-                tree = world.versioning.stage([])
-                report = Report(status=Status.SUCCEEDED, result={"output_root": tree.root, "stats": {}})
-                world.jobs.report(_lease(task), report)
+                done.append(only(payload)["id"])
+                world.jobs.progress(lease_of(task), [world.result(done[-1], {})], None)
+                world.jobs.report(lease_of(task), Report(status=Status.SUCCEEDED))
         world.jobs.outbox._handle_one()
         world.jobs.step()
     assert [job.status for job in world.pipelines.jobs_of(commit)] == [Status.SUCCEEDED] * 2
@@ -380,14 +377,10 @@ def test_outputs_that_collide_fail_the_job(world: World) -> None:
     world.pipelines.create("default", spec())
     world.put("images@master", {"/a": "1", "/b": "2"})
     for task, payload in world.claim("edges"):
-        world.succeed(task, {"/same": payload["datum_id"]})
+        world.succeed(task, payload, {"/same": only(payload)["id"]})
     job = latest(world)
     assert job.status == Status.FAILED
-    assert "do not fit together" in job.reason and "/same" in job.reason
-
-
-def _lease(task: Task) -> Lease:
-    return Lease(task_id=task.id, token=task.lease_token)
+    assert job.reason.endswith("/same is written by both datum images:/a and datum images:/b")
 
 
 # --- what create refuses ---
@@ -467,26 +460,27 @@ def test_a_missing_secret_fails_the_job_with_its_name(world: World) -> None:
 # --- logs ---
 
 
-def _lines(*texts: str) -> list[dict[str, Any]]:
-    return [{"ts": 1.0, "text": text, "stream": "stdout"} for text in texts]
+def _lines(*texts: str, datum: str = "") -> list[dict[str, Any]]:
+    return [{"ts": 1.0, "text": text, "stream": "stdout", "datum": datum, "attempt": 1} for text in texts]
 
 
 def test_logs_are_stored_once_however_often_they_are_sent(world: World) -> None:
     world.pipelines.create("default", spec())
     commit = world.put("images@master", {"/a": "1", "/b": "2"})
     (first, one), (second, _) = world.claim("edges")
-    assert world.pipelines.append_log(_lease(first), 0, _lines("x", "y")) == 2
-    assert world.pipelines.append_log(_lease(first), 0, _lines("x", "y")) == 2
-    assert world.pipelines.append_log(_lease(first), 1, _lines("y", "z")) == 3
-    assert world.pipelines.append_log(_lease(second), 0, _lines("other")) == 1
+    datum = only(one)["id"]
+    assert world.pipelines.append_log(lease_of(first), 0, _lines("x", "y", datum=datum)) == 2
+    assert world.pipelines.append_log(lease_of(first), 0, _lines("x", "y", datum=datum)) == 2
+    assert world.pipelines.append_log(lease_of(first), 1, _lines("y", "z", datum=datum)) == 3
+    assert world.pipelines.append_log(lease_of(second), 0, _lines("other")) == 1
     with pytest.raises(InvalidInputError, match="missing"):
-        world.pipelines.append_log(_lease(first), 9, _lines("far"))
+        world.pipelines.append_log(lease_of(first), 9, _lines("far"))
     world = world.restart()  # the count is read back from the file
-    assert world.pipelines.append_log(_lease(first), 1, _lines("y", "z", "last")) == 4
+    assert world.pipelines.append_log(lease_of(first), 1, _lines("y", "z", "last", datum=datum)) == 4
     lines, offset, done = world.pipelines.logs("default", "edges", commit)
     assert [line.text for line in lines] == ["x", "y", "z", "other", "last"]
     assert not done
-    lines, _, _ = world.pipelines.logs("default", "edges", None, one["datum_id"][:12])
+    lines, _, _ = world.pipelines.logs("default", "edges", None, datum[:12])
     assert [line.text for line in lines] == ["x", "y", "z", "last"]
     world.pipelines.stop_job("default", "edges", commit)
     assert world.pipelines.logs("default", "edges", commit, None, offset) == ([], offset, True)
@@ -496,11 +490,11 @@ def test_a_log_line_cut_short_by_a_crash_is_sent_again(world: World) -> None:
     world.pipelines.create("default", spec())
     commit = world.put("images@master", {"/a": "1"})
     [(task, _)] = world.claim("edges")
-    world.pipelines.append_log(_lease(task), 0, _lines("whole", "torn"))
+    world.pipelines.append_log(lease_of(task), 0, _lines("whole", "torn"))
     [file] = world.settings.logs_dir.rglob(f"{commit}.jsonl")
     file.write_bytes(file.read_bytes()[:-9])
     world = world.restart()
-    assert world.pipelines.append_log(_lease(task), 1, _lines("torn")) == 2
+    assert world.pipelines.append_log(lease_of(task), 1, _lines("torn")) == 2
     lines, _, _ = world.pipelines.logs("default", "edges", commit)
     assert [line.text for line in lines] == ["whole", "torn"]
 
@@ -509,6 +503,6 @@ def test_logs_of_a_lost_lease_are_refused(world: World) -> None:
     world.pipelines.create("default", spec())
     world.put("images@master", {"/a": "1"})
     [(task, payload)] = world.claim("edges")
-    world.succeed(task, upper(payload))
+    world.succeed(task, payload, upper(path_of(payload)))
     with pytest.raises(ConflictError):
-        world.pipelines.append_log(_lease(task), 0, _lines("late"))
+        world.pipelines.append_log(lease_of(task), 0, _lines("late"))

@@ -88,10 +88,26 @@ def test_the_effective_spec_is_a_spec() -> None:
         ("input.pfs.globb", "/", "unknown field 'input.pfs.globb'; did you mean 'glob'?"),
         ("transform.secrets", [{"name": "s", "envvar": "X"}],
          "unknown field 'transform.secrets[0].envvar'; did you mean 'env_var'?"),
-        ("input.cron", {"name": "tick", "spec": "@daily"}, "not supported yet: input.cron"),
-        ("egress", {"URL": "s3://x"}, "not supported yet: egress"),
-        ("transform.datum_batching", True, "not supported yet: transform.datum_batching"),
-        ("input.pfs.lazy", True, "not supported yet: input.pfs.lazy"),
+        ("input.cron", {"name": "tick", "spec": "@daily"},
+         "input: pfs and cron cannot stand beside each other: put them into a cross or a union"),
+        ("input.git", {"url": "x"}, "not supported: input.git"),
+        ("input.pfs.commit", "1035715e796f45caae7a1d3ffd1f93ca", "not supported: input.pfs.commit"),
+        ("tf_job", {"tf_job": "x"}, "not supported: tf_job"),
+        ("egress", {"sql_database": {"url": "sqlite:///x"}, "URL": "s3://x"}, "egress: name one place: URL, object_st"),
+        ("egress", {"object_storage": {}}, "egress.object_storage.url: missing"),
+        ("transform.cmd", [" "], "transform.cmd: its first word, the program, is empty"),
+        ("transform.env", {"A=B": "x"}, "transform.env: 'A=B' is not a name for an environment variable"),
+        ("transform.requirements", "requirements.txt", "is a file in the folder of transform.code, which is missing"),
+        ("resource_limits.memory", "lots", "resource_limits.memory: is no quantity"),
+        ("resource_limits.cpu", -1, "resource_limits.cpu: is no quantity"),
+        ("job_timeout", "0s", "job_timeout: must be longer than nothing"),
+        ("on_failure", "ignore", "on_failure: input should be 'fail' or 'quarantine'"),
+        ("service.internal_port", 70000, "service.internal_port: input should be less than or equal to 65535"),
+        ("spout", {}, "input: a spout has none: it commits by itself"),
+        ("input.pfs.trigger", {"size": "much"}, "input.pfs.trigger.size: size 'much' is not understood"),
+        ("input.pfs.trigger", {"cron_spec": "@daily", "commits": 2}, "input.pfs.trigger.cron_spec: stands alone"),
+        ("input.pfs.join_on", "$1", "input.pfs.join_on: $1 is not there: the glob / has 0 pairs of brackets"),
+        ("input.pfs.branch", "a b", "input.pfs.branch: 'a b' is not allowed"),
         ("transform.cmd", [], "transform.cmd: list should have at least 1 item"),
         ("transform.cmd", "python x", "transform.cmd: input should be a valid list"),
         ("datum_timeout", "soon", "datum_timeout: is no duration"),
@@ -99,7 +115,7 @@ def test_the_effective_spec_is_a_spec() -> None:
         ("input.pfs.name", "out", "'out' is not allowed"),
         ("transform.secrets", [{"name": "s", "key": "k"}], "secrets[0]: give either env_var or mount_path"),
         ("transform.secrets", [{"name": "s", "env_var": "X"}], "secrets[0]: key is missing"),
-        ("transform.code", "../elsewhere", "must be a folder beside the spec file"),
+        ("transform.code", "../elsewhere", "must be beside the spec file"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_field(path: str, value: Any, message: str) -> None:
@@ -109,9 +125,9 @@ def test_refusals_name_the_field(path: str, value: Any, message: str) -> None:
 def test_what_is_missing_is_named() -> None:
     said = refusal({"pipeline": {"name": "p"}, "input": {"pfs": {"repo": "r"}}})
     assert said == "pipeline spec: transform: missing | input.pfs.glob: missing"
-    assert "input.pfs: missing" in refusal(
-        {"pipeline": {"name": "p"}, "transform": {"cmd": ["x"]}, "input": {}}
-    )
+    for nothing in ({}, {"input": {}}, {"input": None}):
+        said = refusal({"pipeline": {"name": "p"}, "transform": {"cmd": ["x"]}, **nothing})
+        assert said == "pipeline spec: input: missing (for example input.pfs with its repo and glob)"
 
 
 def test_a_mistyped_name_is_one_problem_and_not_two() -> None:

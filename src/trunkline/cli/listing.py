@@ -249,7 +249,7 @@ def list_datums(job: JobArgument, project: Project = None, output: Output = None
         client().list_datums(job, project=project), output, ("ID", "FILES", "STATUS", "TIME", "REASON"),
         lambda d: (
             d.id, ", ".join(f"{i.project}/{i.repo}@{i.commit}:{p}" for i in d.inputs for p in i.paths),
-            "recovered" if d.recovered else d.status, _datum_time(d), d.reason,
+            d.status, _datum_time(d), d.reason,
         ),
     )  # fmt: skip
 

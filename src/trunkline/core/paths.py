@@ -99,6 +99,8 @@ class Glob:
             text = text[:-1]
         translated = _Translator(pattern, text).run()
         self._regex = _compile(pattern, translated.regex)
+        self.captures = self._regex.groups
+        """How many texts a match captures."""
         self.literal_prefix = translated.literal
         """What every match starts with: all up to the first special character."""
         self.is_literal = translated.is_literal

@@ -18,6 +18,13 @@ class Status(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
+    """Of a datum: what it makes is known."""
+    RECOVERED = "recovered"
+    """Of a datum: its command failed, its ``err_cmd`` did not."""
+    QUARANTINED = "quarantined"
+    """Of a datum: it failed, and was set aside."""
+    REMOVED = "removed"
+    """Of a datum: its input is not there any more."""
     UNRUNNABLE = "unrunnable"
 
     @property
@@ -28,16 +35,20 @@ class Status(StrEnum):
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset(
         {Status.RUNNING, Status.PAUSED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.SKIPPED}
-        | {Status.UNRUNNABLE}
+        | {Status.UNRUNNABLE, Status.RECOVERED, Status.QUARANTINED}
     ),
     Status.RUNNING: frozenset(
         {Status.QUEUED, Status.PAUSED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
+        | {Status.RECOVERED, Status.QUARANTINED}
     ),
     Status.PAUSED: frozenset({Status.QUEUED, Status.RUNNING, Status.FAILED, Status.CANCELLED}),
     Status.SUCCEEDED: frozenset(),
     Status.FAILED: frozenset(),
     Status.CANCELLED: frozenset(),
     Status.SKIPPED: frozenset(),
+    Status.RECOVERED: frozenset(),
+    Status.QUARANTINED: frozenset(),
+    Status.REMOVED: frozenset(),
     Status.UNRUNNABLE: frozenset(),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -72,6 +72,15 @@ class WorkerHandler(Protocol):
 
     def started(self, connection: Connection, task: Task) -> None:
         """The task was claimed: same transaction."""
+
+    def progress(
+        self, connection: Connection, task: Task, results: Sequence[Mapping[str, Any]], current: str | None
+    ) -> bool:
+        """Apply results of parts of the task while it goes on, fenced by the lease, in the same transaction; what was said
+        before is said again without harm. Returns whether the rest is still wanted.
+
+        :raises StateError: ``no_parts``, if tasks of this kind are not done in parts.
+        """
 
     def reported(self, connection: Connection, task: Task, report: Report) -> float | None:
         """Apply the report, fenced by the lease, in the same transaction. Seconds until a retry, or None: no retry."""

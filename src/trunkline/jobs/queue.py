@@ -128,6 +128,31 @@ class TaskQueue:
         connection.execute(sa.delete(tasks).where(tasks.c.queue == name, tasks.c.status != Status.RUNNING))
         connection.execute(sa.update(tasks).where(tasks.c.queue == name).values(cancel=True, again=False))
 
+    def drop(self, connection: Connection, kind: str, prefix: str, *, stop: bool = True) -> None:
+        """Tasks whose key begins so are not wanted any more: they go. With ``stop`` whoever works on one is told so; else its
+        end is near, and it is let go on to that."""
+        where = (tasks.c.kind == kind, tasks.c.key >= prefix, tasks.c.key < prefix + "\U0010ffff")
+        connection.execute(sa.delete(tasks).where(*where, tasks.c.status != Status.RUNNING))
+        connection.execute(
+            sa.update(tasks).where(*where).values(cancel=sa.true() if stop else tasks.c.cancel, again=False)
+        )
+
+    def forget(self, connection: Connection, task_id: TaskId) -> None:
+        """Take a task away, whoever holds it."""
+        connection.execute(sa.delete(tasks).where(tasks.c.id == task_id))
+
+    def revoke(self, connection: Connection, kind: str, key: str) -> bool:
+        """Take a task from whoever works on it, to be given to another; False if nobody did."""
+        done = connection.execute(
+            sa.update(tasks)
+            .where(tasks.c.kind == kind, tasks.c.key == key, tasks.c.status == Status.RUNNING)
+            .values(
+                status=Status.QUEUED, again=False, lease_token=None, lease_owner=None, lease_expires_at=None,
+                updated_at=self._clock.now(),
+            )
+        )  # fmt: skip
+        return done.rowcount == 1
+
     # --- working ---
 
     def claim(self, connection: Connection, queue: str, owner: str, limit: int) -> list[Task]:
@@ -179,14 +204,28 @@ class TaskQueue:
                     cancelled.append(lease.task_id)
         return lost, cancelled
 
+    def is_wanted(self, connection: Connection, lease: Lease) -> bool:
+        """A sign of life in passing; False if the task is to be given up."""
+        cancelled = connection.execute(
+            sa.update(tasks)
+            .where(*self._held(lease))
+            .values(lease_expires_at=self._clock.now() + self.lease_seconds)
+            .returning(tasks.c.cancel)
+        ).scalar_one_or_none()
+        return cancelled is not None and not cancelled
+
     def held(self, connection: Connection, lease: Lease) -> Task | None:
         """The task, if the lease still holds it."""
         row = connection.execute(sa.select(tasks).where(*self._held(lease))).one_or_none()
         return _task(row) if row is not None else None
 
     def finish(self, connection: Connection, lease: Lease, status: Status) -> bool:
-        """End a task; False if the lease was lost, and then nothing must be applied. Runs again if asked to meanwhile."""
+        """End a task; False if the lease was lost, and then nothing must be applied. Runs again if asked to meanwhile. One that
+        was cancelled leaves no row: nobody will ask for it again."""
         now = self._clock.now()
+        is_over = (tasks.c.cancel.is_(True), tasks.c.again.is_(False))
+        if connection.execute(sa.delete(tasks).where(*self._held(lease), *is_over)).rowcount == 1:
+            return True
         done = connection.execute(
             sa.update(tasks)
             .where(*self._held(lease))

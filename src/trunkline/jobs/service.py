@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -82,6 +82,16 @@ class JobsService:
                 self.queue.finish(connection, lease, report.status)
             else:
                 self.queue.release(connection, lease, retry_after)
+
+    def progress(self, lease: Lease, results: Sequence[Mapping[str, Any]], current: str | None) -> bool:
+        """What a worker has done of a task so far; also a sign of life. Returns whether it shall go on.
+
+        :raises ConflictError: ``lease_lost``; nothing was applied.
+        """
+        with self._db.write(wakes=bool(results)) as connection:
+            task = self.held(connection, lease)
+            is_wanted = self._workers[task.kind].progress(connection, task, results, current)
+            return self.queue.is_wanted(connection, lease) and is_wanted
 
     def held(self, connection: Connection, lease: Lease) -> Task:
         """The task that a lease holds.

@@ -1,97 +1,263 @@
-"""All SQL on ``datums`` and ``datum_results``. What touches many rows does so in few statements."""
+"""All SQL on ``datums``: the rows in which a job differs from its base. What touches many rows does so in few statements."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.ids import TreeHash
 from trunkline.core.status import Status
-from trunkline.pipelines.datums import PlannedDatum
-from trunkline.pipelines.model import Datum, DatumInput
-from trunkline.storage.db.schema import datum_results, datums, jobs, pipelines
-from trunkline.storage.db.upsert import upsert
+from trunkline.pipelines.model import Datum, DatumInput, JobInput
+from trunkline.pipelines.results import Result, known_results
+from trunkline.storage.db.schema import datums, jobs, pipelines
+from trunkline.versioning.model import TreePart
 from trunkline.versioning.roots import RootSource
 
 T = TypeVar("T")
 
 PARAMETERS_MAX = 500
 """Values in one IN list: far below what any database allows."""
-ROWS_PER_INSERT = 5000
-SUMMED_STATS = ("download_seconds", "process_seconds", "upload_seconds", "download_bytes", "upload_bytes")
+ROWS_PER_FETCH = 2000
+OPEN = (Status.QUEUED, Status.RUNNING)
+UNDONE = (Status.RECOVERED, Status.QUARANTINED)
+"""What a job that succeeded may have left to the next one."""
 
 
-def known_results(connection: Connection, identities: Iterable[str]) -> dict[str, str]:
-    """Output trees by identity, for those that were computed before."""
-    found: dict[str, str] = {}
-    for part in _parts(identities, PARAMETERS_MAX):
-        rows = connection.execute(
-            sa.select(datum_results.c.identity, datum_results.c.output_root).where(
-                datum_results.c.identity.in_(part)
-            )
-        )
-        found.update((row.identity, row.output_root) for row in rows)
-    return found
+class NewDatum(NamedTuple):
+    """A row to be: a datum that is not in the base as it is now."""
+
+    id: str
+    identity: str
+    files: list[list[Any]]
+    env: dict[str, str]
+    why: dict[str, Any]
+    old_identity: str | None = None
+    old: Result | None = None
+    """What it had made in the base, if anything."""
+    is_removed: bool = False
 
 
-def insert_datums(
+class Inserted(NamedTuple):
+    to_do: int
+    waiting: int
+    cached: int
+    removed: int
+
+
+def insert(
     connection: Connection,
+    *,
     job_pk: int,
-    planned: Sequence[PlannedDatum],
-    results: Mapping[str, str],
+    pipeline_id: int,
+    rows: Sequence[NewDatum],
+    first: int,
     now: float,
-) -> None:
-    """All datums of a job; those with a known result are ``skipped`` from the start."""
-    for part in _parts(planned, ROWS_PER_INSERT):
-        connection.execute(
-            sa.insert(datums), [_new_row(job_pk, one, results.get(one.identity), now) for one in part]
-        )
+    use_cache: bool = True,
+) -> Inserted:
+    """Rows of a job. Those whose result is known are ``skipped`` from the start; those that another job of the pipeline
+    computes just now wait for it; the others are numbered from ``first`` on."""
+    wanted = [row.identity for row in rows if not row.is_removed]
+    known = known_results(connection, wanted) if use_cache else {}
+    busy = _in_flight(connection, pipeline_id, job_pk, [one for one in wanted if one not in known])
+    to_do = waiting = cached = removed = 0
+    values = []
+    for row in rows:
+        value = _new_row(job_pk, row)
+        if row.is_removed:
+            removed += 1
+            value |= {"status": Status.REMOVED, "finished_at": now}
+        elif row.identity in known:
+            cached += 1
+            value |= _output(known[row.identity]) | {
+                "status": Status.SKIPPED, "finished_at": now,
+                "why": {**row.why, "kind": "cached", "was": row.why["kind"], "from": known[row.identity].job_id},
+            }  # fmt: skip
+        elif row.identity in busy:
+            waiting += 1
+            value["waits"] = True
+        else:
+            value["position"] = first + to_do
+            to_do += 1
+        values.append(value)
+    if values:
+        connection.execute(sa.insert(datums), values)
+    return Inserted(to_do, waiting, cached, removed)
 
 
-def _new_row(job_pk: int, planned: PlannedDatum, output_root: str | None, now: float) -> dict[str, Any]:
+def _new_row(job_pk: int, row: NewDatum) -> dict[str, Any]:
+    old = row.old
     return {
-        "job_pk": job_pk, "id": planned.id, "identity": planned.identity,
-        "status": Status.QUEUED if output_root is None else Status.SKIPPED,
-        "inputs": [asdict(one) for one in planned.inputs], "output_root": output_root, "attempts": 0, "reason": "",
-        "stats": {}, "finished_at": None if output_root is None else now,
+        "job_pk": job_pk, "id": row.id, "identity": row.identity, "old_identity": row.old_identity,
+        "old_root": None if old is None else old.root, "old_prefix": "" if old is None else old.prefix,
+        "position": None, "set_no": None, "waits": False, "status": Status.QUEUED, "files": row.files, "env": row.env,
+        "output_root": None, "output_prefix": "", "size": 0, "file_count": 0, "attempts": 0, "reason": "",
+        "why": row.why, "stats": {}, "started_at": None, "finished_at": None,
     }  # fmt: skip
 
 
-def queued_after(connection: Connection, job_pk: int, datum_id: str, limit: int) -> list[str]:
-    """IDs of datums that are to be processed, in order, from behind ``datum_id`` on."""
-    rows = connection.execute(
-        sa.select(datums.c.id)
-        .where(datums.c.job_pk == job_pk, datums.c.status == Status.QUEUED, datums.c.id > datum_id)
-        .order_by(datums.c.id)
-        .limit(limit)
+def _output(result: Result) -> dict[str, Any]:
+    return {
+        "output_root": result.root, "output_prefix": result.prefix, "size": result.size,
+        "file_count": result.file_count,
+    }  # fmt: skip
+
+
+def _in_flight(connection: Connection, pipeline_id: int, job_pk: int, identities: Iterable[str]) -> set[str]:
+    """Identities that another job of the pipeline is computing, or is going to."""
+    found: set[str] = set()
+    for part in parts(identities):
+        rows = connection.execute(
+            sa.select(datums.c.identity)
+            .join(jobs, jobs.c.pk == datums.c.job_pk)
+            .where(
+                datums.c.identity.in_(part), datums.c.status.in_(OPEN), datums.c.waits.is_(False),
+                datums.c.job_pk != job_pk, jobs.c.pipeline_id == pipeline_id, jobs.c.status == Status.RUNNING,
+            )
+        )  # fmt: skip
+        found.update(rows.scalars())
+    return found
+
+
+def delete_all(connection: Connection, job_pk: int) -> None:
+    """The rows of a plan that was not finished."""
+    connection.execute(sa.delete(datums).where(datums.c.job_pk == job_pk))
+
+
+# --- ends ---------------------------------------------------------------------------------------------------------
+
+
+class Ended(NamedTuple):
+    """How a datum ended."""
+
+    id: str
+    status: Status
+    attempts: int
+    reason: str
+    output: Result | None
+    stats: dict[str, Any]
+    started_at: float
+    why: dict[str, Any] | None = None
+
+
+def open_among(connection: Connection, job_pk: int, ids: Iterable[str]) -> dict[str, str]:
+    """Identities by ID, of those that have not ended."""
+    found: dict[str, str] = {}
+    for part in parts(ids):
+        rows = connection.execute(
+            sa.select(datums.c.id, datums.c.identity).where(
+                datums.c.job_pk == job_pk, datums.c.id.in_(part), datums.c.status.in_(OPEN)
+            )
+        )
+        found.update((row.id, row.identity) for row in rows)
+    return found
+
+
+def end(connection: Connection, job_pk: int, ended: Sequence[Ended], now: float) -> None:
+    """Write the ends of datums that ``open_among`` has found in the same transaction."""
+    if not ended:
+        return
+    names = (
+        "status", "attempts", "reason", "output_root", "output_prefix", "size", "file_count", "stats", "started_at",
+    )  # fmt: skip
+    statement = (
+        sa.update(datums)
+        .where(datums.c.job_pk == job_pk, datums.c.id == sa.bindparam("this"))
+        .values(
+            waits=False,
+            finished_at=now,
+            **{name: sa.bindparam(f"new_{name}", type_=datums.c[name].type) for name in names},
+        )
     )
-    return list(rows.scalars())
+    connection.execute(
+        statement,
+        [
+            {
+                "this": one.id, "new_status": one.status, "new_attempts": one.attempts, "new_reason": one.reason,
+                "new_output_root": one.output.root if one.output else None,
+                "new_output_prefix": one.output.prefix if one.output else "",
+                "new_size": one.output.size if one.output else 0,
+                "new_file_count": one.output.file_count if one.output else 0,
+                "new_stats": one.stats, "new_started_at": one.started_at,
+            }
+            for one in ended
+        ],
+    )  # fmt: skip
 
 
-def get_datum(connection: Connection, job_pk: int, datum_id: str) -> Datum | None:
-    row = connection.execute(
+def cancel_open(connection: Connection, job_pk: int, now: float) -> None:
+    """At a job's end: what has not ended is not wanted any more, and the base is not needed."""
+    connection.execute(
+        sa.update(datums)
+        .where(datums.c.job_pk == job_pk, datums.c.status.in_(OPEN))
+        .values(status=Status.CANCELLED, waits=False, finished_at=now)
+    )
+    connection.execute(
+        sa.update(datums)
+        .where(datums.c.job_pk == job_pk, datums.c.old_root.is_not(None))
+        .values(old_root=None)
+    )
+
+
+def reopen(connection: Connection, job_pk: int, ids: Sequence[str]) -> dict[Status, int]:
+    """Have ended datums done again; returns how many had which status."""
+    counts: dict[Status, int] = {}
+    for part in parts(ids):
+        where = (datums.c.job_pk == job_pk, datums.c.id.in_(part))
+        for status in connection.execute(sa.select(datums.c.status).where(*where)).scalars():
+            counts[Status(status)] = counts.get(Status(status), 0) + 1
+        connection.execute(
+            sa.update(datums).where(*where).values(
+                status=Status.QUEUED, waits=False, attempts=0, reason="", output_root=None, output_prefix="", size=0,
+                file_count=0, stats={}, started_at=None, finished_at=None,
+            )
+        )  # fmt: skip
+    return counts
+
+
+# --- looking ------------------------------------------------------------------------------------------------------
+
+
+def get(connection: Connection, job_pk: int, datum_id: str) -> Row[Any] | None:
+    return connection.execute(
         sa.select(datums).where(datums.c.job_pk == job_pk, datums.c.id == datum_id)
     ).one_or_none()
-    return _datum(row) if row is not None else None
 
 
-def list_datums(connection: Connection, job_pk: int, limit: int, after: str = "") -> list[Datum]:
+def rows_of(
+    connection: Connection, job_pk: int, limit: int, after: str = "", *, removed: bool = False
+) -> list[Row[Any]]:
     """In order of their IDs, from behind ``after`` on."""
-    rows = connection.execute(
+    statement = (
         sa.select(datums)
         .where(datums.c.job_pk == job_pk, datums.c.id > after)
         .order_by(datums.c.id)
         .limit(limit)
     )
-    return [_datum(row) for row in rows]
+    if not removed:
+        statement = statement.where(datums.c.status != Status.REMOVED)
+    return list(connection.execute(statement))
 
 
-def find_datum_ids(connection: Connection, job_pk: int, prefix: str) -> list[str]:
+def ids_of(connection: Connection, job_pk: int) -> set[str]:
+    return set(connection.execute(sa.select(datums.c.id).where(datums.c.job_pk == job_pk)).scalars())
+
+
+def with_status(connection: Connection, job_pk: int, *statuses: Status) -> list[Row[Any]]:
+    """In the order in which they ended."""
+    return list(
+        connection.execute(
+            sa.select(datums)
+            .where(datums.c.job_pk == job_pk, datums.c.status.in_(statuses))
+            .order_by(datums.c.finished_at, datums.c.position, datums.c.id)
+        )
+    )
+
+
+def find_ids(connection: Connection, job_pk: int, prefix: str) -> list[str]:
     """Up to two IDs that start with ``prefix``."""
     rows = connection.execute(
         sa.select(datums.c.id)
@@ -101,155 +267,131 @@ def find_datum_ids(connection: Connection, job_pk: int, prefix: str) -> list[str
     return list(rows.scalars())
 
 
-def first_failed(connection: Connection, job_pk: int) -> Datum | None:
-    row = connection.execute(
-        sa.select(datums)
-        .where(datums.c.job_pk == job_pk, datums.c.status == Status.FAILED)
-        .order_by(datums.c.finished_at)
-        .limit(1)
-    ).one_or_none()
-    return _datum(row) if row is not None else None
-
-
-def outputs(connection: Connection, job_pk: int) -> dict[str, TreeHash]:
-    """Output tree by datum, of all that have one."""
-    rows = connection.execute(
-        sa.select(datums.c.id, datums.c.output_root).where(
-            datums.c.job_pk == job_pk, datums.c.output_root.is_not(None)
-        )
+def seeing(connection: Connection, job_pk: int, paths: Sequence[str]) -> list[Row[Any]]:
+    """The rows whose inputs have all of these paths."""
+    wanted = {path.rstrip("/") for path in paths}
+    rows = connection.execution_options(yield_per=ROWS_PER_FETCH).execute(
+        sa.select(datums).where(datums.c.job_pk == job_pk, datums.c.status != Status.REMOVED)
     )
-    return {row.id: TreeHash(row.output_root) for row in rows}
+    return [row for row in rows if wanted <= {file[1].rstrip("/") for file in row.files}]
 
 
-def sum_of_stats(connection: Connection, job_pk: int) -> dict[str, float]:
-    """Over the datums that this job processed itself."""
-    sums: dict[str, float] = {}
-    rows = connection.execute(
-        sa.select(datums.c.stats).where(datums.c.job_pk == job_pk, datums.c.status != Status.SKIPPED)
-    )
-    for stats in rows.scalars():
-        for name in SUMMED_STATS:
-            if isinstance(value := stats.get(name), int | float):
-                sums[name] = sums.get(name, 0) + value
-    return sums
+def latest(
+    connection: Connection, pipeline_id: int, up_to: int, ids: Iterable[str]
+) -> dict[str, list[Row[Any]]]:
+    """The rows that jobs of a pipeline up to a certain one have of each datum, newest first; of jobs that succeeded."""
+    found: dict[str, list[Row[Any]]] = {}
+    for part in parts(ids):
+        rows: Iterable[Row[Any]] = connection.execute(
+            sa.select(
+                datums.c.id, datums.c.identity, datums.c.status, datums.c.files, datums.c.output_root,
+                datums.c.output_prefix, datums.c.size, datums.c.file_count, jobs.c.id.label("job_id"),
+            )
+            .join(jobs, jobs.c.pk == datums.c.job_pk)
+            .where(
+                datums.c.id.in_(part), jobs.c.pipeline_id == pipeline_id, jobs.c.pk <= up_to,
+                jobs.c.status == Status.SUCCEEDED,
+            )
+            .order_by(jobs.c.pk.desc())
+        )  # fmt: skip
+        for row in rows:
+            found.setdefault(row.id, []).append(row)
+    return found
 
 
-def start_try(connection: Connection, job_pk: int, datum_id: str, now: float) -> None:
-    values = {"status": Status.RUNNING, "attempts": datums.c.attempts + 1, "started_at": now}
-    connection.execute(_one(job_pk, datum_id).where(datums.c.status == Status.QUEUED).values(values))
+def changes_of_output(
+    connection: Connection, job_pk: int, labels: Sequence[JobInput]
+) -> tuple[list[TreePart], list[TreePart]]:
+    """What goes from the base's output, and what comes to it."""
+    query = sa.select(
+        datums.c.files, datums.c.old_root, datums.c.old_prefix, datums.c.output_root, datums.c.output_prefix
+    ).where(
+        datums.c.job_pk == job_pk, sa.or_(datums.c.old_root.is_not(None), datums.c.output_root.is_not(None))
+    )  # fmt: skip
+    gone: list[TreePart] = []
+    came: list[TreePart] = []
+    for row in connection.execution_options(yield_per=ROWS_PER_FETCH).execute(
+        query.order_by(datums.c.position, datums.c.id)
+    ):
+        name = label(row.files, labels)
+        if row.old_root is not None:
+            gone.append(TreePart(name, TreeHash(row.old_root), row.old_prefix))
+        if row.output_root is not None:
+            came.append(TreePart(name, TreeHash(row.output_root), row.output_prefix))
+    return gone, came
 
 
-def end_try(
-    connection: Connection, job_pk: int, datum_id: str, *, reason: str, is_counted: bool = True
-) -> None:
-    """Back to the queue. A try that was given back through no fault of the code is not counted."""
-    attempts = datums.c.attempts if is_counted else datums.c.attempts - 1
-    connection.execute(_one(job_pk, datum_id).values(status=Status.QUEUED, attempts=attempts, reason=reason))
+def label(files: Sequence[Sequence[Any]], inputs: Sequence[JobInput]) -> str:
+    """A datum as a person knows it: ``datum images:/a.png``."""
+    shown = [f"{inputs[file[0]].repo}:{file[1]}" for file in files[:3]]
+    return "datum " + ", ".join(shown) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
 
 
-def finish_datum(
-    connection: Connection, job_pk: int, datum_id: str, status: Status, now: float, **values: Any
-) -> bool:
-    """The datum's end; False if it has ended before."""
-    unfinished = datums.c.status.in_((Status.QUEUED, Status.RUNNING))
-    statement = _one(job_pk, datum_id).where(unfinished).values(status=status, finished_at=now, **values)
-    return connection.execute(statement).rowcount == 1
-
-
-def cancel_unfinished(connection: Connection, job_pk: int, now: float) -> None:
-    connection.execute(
-        sa.update(datums)
-        .where(datums.c.job_pk == job_pk, datums.c.status.in_((Status.QUEUED, Status.RUNNING)))
-        .values(status=Status.CANCELLED, finished_at=now)
-    )
-
-
-def remember_result(
-    connection: Connection, *, identity: str, output_root: str, job_id: str, now: float
-) -> None:
-    """The first result of an identity stays: two of them are equally right."""
-    statement = upsert(datum_results).values(
-        identity=identity, output_root=output_root, job_id=job_id, created_at=now
-    )
-    connection.execute(statement.on_conflict_do_nothing())
-
-
-def _one(job_pk: int, datum_id: str) -> sa.Update:
-    return sa.update(datums).where(datums.c.job_pk == job_pk, datums.c.id == datum_id)
-
-
-def _parts(values: Iterable[T], size: int) -> Iterator[list[T]]:
+def parts(values: Iterable[T], size: int = PARAMETERS_MAX) -> Iterator[list[T]]:
     rest = iter(values)
     while part := list(islice(rest, size)):
         yield part
 
 
-def _datum(row: Row[Any]) -> Datum:
+def datum_of(row: Row[Any], inputs: Sequence[JobInput]) -> Datum:
+    """A row as others see it; ``inputs`` are its job's."""
     return Datum(
-        id=row.id,
-        identity=row.identity,
-        status=Status(row.status),
-        inputs=tuple(DatumInput(**{**one, "paths": tuple(one["paths"])}) for one in row.inputs),
-        output_root=TreeHash(row.output_root) if row.output_root else None,
-        recovered=bool(row.stats.get("recovered")),
-        attempts=row.attempts,
-        reason=row.reason,
-        stats=row.stats,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-    )
+        id=row.id, identity=row.identity, status=Status(row.status), inputs=seen_files(row.files, inputs),
+        output_root=TreeHash(row.output_root) if row.output_root else None, output_prefix=row.output_prefix,
+        size=row.size, file_count=row.file_count, attempts=row.attempts, reason=row.reason, why=row.why,
+        stats=row.stats, started_at=row.started_at, finished_at=row.finished_at,
+    )  # fmt: skip
+
+
+def seen_files(files: Sequence[Sequence[Any]], inputs: Sequence[JobInput]) -> tuple[DatumInput, ...]:
+    return tuple(
+        DatumInput(
+            name=inputs[number].name, project=inputs[number].project, repo=inputs[number].repo,
+            branch=inputs[number].branch, commit=inputs[number].commit, root=inputs[number].root, paths=(path,),
+            hash=digest, size=size,
+        )
+        for number, path, digest, size in files
+    )  # fmt: skip
 
 
 # --- trees that are referred to ---
-
-
-def _input_roots(inputs: Any) -> list[str]:
-    return [one["root"] for one in inputs if one.get("root")]
 
 
 def _datum_label(row: Row[Any]) -> str:
     return f"datum {row.k2} of job {row.k0}/{row.k1}@{row.k3}"
 
 
+_KEYS = (pipelines.c.project, pipelines.c.name, datums.c.id, jobs.c.id)
 ROOTS = (
+    RootSource(column=datums.c.output_root, keys=_KEYS, join=(jobs, pipelines), label=_datum_label),
     RootSource(
-        column=datums.c.output_root,
-        keys=(pipelines.c.project, pipelines.c.name, datums.c.id, jobs.c.id),
+        column=datums.c.old_root,
+        keys=_KEYS,
         join=(jobs, pipelines),
-        label=_datum_label,
-    ),
-    RootSource(
-        column=datums.c.inputs,
-        keys=(pipelines.c.project, pipelines.c.name, datums.c.id, jobs.c.id),
-        join=(jobs, pipelines),
-        label=lambda row: f"input of {_datum_label(row)}",
-        where=datums.c.status.in_([Status.QUEUED, Status.RUNNING]),
-        read=_input_roots,
-    ),
-    RootSource(
-        column=datum_results.c.output_root,
-        keys=(datum_results.c.identity, datum_results.c.job_id),
-        label=lambda row: f"cached result {row.k0} of job {row.k1}",
-        is_cache=True,
+        label=lambda row: f"earlier output of {_datum_label(row)}",
     ),
 )
 
 
 def consumers(connection: Connection, keys: Mapping[str, Sequence[bytes]]) -> Iterator[tuple[str, str]]:
-    """The datums that saw any of the files (given by tree and key), with their identities."""
+    """The datums that saw any of the files (given by tree and key), with their identities. One that did not change from job
+    to job is found in the first."""
     query = sa.select(
-        datums.c.inputs, datums.c.identity, pipelines.c.project, pipelines.c.name, datums.c.id, jobs.c.id
+        datums.c.files,
+        datums.c.identity,
+        pipelines.c.project,
+        pipelines.c.name,
+        datums.c.id,
+        jobs.c.id,
+        jobs.c.inputs,
     )
-    query = query.select_from(datums.join(jobs).join(pipelines))
-    for inputs, identity, project, pipeline, datum, job in connection.execute(query):
-        if any(_sees(one, keys.get(one["root"], ())) for one in inputs):
+    query = query.select_from(datums.join(jobs).join(pipelines)).where(datums.c.status != Status.REMOVED)
+    rows = connection.execution_options(yield_per=ROWS_PER_FETCH).execute(query)
+    for files, identity, project, pipeline, datum, job, inputs in rows:
+        if any(_sees(path, keys.get(inputs[number].get("root", ""), ())) for number, path, *_ in files):
             yield f"datum {datum} of job {project}/{pipeline}@{job}", identity
 
 
-def _sees(given: Mapping[str, Any], keys: Sequence[bytes]) -> bool:
+def _sees(path: str, keys: Sequence[bytes]) -> bool:
     files = ["/" + key.decode() for key in keys]
-    return any(
-        file == path or (path.endswith("/") and file.startswith(path))
-        for file in files
-        for path in given["paths"]
-    )
+    return any(file == path or (path.endswith("/") and file.startswith(path)) for file in files)

@@ -1,21 +1,25 @@
-"""The domain's side of datum tasks: what a worker is told, and what follows from what it reports."""
+"""The domain's side of datum sets: what a worker is told, and what follows from what it reports."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.clock import Clock
 from trunkline.core.ids import DEFAULT_PROJECT
 from trunkline.core.status import Status
 from trunkline.errors import NotFoundError, StateError
 from trunkline.jobs.model import Report, Task
-from trunkline.pipelines import datum_store, store
-from trunkline.pipelines.model import Datum, Pipeline
+from trunkline.jobs.queue import TaskQueue
+from trunkline.pipelines import datum_store, results, set_store, store
+from trunkline.pipelines.datum_store import Ended
+from trunkline.pipelines.inputs import Leaf, leaves
+from trunkline.pipelines.model import Pipeline
+from trunkline.pipelines.results import Result
 from trunkline.pipelines.runner import Steps
 from trunkline.pipelines.store import JobRow
 from trunkline.secrets.service import SecretsService
@@ -32,10 +36,26 @@ TOKENS_KEPT_MAX = 64
 TOKEN_SECONDS = 30 * 24 * 3600.0
 """Longer than any job; the composition root ends a token with its job."""
 REASON_CHARACTERS_MAX = 2000
+WORKER_DIED = "its worker process died (out of memory?)"
+
+SUMMED = (
+    "download_seconds",
+    "process_seconds",
+    "upload_seconds",
+    "cpu_seconds",
+    "download_bytes",
+    "upload_bytes",
+)
+GREATEST = ("memory_bytes",)
+COUNTERS = {
+    Status.SUCCEEDED: "processed", Status.SKIPPED: "skipped", Status.FAILED: "failed",
+    Status.RECOVERED: "recovered", Status.QUARANTINED: "quarantined",
+}  # fmt: skip
+"""Where a job counts the datums that ended so."""
 
 
-class DatumTasks:
-    """The ``WorkerHandler`` of kind ``datum``."""
+class DatumSets:
+    """The ``WorkerHandler`` of kind ``datum-set``."""
 
     def __init__(
         self,
@@ -43,6 +63,7 @@ class DatumTasks:
         db: Database,
         clock: Clock,
         steps: Steps,
+        queue: TaskQueue,
         secrets: SecretsService,
         settings: Settings,
         issue_token: IssueToken,
@@ -50,6 +71,7 @@ class DatumTasks:
         self._db = db
         self._clock = clock
         self._steps = steps
+        self._queue = queue
         self._secrets = secrets
         self._settings = settings
         self._issue_token = issue_token
@@ -59,53 +81,53 @@ class DatumTasks:
     # --- what the worker is told ---
 
     def describe(self, task: Task) -> dict[str, Any]:
-        """All that a worker needs for a datum; secrets are read now, so they are never stored in a task.
+        """All that a worker needs for a set; secrets are read now, so they are never stored in a task.
 
         :raises NotFoundError: if a secret is missing; ``StateError`` if the job is not running any more.
         """
-        row, datum, pipeline = self._load(task)
-        transform = pipeline.spec["transform"]
-        environment = self._settings.environment_for(transform["image"])
+        number = task.payload["set"]
+        with self._db.read() as connection:
+            row = store.get_job_by_pk(connection, task.payload["job_pk"])
+            pipeline = None
+            rows: list[Row[Any]] = []
+            if row is not None:
+                pipeline = store.get_pipeline(connection, row.job.project, row.job.pipeline, row.job.version)
+                rows = set_store.open_in_set(connection, row.pk, number)
+        if row is None or pipeline is None or row.job.status != Status.RUNNING:
+            raise StateError(f"the job of {task.key} is not running any more", kind="job_over")
         secrets_env, secret_files = self._secret_values(pipeline)
+        spec = pipeline.spec
         return {
-            "job": {"project": pipeline.project, "pipeline": pipeline.name, "id": row.job.id},
-            "datum_id": datum.id,
-            "tries": pipeline.spec["datum_tries"],
-            "transform": {
-                name: transform[name]
-                for name in ("cmd", "stdin", "env", "err_cmd", "err_stdin", "working_dir", "accept_return_code")
+            "job": {
+                "project": pipeline.project, "pipeline": pipeline.name, "id": row.job.id, "version": row.job.version,
             },
-            "environment": environment.model_dump(),
+            "set": number,
+            "careful": number in row.sets_lost,
+            "tries": spec["datum_tries"],
+            "transform": spec["transform"],
+            "environment": self._settings.environment_for(spec["transform"]["image"]).model_dump(),
             "secrets_env": secrets_env,
             "secret_files": secret_files,
             "code_root": pipeline.code_root,
-            "inputs": [
-                {
-                    "name": one.name, "project": one.project, "repo": one.repo, "commit": one.commit, "root": one.root,
-                    "glob_paths": list(one.paths),
-                }
-                for one in datum.inputs
-            ],
-            "env_extra": _environment_of(row, datum, pipeline),
             "job_token": self._token_of(row),
-            "datum_timeout_seconds": pipeline.spec.get("datum_timeout"),
+            "limits": limits_of(spec),
+            "datum_timeout_seconds": spec.get("datum_timeout"),
+            "env_extra": _environment_of(row, pipeline),
+            "inputs": _inputs_of(row, pipeline),
+            "datums": [
+                {
+                    "id": one.id, "identity": one.identity, "attempts": one.attempts, "files": one.files, "env": one.env,
+                }
+                for one in rows
+            ],
+            "service": spec.get("service"),
+            "s3_out": bool(spec.get("s3_out")),
         }  # fmt: skip
-
-    def _load(self, task: Task) -> tuple[JobRow, Datum, Pipeline]:
-        with self._db.read() as connection:
-            row = store.get_job_by_pk(connection, task.payload["job_pk"])
-            datum = datum_store.get_datum(connection, task.payload["job_pk"], task.payload["datum_id"])
-            pipeline = None
-            if row is not None:
-                pipeline = store.get_pipeline(connection, row.job.project, row.job.pipeline, row.job.version)
-        if row is None or datum is None or pipeline is None or row.job.status != Status.RUNNING:
-            raise StateError(f"the job of {task.key} is not running any more", kind="job_over")
-        return row, datum, pipeline
 
     def _secret_values(self, pipeline: Pipeline) -> tuple[dict[str, str], dict[str, str]]:
         env: dict[str, str] = {}
         files: dict[str, str] = {}
-        for wanted in pipeline.spec["transform"]["secrets"]:
+        for wanted in pipeline.spec["transform"].get("secrets", ()):
             secret = self._secrets.find((pipeline.project, DEFAULT_PROJECT), wanted["name"])
             if secret is None:
                 raise NotFoundError(
@@ -135,90 +157,220 @@ class DatumTasks:
     # --- what it says ---
 
     def started(self, connection: Connection, task: Task) -> None:
-        """A try begins."""
-        now = self._clock.now()
-        datum_store.start_try(connection, task.payload["job_pk"], task.payload["datum_id"], now)
+        """A worker took the set; it is at the first of its datums."""
+        job_pk, number = task.payload["job_pk"], task.payload["set"]
+        rows = set_store.open_in_set(connection, job_pk, number)
+        if rows:
+            set_store.mark_running(connection, job_pk, number, rows[0].id, self._clock.now())
+
+    def progress(
+        self, connection: Connection, task: Task, results: Sequence[Mapping[str, Any]], current: str | None
+    ) -> bool:
+        """Datums of the set that have ended, and the one that it is at."""
+        job_pk = task.payload["job_pk"]
+        row = store.get_job_by_pk(connection, job_pk)
+        if row is None:
+            return False
+        if row.job.status != Status.RUNNING:
+            self._remember_late(connection, row, results)
+            return False
+        if results:
+            self._apply(connection, row, results)
+        if current is not None or results:
+            set_store.mark_running(connection, job_pk, task.payload["set"], current, self._clock.now())
+        return True
 
     def reported(self, connection: Connection, task: Task, report: Report) -> float | None:
-        """A try has ended: done, to be repeated, or given up."""
-        job_pk, datum_id = task.payload["job_pk"], task.payload["datum_id"]
+        """The set is given back. Datums that were not reported are to be done again."""
+        job_pk, number = task.payload["job_pk"], task.payload["set"]
         row = store.get_job_by_pk(connection, job_pk)
         if row is None or row.job.status != Status.RUNNING:
+            self._queue.forget(connection, task.id)
             return None
-        if report.status == Status.SUCCEEDED:
-            self._succeeded(connection, row, datum_id, report.result)
+        rows = set_store.open_in_set(connection, job_pk, number)
+        if not rows:
             return None
-        if report.status in (Status.QUEUED, Status.CANCELLED):  # given back: the worker was asked to leave
-            datum_store.end_try(connection, job_pk, datum_id, reason="", is_counted=False)
+        set_store.mark_running(connection, job_pk, number, None, self._clock.now())
+        if report.status in (Status.QUEUED, Status.CANCELLED):  # the worker was asked to leave
             return 0.0
-        return self._failed(connection, row, datum_id, report.error, report.result.get("stats"))
+        reason = report.error or "its worker did not say how it went"
+        is_left = self._count_try(connection, row, rows, reason)
+        return RETRY_SECONDS if is_left else None
 
     def lost(self, connection: Connection, task: Task) -> float | None:
-        """The worker died (killed for its memory, say): counted as a try, so that such code does not run for ever."""
-        row = store.get_job_by_pk(connection, task.payload["job_pk"])
+        """The worker died (killed for its memory, say). The first time that costs nothing but time; from then on the set is
+        done carefully, and the datum that it was at has had a try, so that such code does not run for ever."""
+        job_pk, number = task.payload["job_pk"], task.payload["set"]
+        row = store.get_job_by_pk(connection, job_pk)
         if row is None or row.job.status != Status.RUNNING:
+            self._queue.forget(connection, task.id)
             return None
-        reason = "its worker process died or went silent"
-        return self._failed(connection, row, task.payload["datum_id"], reason, None)
+        rows = set_store.open_in_set(connection, job_pk, number)
+        if not rows:
+            return None
+        if number not in row.sets_lost:
+            lost = sorted({*row.sets_lost, number})
+            store.update_job(connection, job_pk, Status.RUNNING, sets_lost=lost)
+            set_store.mark_running(connection, job_pk, number, None, self._clock.now())
+            return 0.0
+        at = next((one for one in rows if one.status == Status.RUNNING), rows[0])
+        set_store.mark_running(connection, job_pk, number, None, self._clock.now())
+        is_given_up = not self._count_try(connection, row, [at], WORKER_DIED)
+        return None if is_given_up and len(rows) == 1 else 0.0
 
-    def _succeeded(self, connection: Connection, row: JobRow, datum_id: str, result: dict[str, Any]) -> None:
-        now = self._clock.now()
-        recovered = bool(result.get("recovered"))
-        stats = {**result.get("stats", {}), "recovered": True} if recovered else result.get("stats", {})
-        output_root = None if recovered else result["output_root"]
-        done = datum_store.finish_datum(
-            connection, row.pk, datum_id, Status.SUCCEEDED, now, output_root=output_root, stats=stats,
-            reason=str(result.get("reason", ""))[:REASON_CHARACTERS_MAX],
-        )  # fmt: skip
-        if not done:
-            return
-        if output_root is not None:
-            datum = datum_store.get_datum(connection, row.pk, datum_id)
-            assert datum is not None, "it was finished just now"
-            datum_store.remember_result(
-                connection, identity=datum.identity, output_root=output_root, job_id=row.job.id, now=now
-            )
-        self._count(connection, row, "recovered" if recovered else "processed")
-
-    def _failed(
-        self, connection: Connection, row: JobRow, datum_id: str, reason: str, stats: dict[str, Any] | None
-    ) -> float | None:
-        reason = reason[:REASON_CHARACTERS_MAX] or "it failed without saying why"
-        datum = datum_store.get_datum(connection, row.pk, datum_id)
+    def _count_try(self, connection: Connection, row: JobRow, rows: Sequence[Row[Any]], reason: str) -> bool:
+        """Datums whose try ended without a result; returns whether any of them has another."""
+        reason = reason[:REASON_CHARACTERS_MAX]
         pipeline = store.get_pipeline(connection, row.job.project, row.job.pipeline, row.job.version)
-        if datum is None or pipeline is None:
-            return None
-        if datum.attempts < pipeline.spec["datum_tries"]:
-            datum_store.end_try(connection, row.pk, datum_id, reason=reason)
-            log.info("datum %s of %s failed, will be tried again: %s", datum_id[:12], row.job.id, reason)
-            return RETRY_SECONDS
-        now = self._clock.now()
-        if datum_store.finish_datum(
-            connection, row.pk, datum_id, Status.FAILED, now, reason=reason, stats=stats or {}
-        ):
-            self._count(connection, row, "failed")
-        return None
+        assert pipeline is not None, "versions live as long as their pipeline"
+        tries = pipeline.spec["datum_tries"]
+        left = [one for one in rows if one.attempts + 1 < tries]
+        set_store.count_try(connection, row.pk, [one.id for one in left], reason)
+        given_up = [
+            {"id": one.id, "status": "failed", "reason": reason, "attempts": one.attempts + 1, "stats": {}}
+            for one in rows
+            if one.attempts + 1 >= tries
+        ]
+        if given_up:
+            self._apply(connection, row, given_up)
+        return bool(left)
 
-    def _count(self, connection: Connection, row: JobRow, column: str) -> None:
-        updated = store.count(connection, row.pk, column)
-        if updated is not None:
+    # --- results ---
+
+    def _apply(self, connection: Connection, row: JobRow, told: Iterable[Mapping[str, Any]]) -> None:
+        now = self._clock.now()
+        by_id = {one["id"]: one for one in told}
+        identities = datum_store.open_among(connection, row.pk, by_id)
+        failed_is = self._meaning_of_failure(connection, row, by_id.values())
+        ended = [_ended(by_id[one], row, failed_is, now) for one in identities]
+        if not ended:
+            return
+        datum_store.end(connection, row.pk, ended, now)
+        succeeded = [(identities[one.id], one.output) for one in ended if one.output is not None]
+        results.remember(connection, succeeded, now)
+        self._count(connection, row, ended)
+        self._pass_on(connection, row, dict(succeeded), identities.values(), now)
+
+    def _meaning_of_failure(
+        self, connection: Connection, row: JobRow, told: Iterable[Mapping[str, Any]]
+    ) -> Status:
+        if all(one["status"] != Status.FAILED for one in told):
+            return Status.FAILED
+        pipeline = store.get_pipeline(connection, row.job.project, row.job.pipeline, row.job.version)
+        set_aside = pipeline is not None and pipeline.spec.get("on_failure") == "quarantine"
+        return Status.QUARANTINED if set_aside else Status.FAILED
+
+    def _count(self, connection: Connection, row: JobRow, ended: Sequence[Ended]) -> None:
+        counts: dict[str, int] = {}
+        stats = dict(row.job.stats)
+        for one in ended:
+            name = COUNTERS[one.status]
+            counts[name] = counts.get(name, 0) + 1
+            add_stats(stats, one.stats)
+        updated = store.count(connection, row.pk, counts, stats)
+        if updated is not None and updated.job.phase == store.PROCESSING:
             self._steps.finish_if_complete(connection, updated)
 
+    def _pass_on(
+        self,
+        connection: Connection,
+        row: JobRow,
+        known: Mapping[str, Result],
+        ended: Iterable[str],
+        now: float,
+    ) -> None:
+        """Give the results to datums of later jobs that waited for them; what failed they must do themselves."""
+        waiting = set_store.waiting_for(connection, ended)
+        by_job: dict[int, list[Ended]] = {}
+        for job_pk, datum, identity in waiting:
+            if identity in known:
+                one = Ended(datum, Status.SKIPPED, 0, "", known[identity], {}, now)
+                by_job.setdefault(job_pk, []).append(one)
+        for job_pk, some in by_job.items():
+            datum_store.end(connection, job_pk, some, now)
+            updated = store.count(connection, job_pk, {"skipped": len(some)})
+            if updated is not None and updated.job.phase == store.PROCESSING:
+                self._steps.finish_if_complete(connection, updated)
+        if len(waiting) > sum(map(len, by_job.values())):
+            self._steps.release_waiting(connection, row.pipeline_id)
 
-def _environment_of(row: JobRow, datum: Datum, pipeline: Pipeline) -> dict[str, str]:
-    """Pachyderm's variables, and our own. ``<input>`` (a path) is added by the worker, which knows where ``/pfs`` is."""
+    def _remember_late(self, connection: Connection, row: JobRow, told: Sequence[Mapping[str, Any]]) -> None:
+        """The job is over, but what was computed is as right as ever."""
+        found = []
+        for one in told:
+            if one["status"] == Status.SUCCEEDED:
+                datum = datum_store.get(connection, row.pk, one["id"])
+                if datum is not None:
+                    found.append((datum.identity, _result(one, row)))
+        results.remember(connection, found, self._clock.now())
+
+
+def _result(told: Mapping[str, Any], row: JobRow) -> Result:
+    return Result(
+        told.get("root"), told.get("prefix", ""), told.get("size", 0), told.get("file_count", 0), row.job.id
+    )
+
+
+def _ended(told: Mapping[str, Any], row: JobRow, failed_is: Status, now: float) -> Ended:
+    status = failed_is if told["status"] == Status.FAILED else Status(told["status"])
+    stats = dict(told["stats"])
+    seconds = sum(stats.get(name, 0.0) for name in ("download_seconds", "process_seconds", "upload_seconds"))
+    reason = str(told.get("reason", ""))[:REASON_CHARACTERS_MAX]
+    if status != Status.SUCCEEDED and not reason:
+        reason = "it failed without saying why"
+    return Ended(
+        id=told["id"], status=status, attempts=told.get("attempts", 1), reason=reason,
+        output=_result(told, row) if status == Status.SUCCEEDED else None, stats=stats, started_at=now - seconds,
+    )  # fmt: skip
+
+
+def add_stats(sums: dict[str, float], stats: Mapping[str, Any]) -> None:
+    """What one datum took, to the sums of its job."""
+    for name in SUMMED:
+        if value := stats.get(name):
+            sums[name] = sums.get(name, 0) + value
+    for name in GREATEST:
+        if value := stats.get(name):
+            sums[name] = max(sums.get(name, 0), value)
+
+
+def limits_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a datum may use, as the worker enforces it."""
+    given = spec.get("limits")
+    unlimited = {"memory_bytes": None, "cpus": None, "disk_bytes": None, "network": True}
+    return {**unlimited, **given} if isinstance(given, Mapping) else unlimited
+
+
+def _inputs_of(row: JobRow, pipeline: Pipeline) -> list[dict[str, Any]]:
+    by_place: dict[tuple[str, str, str, str], Leaf] = {
+        leaf.place: leaf for leaf in leaves(pipeline.spec["input"])
+    }
+    found = []
+    for one in row.job.inputs:
+        leaf = by_place[(one.name, one.project, one.repo, one.branch)]
+        found.append(
+            {
+                "name": one.name, "project": one.project, "repo": one.repo, "branch": one.branch, "commit": one.commit,
+                "root": one.root, "lazy": leaf.lazy, "empty_files": leaf.empty_files, "s3": leaf.s3,
+            }
+        )  # fmt: skip
+    return found
+
+
+def _environment_of(row: JobRow, pipeline: Pipeline) -> dict[str, str]:
+    """Pachyderm's variables, and our own, as far as they are the same for all datums of a job. The rest is added by the
+    worker: ``<input>`` (a path), and which datum it is."""
     found = {
         "PACH_JOB_ID": row.job.id,
-        "PACH_DATUM_ID": datum.id,
         "PACH_OUTPUT_COMMIT_ID": row.job.id,
         "PPS_PIPELINE_NAME": pipeline.name,
         "PPS_PROJECT_NAME": pipeline.project,
-        "PPS_SPEC_COMMIT": f"v{pipeline.version}",
+        "PPS_SPEC_COMMIT": f"v{row.job.version}",
         "TRUNKLINE_PROJECT": pipeline.project,
         "TRUNKLINE_PIPELINE": pipeline.name,
         "TRUNKLINE_JOB_ID": row.job.id,
-        "TRUNKLINE_DATUM_ID": datum.id,
     }
-    for one in datum.inputs:
-        found[f"{one.name}_COMMIT"] = one.commit
+    for one in row.job.inputs:
+        if one.commit:
+            found[f"{one.name}_COMMIT"] = one.commit
     return found

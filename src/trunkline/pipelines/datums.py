@@ -1,4 +1,4 @@
-"""Inputs to datums, and what decides a datum's result. Pure: no I/O, and the same answer everywhere and always.
+"""What names a datum and what decides its result. Pure: no I/O, and the same answer everywhere and always.
 
 A datum's *id* says what it is (inputs and paths, no content); its *identity* says what its result depends on (content and
 code). Two datums of one identity have one result, whichever job, branch or pipeline they belong to.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from trunkline.core.paths import Glob
 from trunkline.errors import InvalidInputError
-from trunkline.pipelines.model import DatumInput
+from trunkline.pipelines.inputs import Combination, leaves
 
 IDENTITY_VERSION = 1
 """Part of every identity: raise it when the same spec starts to mean something else."""
@@ -32,25 +32,11 @@ class Code:
     salt: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedDatum:
-    id: str
-    identity: str
-    inputs: tuple[DatumInput, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Match:
-    """A file or directory (its path ends in ``/``) that a glob found."""
-
-    path: str
-    hash: str
-    size: int
-
-
 TRANSFORM_FIELDS_THAT_DECIDE = (
     "image", "cmd", "stdin", "err_cmd", "err_stdin", "env", "secrets", "accept_return_code", "working_dir",
 )  # fmt: skip
+FIELDS_THAT_DECIDE_WHERE_GIVEN = ("user", "datum_batching", "requirements", "dockerfile")
+"""Left out of the digest where a spec does not say them, so that they change nothing for specs that are older than they are."""
 
 
 def check_glob(glob: str) -> str:
@@ -73,33 +59,69 @@ def check_glob(glob: str) -> str:
     )
 
 
-def plan(source: DatumInput, matches: Iterable[Match], code: Code) -> list[PlannedDatum]:
-    """One datum for each match; ``source`` is the input without its paths. Ordered by path, without duplicates."""
-    base = _digest_of_code(code)
-    planned: dict[str, PlannedDatum] = {}
-    shared = {key: value for key, value in asdict(source).items() if key not in ("paths", "hash", "size")}
-    for match in matches:
-        seen = DatumInput(**shared, paths=(match.path,), hash=match.hash, size=match.size)
-        datum = PlannedDatum(id=datum_id([seen]), identity=identity([seen], base), inputs=(seen,))
-        planned[datum.id] = datum
-    return sorted(planned.values(), key=lambda datum: datum.inputs[0].paths)
-
-
-def datum_id(inputs: Sequence[DatumInput]) -> str:
+def datum_id(combination: Combination) -> str:
     """What names a datum: the same in every job of a pipeline, whatever the content."""
-    named = [[one.name, one.project, one.repo, one.branch, list(one.paths)] for one in inputs]
-    return _digest(named)
+    return _digest([[seen[0], seen[1], seen[2], seen[3], [seen[4]]] for seen in combination])
 
 
-def identity(inputs: Sequence[DatumInput], code_digest: str) -> str:
+def identity(combination: Combination, code_digest: str) -> str:
     """What decides its result: what user code can see of the inputs, and the code itself."""
-    seen = sorted([one.name, list(one.paths), one.hash] for one in inputs)
-    return _digest([code_digest, seen])
+    return _digest([code_digest, sorted(map(_what_is_seen, combination))])
 
 
-def _digest_of_code(code: Code) -> str:
+def _what_is_seen(seen: Any) -> list[Any]:
+    found = [seen.leaf, [seen.path], seen.hash]
+    if seen.join_on or seen.group_by:  # the command sees them in its environment
+        found.append([seen.join_on, seen.group_by])
+    return found
+
+
+def digest_of_code(code: Code, spec_input: Mapping[str, Any]) -> str:
+    """Of all that decides results besides the inputs' content."""
     transform = {name: code.transform.get(name) for name in TRANSFORM_FIELDS_THAT_DECIDE}
-    return _digest([IDENTITY_VERSION, transform, code.environment, code.code_root, code.salt])
+    transform |= {
+        name: code.transform[name] for name in FIELDS_THAT_DECIDE_WHERE_GIVEN if code.transform.get(name)
+    }
+    decides: list[Any] = [IDENTITY_VERSION, transform, code.environment, code.code_root, code.salt]
+    shown = sorted(
+        [leaf.name, leaf.empty_files, leaf.s3] for leaf in leaves(spec_input) if leaf.empty_files or leaf.s3
+    )
+    if shown:
+        decides.append(shown)
+    return _digest(decides)
+
+
+def digest_of_version(code_digest: str, spec_input: Mapping[str, Any]) -> str:
+    """Of the code and of the tree of inputs: two jobs with the same differ only in what their inputs hold."""
+    return _digest([code_digest, spec_input])
+
+
+def code_changes(old: Code, new: Code) -> list[str]:
+    """What of the code is not as it was, in the words of the spec."""
+    names = dict.fromkeys((*TRANSFORM_FIELDS_THAT_DECIDE, *FIELDS_THAT_DECIDE_WHERE_GIVEN))
+    found = [f"transform.{name}" for name in names if old.transform.get(name) != new.transform.get(name)]
+    if old.code_root != new.code_root:
+        found.append("transform.code")
+    if old.environment != new.environment:
+        found.append("environment")
+    return found
+
+
+def environment_of(combination: Combination) -> dict[str, str]:
+    """The variables of one datum: what it was joined or grouped by."""
+    found: dict[str, str] = {}
+    for seen in combination:
+        if seen.join_on:
+            found[f"PACH_DATUM_{seen.leaf}_JOIN_ON"] = seen.join_on
+        if seen.group_by:
+            found[f"PACH_DATUM_{seen.leaf}_GROUP_BY"] = seen.group_by
+    return found
+
+
+def named(files: Iterable[tuple[str, str]]) -> str:
+    """``repo:path`` of each, in short."""
+    shown = [f"{repo}:{path}" for repo, path in files]
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
 def _digest(value: Any) -> str:

@@ -1,6 +1,6 @@
 """Logs of jobs: one JSON-lines file for each job under ``logs/pipelines/`` in the data directory.
 
-A worker says how many lines of its try it has sent before, so a batch that arrives twice is stored once. How many are
+A worker says how many lines of its datum set it has sent before, so a batch that arrives twice is stored once. How many are
 stored is read back from the file when the server has just started: nothing but the file has to survive. An offset for
 readers is a place in the file, in bytes; they take it as it is.
 """
@@ -31,17 +31,18 @@ class JobLogs:
         self._stored: dict[Path, dict[str, int]] = {}
 
     def append(
-        self, *, project: str, pipeline: str, job_id: str, datum: str, attempt: int, offset: int,
+        self, *, project: str, pipeline: str, job_id: str, source: str, offset: int,
         lines: Sequence[Mapping[str, Any]],
     ) -> int:  # fmt: skip
-        """Store what is new of ``lines``, which are number ``offset`` and on of this try; returns how many it now has.
+        """Store what is new of ``lines``, which are number ``offset`` and on of this source (a lease of a datum set);
+        returns how many it now has. Each line says which datum it is of, and of which try.
 
         :raises InvalidInputError: if lines before ``offset`` are missing.
         """
         if len(lines) > LINES_PER_CALL_MAX:
             raise InvalidInputError(f"send at most {LINES_PER_CALL_MAX} lines at once", kind="too_many_lines")
         path = self._path(project, pipeline, job_id)
-        key = f"{datum}:{attempt}"
+        key = source
         with self._lock:
             stored = self._counts(path)
             have = stored.get(key, 0)
@@ -51,7 +52,7 @@ class JobLogs:
                 )
             new = lines[have - offset :]
             if new:
-                text = "".join(_encoded(line, datum, attempt) for line in new)
+                text = "".join(_encoded(line, source) for line in new)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("ab") as file:
                     file.write(text.encode())
@@ -116,7 +117,7 @@ def _recount(path: Path) -> dict[str, int]:
                     break
                 whole += len(raw)
                 line = json.loads(raw)
-                key = f"{line['datum']}:{line['attempt']}"
+                key = line.get("source", "")
                 counts[key] = counts.get(key, 0) + 1
             file.truncate(whole)
     except FileNotFoundError:
@@ -124,10 +125,10 @@ def _recount(path: Path) -> dict[str, int]:
     return counts
 
 
-def _encoded(line: Mapping[str, Any], datum: str, attempt: int) -> str:
+def _encoded(line: Mapping[str, Any], source: str) -> str:
     stored = {
         "ts": float(line["ts"]), "text": str(line["text"]), "stream": str(line.get("stream", "stdout")),
-        "datum": datum, "attempt": attempt,
+        "datum": str(line.get("datum") or ""), "attempt": int(line.get("attempt") or 1), "source": source,
     }  # fmt: skip
     return json.dumps(stored, separators=(",", ":")) + "\n"
 

@@ -42,6 +42,8 @@ class JobInput:
     repo: RepoName
     branch: str
     commit: CommitId
+    root: str = ""
+    """The tree of that commit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ class Job:
     """Of the pipeline, when the job was planned."""
     status: Status
     phase: str
-    """``waiting`` (for inputs, or for the job before it), ``processing``, ``finishing``; empty at the end."""
+    """``waiting`` (for inputs), ``planning``, ``queueing``, ``processing``, ``finishing`` (or waiting for the jobs before it),
+    ``egressing``; empty at the end."""
     reason: str
     """Why it failed; empty otherwise."""
     inputs: tuple[JobInput, ...]
@@ -62,8 +65,10 @@ class Job:
     skipped: int
     failed: int
     recovered: int
+    quarantined: int
     stats: dict[str, float]
-    """Sums over its datums: ``download_seconds process_seconds upload_seconds download_bytes upload_bytes``."""
+    """Sums over the datums that it computed: ``download_seconds process_seconds upload_seconds cpu_seconds download_bytes
+    upload_bytes``; and the most that one of them had: ``memory_bytes``."""
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -93,13 +98,31 @@ class Datum:
     status: Status
     inputs: tuple[DatumInput, ...]
     output_root: TreeHash | None
-    recovered: bool
-    """Its command failed, its ``err_cmd`` succeeded: no output, but no failure either."""
+    """The tree that its output is part of, below ``output_prefix``; None: it wrote nothing, or none is known."""
+    output_prefix: str
+    size: int
+    """Of its output, in bytes."""
+    file_count: int
     attempts: int
     reason: str
+    why: dict[str, Any]
+    """Why it is not as in the job before: ``kind`` (new, changed, code, forced, again, cached, removed; empty: it is), and
+    ``files``, ``code`` or ``from``."""
     stats: dict[str, Any]
     started_at: float | None
     finished_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the jobs of a commit set took together."""
+
+    jobs: int
+    datums: int
+    """Those that were computed."""
+    stats: dict[str, float]
+    seconds: float
+    """From the first job's start to the last one's end, or to now."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,44 +1,43 @@
-"""The use cases of pipelines: check, decide, write. The work itself is in ``runner`` and ``datum_tasks``."""
+"""The use cases of pipelines: check, decide, write. What is about jobs is in ``job_service``, their work in
+``runner``, ``finishing`` and ``datum_tasks``."""
 
 from __future__ import annotations
 
 import secrets as random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from trunkline.core.clock import Clock
-from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, check_name, check_pipeline_name, new_commit_id
+from trunkline.core.ids import BranchName, new_commit_id
 from trunkline.core.status import Status
 from trunkline.errors import (
     AlreadyExistsError,
-    ConflictError,
     InvalidInputError,
     NotFoundError,
     StateError,
 )
-from trunkline.jobs.queue import Lease
 from trunkline.jobs.service import JobsService
-from trunkline.pipelines import datum_store, store
-from trunkline.pipelines.datum_tasks import DatumTasks, IssueToken
-from trunkline.pipelines.datums import check_glob
-from trunkline.pipelines.logs import JobLogs
-from trunkline.pipelines.model import Datum, Job, LogLine, Pipeline
-from trunkline.pipelines.runner import DATUM, FINISH_JOB, PLAN_JOB, Steps, queue_name
+from trunkline.pipelines import store
+from trunkline.pipelines.checks import SpecChecks, check_cycle
+from trunkline.pipelines.crons import FIRE_CRONS, Crons
+from trunkline.pipelines.datum_tasks import IssueToken
+from trunkline.pipelines.inputs import Leaf, leaves
+from trunkline.pipelines.job_service import JobUseCases, no_pipeline
+from trunkline.pipelines.keys import queue_name
+from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec
-from trunkline.pipelines.store import JobRow
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
+from trunkline.versioning.model import Trigger
 from trunkline.versioning.service import VersioningService
 
-DATUM_ID_PREFIX_MIN = 6
-LIST_MAX = 100_000
 
-
-class PipelineService:
+class PipelineService(JobUseCases):
     """Pipelines, their jobs, datums and logs."""
 
     def __init__(
@@ -51,27 +50,14 @@ class PipelineService:
         settings: Settings,
         issue_token: IssueToken,
     ) -> None:
-        self._db = db
-        self._clock = clock
-        self._versioning = versioning
-        self._jobs = jobs
-        self._secrets = secrets
-        self._settings = settings
-        self._logs = JobLogs(settings.logs_dir / "pipelines")
-        self._steps = Steps(db=db, clock=clock, versioning=versioning, jobs=jobs, settings=settings)
-        self._datum_tasks = DatumTasks(
-            db=db, clock=clock, steps=self._steps, secrets=secrets, settings=settings, issue_token=issue_token
-        )
+        super().__init__(db, clock, versioning, jobs, secrets, settings, issue_token)
+        self._checks = SpecChecks(versioning=versioning, secrets=secrets, settings=settings)
+        self.crons = Crons(db=db, clock=clock, versioning=versioning, queue=jobs.queue)
 
     def register(self) -> None:
         """Tell the jobs service what this domain does. Call once, before it starts."""
-        self._jobs.on_control(PLAN_JOB, self._steps.plan_job)
-        self._jobs.on_control(FINISH_JOB, self._steps.finish_job)
-        self._jobs.on_worker(DATUM, self._datum_tasks)
-        self._jobs.outbox.subscribe("commit.opened", self._steps.commit_opened)
-        self._jobs.outbox.subscribe("commit.finished", self._steps.commit_finished)
-        self._jobs.outbox.subscribe("commit.squashed", self._steps.commit_removed)
-        self._jobs.outbox.subscribe("commit.dropped", self._steps.commit_removed)
+        super().register()
+        self._jobs.on_control(FIRE_CRONS, self.crons.step)
 
     # --- pipelines ---
 
@@ -90,11 +76,11 @@ class PipelineService:
             ``AlreadyExistsError`` without ``update``; ``ConflictError`` for a cycle.
         """
         checked = parse_spec(spec, project)
-        self._check(checked, code_root)
+        self._checks.check(checked, code_root)
         home, name = checked.pipeline.project, checked.pipeline.name
         now = self._clock.now()
         with self._db.write() as connection:
-            self._check_cycle(connection, checked)
+            check_cycle(connection, checked)
             old = store.get_pipeline(connection, home, name)
             if old is None:
                 pipeline_id = self._create(connection, checked, now)
@@ -123,7 +109,11 @@ class PipelineService:
                 salt=salt,
                 now=now,
             )
+            self.crons.adopt(connection, pipeline_id, name, checked.cron_inputs)
+            self._wait_where_asked(checked)
             self._follow(connection, checked)
+            if old is not None:
+                self._drop_waiting_branches(old, checked)
             created = store.get_pipeline(connection, home, name)
         assert created is not None, "it was written in the same transaction"
         return created
@@ -133,29 +123,48 @@ class PipelineService:
             found = store.list_pipelines(connection, project)
         return [self._with_alerts(pipeline) for pipeline in found]
 
-    def inspect(self, project: str, name: str) -> Pipeline:
-        """:raises NotFoundError: ``no_pipeline``."""
+    def inspect(self, project: str, name: str, version: int | None = None) -> Pipeline:
+        """As it is now, or as it was in a version.
+
+        :raises NotFoundError: ``no_pipeline`` or ``no_version``.
+        """
         with self._db.read() as connection:
-            found = store.get_pipeline(connection, project, name)
+            present = store.get_pipeline(connection, project, name)
+            found = present if version is None else store.get_pipeline(connection, project, name, version)
+        if present is None:
+            raise no_pipeline(project, name)
         if found is None:
-            raise _no_pipeline(project, name)
-        return self._with_alerts(found)
+            raise NotFoundError(
+                f"pipeline {project}/{name} has no version {version}: it has 1 to {present.version}",
+                kind="no_version",
+            )
+        return self._with_alerts(found) if found.version == present.version else found
+
+    def versions(
+        self, project: str, name: str, *, limit: int = 100, before: int | None = None
+    ) -> list[Pipeline]:
+        """A pipeline in all its versions, the newest first.
+
+        :raises NotFoundError: ``no_pipeline``.
+        """
+        present = self.inspect(project, name)
+        with self._db.read() as connection:
+            return store.list_versions(connection, project, name, before or present.version + 1, limit)
 
     def _with_alerts(self, found: Pipeline) -> Pipeline:
         """Say so where a pipeline waits in vain: what it read was deleted with force, and it follows nothing any more."""
-        pfs = found.spec["input"]["pfs"]
-        source = f"{pfs['project']}/{pfs['repo']}@{pfs['branch']}"
         try:
             output = f"{found.name}@{found.spec['output_branch']}"
-            if source in self._versioning.inspect_branch(found.project, output).provenance:
-                return found
+            followed = set(self._versioning.inspect_branch(found.project, output).provenance)
         except NotFoundError:
-            pass
-        alert = (
+            followed = set()
+        lost = dict.fromkeys(leaf.source for leaf in _leaves(found.spec) if leaf.source not in followed)
+        alerts = (
             f"it no longer follows {source}, which was deleted: when that is there again, "
             "'trunkline update pipeline -f FILE' makes it follow"
+            for source in lost
         )
-        return replace(found, notes=(alert, *found.notes))
+        return replace(found, notes=(*alerts, *found.notes))
 
     def delete(self, project: str, name: str, *, force: bool = False, keep_repo: bool = False) -> None:
         """Delete a pipeline with its jobs and logs, and its output repo unless that is to stay.
@@ -165,7 +174,7 @@ class PipelineService:
         with self._db.write() as connection:
             pipeline_id = store.find_pipeline_id(connection, project, name)
             if pipeline_id is None:
-                raise _no_pipeline(project, name)
+                raise no_pipeline(project, name)
             pipeline = store.get_pipeline(connection, project, name)
             assert pipeline is not None, "it was found in the same transaction"
             if not keep_repo:
@@ -178,6 +187,8 @@ class PipelineService:
                 self._versioning.release_owned_repo(connection, project, name, _owner(name))
             else:
                 self._versioning.delete_owned_repo(connection, project, name, _owner(name), force=force)
+            self.crons.release(connection, pipeline_id, name, keep=keep_repo, force=force)
+            self._drop_waiting_branches(pipeline, None)
             store.delete_pipeline(connection, pipeline_id)
         self._logs.delete(project, name)
 
@@ -185,7 +196,7 @@ class PipelineService:
         readers = [
             other
             for other in store.list_pipelines(connection, None)
-            if _source_of(other.spec) == (project, name)
+            if any((leaf.project, leaf.repo) == (project, name) for leaf in _leaves(other.spec))
         ]
         if readers and not force:
             names = ", ".join(f"{other.project}/{other.name}" for other in readers)
@@ -214,70 +225,13 @@ class PipelineService:
         with self._db.write() as connection:
             pipeline_id = store.find_pipeline_id(connection, project, name)
             if pipeline_id is None:
-                raise _no_pipeline(project, name)
+                raise no_pipeline(project, name)
             store.set_state(connection, pipeline_id, state)
             self._steps.wake(connection, project, name)
+            self.crons.wake(connection)  # a stopped pipeline does not tick
         return self.inspect(project, name)
 
-    # --- checks and parts of create ---
-
-    def _check(self, spec: PipelineSpec, code_root: str | None) -> None:
-        check_pipeline_name(spec.pipeline.name)
-        check_name("branch", spec.output_branch)
-        check_name("branch", spec.pfs.branch)
-        check_glob(spec.pfs.glob)
-        self._settings.environment_for(spec.transform.image)
-        self._versioning.inspect_project(spec.pipeline.project)
-        project, repo = spec.pfs.project, spec.pfs.repo
-        if (project, repo) == (spec.pipeline.project, spec.pipeline.name):
-            raise InvalidInputError(
-                f"pipeline {project}/{repo} cannot have its own output repo as input", kind="pipeline_cycle"
-            )
-        try:
-            self._versioning.inspect_repo(project, repo)
-        except NotFoundError as error:
-            flag = "" if project == DEFAULT_PROJECT else f" --project {project}"
-            raise NotFoundError(
-                f"input repo {project}/{repo} does not exist: create it with 'trunkline create repo {repo}{flag}'",
-                kind="no_repo",
-                details={"project": project, "repo": repo},
-            ) from error
-        for wanted in spec.transform.secrets:
-            self._check_secret(spec.pipeline.project, wanted.name, wanted.key)
-        if code_root is not None:
-            self._versioning.check_tree(TreeHash(code_root))
-
-    def _check_secret(self, project: str, name: str, key: str) -> None:
-        secret = self._secrets.find((project, DEFAULT_PROJECT), name)
-        places = project if project == DEFAULT_PROJECT else f"{project} or {DEFAULT_PROJECT}"
-        if secret is None:
-            raise NotFoundError(
-                f"there is no secret {name} in namespace {places}: create it with 'trunkline apply -f FILE'",
-                kind="no_secret",
-            )
-        if key and key not in secret.keys:
-            raise NotFoundError(
-                f"secret {name} has no key {key!r}; it has {', '.join(secret.keys) or 'none'}",
-                kind="no_secret_key",
-            )
-
-    def _check_cycle(self, connection: Connection, spec: PipelineSpec) -> None:
-        """Follow the inputs upstream; every pipeline has one, so it is a walk."""
-        sources = {
-            (other.project, other.name): _source_of(other.spec)
-            for other in store.list_pipelines(connection, None)
-        }
-        own = (spec.pipeline.project, spec.pipeline.name)
-        at = (spec.pfs.project, spec.pfs.repo)
-        passed = [at]
-        while at in sources:
-            if at == own:
-                chain = " <- ".join("/".join(one) for one in [own, *passed])
-                raise ConflictError(f"this would make a cycle: {chain}", kind="pipeline_cycle")
-            at = sources[at]
-            if at in passed:
-                break
-            passed.append(at)
+    # --- parts of create ---
 
     def _create(self, connection: Connection, spec: PipelineSpec, now: float) -> int:
         project, name = spec.pipeline.project, spec.pipeline.name
@@ -297,153 +251,41 @@ class PipelineService:
             self._steps.end(connection, row, Status.CANCELLED, "its pipeline was updated")
         return pipeline_id
 
+    def _wait_where_asked(self, spec: PipelineSpec) -> None:
+        """The branches that stand between an input and this pipeline, and move when their triggers say so."""
+        for leaf in spec.pfs_inputs:
+            trigger = leaf.trigger
+            if trigger is not None:
+                self._versioning.create_branch(
+                    leaf.project,
+                    f"{leaf.repo}@{leaf.branch}",
+                    trigger=Trigger(
+                        branch=BranchName(trigger.branch), size=trigger.size or None, commits=trigger.commits or None,
+                        rate_limit=trigger.rate_limit_spec or None, cron=trigger.cron_spec or None, all=trigger.all,
+                    ),
+                )  # fmt: skip
+
+    def _drop_waiting_branches(self, old: Pipeline, spec: PipelineSpec | None) -> None:
+        """Those that an older version needed, and nobody else follows."""
+        needed = {f"{leaf.repo}@{leaf.branch}" for leaf in spec.pfs_inputs} if spec is not None else set()
+        for leaf in _leaves(old.spec):
+            address = f"{leaf.repo}@{leaf.branch}"
+            if leaf.branch.startswith(f"{old.name}-trigger-") and address not in needed:
+                with suppress(NotFoundError, StateError):
+                    self._versioning.delete_branch(leaf.project, address)
+
     def _follow(self, connection: Connection, spec: PipelineSpec) -> None:
-        """Make the output branch follow the input; this opens an output commit, and that is the first job."""
-        upstream = [f"{spec.pfs.project}/{spec.pfs.repo}@{spec.pfs.branch}"]
+        """Make the output branch follow the inputs; this opens an output commit, and that is the first job."""
+        upstream = [leaf.source for leaf in leaves(effective(spec).get("input", {}))]
         self._versioning.set_provenance(
             connection, spec.pipeline.project, spec.pipeline.name, spec.output_branch, upstream,
             commit_id=new_commit_id(),
         )  # fmt: skip
 
-    # --- jobs ---
 
-    def list_jobs(
-        self,
-        project: str | None = None,
-        pipeline: str | None = None,
-        *,
-        limit: int = 100,
-        after: tuple[str, str, str] | None = None,
-    ) -> list[Job]:
-        """Newest first. ``after``: project, pipeline and ID of the job that was listed last.
-
-        :raises NotFoundError: if the pipeline does not exist, or the job ``after``.
-        """
-        if project is not None and pipeline is not None:
-            self.inspect(project, pipeline)
-        with self._db.read() as connection:
-            last = None if after is None else store.get_job(connection, *after)
-            if after is not None and last is None:
-                raise _no_job(*after)
-            before = None if last is None else last.pk
-            return store.list_jobs(connection, project=project, pipeline=pipeline, before=before, limit=limit)
-
-    def jobs_of(self, commit_id: str) -> list[Job]:
-        """All jobs of a commit set, in the order in which they were made."""
-        with self._db.read() as connection:
-            found = store.list_jobs(connection, commit_id=commit_id, limit=LIST_MAX)
-        return found[::-1]
-
-    def inspect_job(self, project: str, pipeline: str, job_id: str) -> Job:
-        """:raises NotFoundError: ``no_job``."""
-        return self._job(project, pipeline, job_id).job
-
-    def stop_job(self, project: str, pipeline: str, job_id: str) -> Job:
-        """End a job now: its processes are killed, its output commit is finished with an error.
-
-        :raises StateError: if it has ended already.
-        """
-        with self._db.write() as connection:
-            row = store.get_job(connection, project, pipeline, job_id)
-            if row is None:
-                raise _no_job(project, pipeline, job_id)
-            if not self._steps.end(connection, row, Status.CANCELLED, "it was stopped by request"):
-                raise StateError(
-                    f"job {project}/{pipeline}@{job_id} has ended already: it is {row.job.status.value}",
-                    kind="job_over",
-                )
-        return self.inspect_job(project, pipeline, job_id)
-
-    def list_datums(
-        self, project: str, pipeline: str, job_id: str, *, limit: int = LIST_MAX, after: str = ""
-    ) -> list[Datum]:
-        """The datums of a job in order of their IDs, from behind ``after`` on; none before it is planned."""
-        row = self._job(project, pipeline, job_id)
-        with self._db.read() as connection:
-            return datum_store.list_datums(connection, row.pk, limit, after)
-
-    # --- logs ---
-
-    def logs(
-        self,
-        project: str,
-        pipeline: str,
-        job_id: str | None = None,
-        datum: str | None = None,
-        offset: int = 0,
-    ) -> tuple[list[LogLine], int, bool]:
-        """Lines of a job's log from ``offset`` on, where to go on, and whether that was all there will ever be.
-
-        ``job_id`` None: the latest job. ``datum`` may be the beginning of a datum's ID.
-        """
-        row = self._job(project, pipeline, job_id)
-        if datum is not None:
-            datum = self._datum_id(row, datum)
-        lines, after = self._logs.read(project, pipeline, row.job.id, datum=datum, offset=offset)
-        return lines, after, row.job.status.is_final and after == offset
-
-    def append_log(self, lease: Lease, offset: int, lines: Sequence[Mapping[str, Any]]) -> int:
-        """Store log lines of a datum's try; ``offset`` is how many of it were sent before. Returns how many there are.
-
-        :raises ConflictError: ``lease_lost``; ``InvalidInputError`` if lines are missing in between.
-        """
-        with self._db.read() as connection:
-            task = self._jobs.held(connection, lease)
-            row = store.get_job_by_pk(connection, task.payload["job_pk"])
-        if row is None:
-            raise ConflictError(f"the job of {task.key} was deleted", kind="lease_lost")
-        return self._logs.append(
-            project=row.job.project, pipeline=row.job.pipeline, job_id=row.job.id, datum=task.payload["datum_id"],
-            attempt=task.attempts, offset=offset, lines=lines,
-        )  # fmt: skip
-
-    def _datum_id(self, row: JobRow, prefix: str) -> str:
-        with self._db.read() as connection:
-            found = datum_store.find_datum_ids(connection, row.pk, prefix)
-        if len(found) != 1 or len(prefix) < DATUM_ID_PREFIX_MIN:
-            problem = "there is no datum" if not found else "there are several datums"
-            raise NotFoundError(
-                f"{problem} {prefix!r} in job {row.job.id}: see 'trunkline list datum {row.job.pipeline}@{row.job.id}'",
-                kind="no_datum",
-            )
-        return found[0]
-
-    def _job(self, project: str, pipeline: str, job_id: str | None) -> JobRow:
-        with self._db.read() as connection:
-            row = store.get_job(connection, project, pipeline, job_id)
-            exists = row is not None or store.find_pipeline_id(connection, project, pipeline) is not None
-        if not exists:
-            raise _no_pipeline(project, pipeline)
-        if row is None:
-            self._jobs.outbox.drain()  # its commit may be so new that the event of it still waits
-            with self._db.read() as connection:
-                row = store.get_job(connection, project, pipeline, job_id)
-        if row is None:
-            raise _no_job(project, pipeline, job_id)
-        return row
-
-
-def _source_of(spec: Mapping[str, Any]) -> tuple[str, str]:
-    pfs = spec["input"]["pfs"]
-    return pfs["project"], pfs["repo"]
+def _leaves(spec: Mapping[str, Any]) -> list[Leaf]:
+    return leaves(spec.get("input") or {})
 
 
 def _owner(name: str) -> str:
     return f"pipeline:{name}"
-
-
-def _no_pipeline(project: str, name: str) -> NotFoundError:
-    return NotFoundError(
-        f"there is no pipeline {project}/{name}: see 'trunkline list pipeline'", kind="no_pipeline"
-    )
-
-
-def _no_job(project: str, pipeline: str, job_id: str | None) -> NotFoundError:
-    if job_id is None:
-        return NotFoundError(
-            f"pipeline {project}/{pipeline} has no job yet: try again in a moment", kind="no_job"
-        )
-    return NotFoundError(
-        f"there is no job {project}/{pipeline}@{job_id}: see 'trunkline list job -p {pipeline}'",
-        kind="no_job",
-    )

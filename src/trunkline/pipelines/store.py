@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,9 +18,11 @@ from trunkline.storage.db.upsert import upsert
 from trunkline.versioning.roots import RootSource
 
 WAITING = "waiting"
+PLANNING = "planning"
 QUEUEING = "queueing"
 PROCESSING = "processing"
 FINISHING = "finishing"
+EGRESSING = "egressing"
 
 UNFINISHED = (Status.QUEUED, Status.RUNNING)
 
@@ -31,14 +33,18 @@ class JobRow:
 
     pk: int
     pipeline_id: int
-    queueing_after: str
-    """The last datum whose task was queued, in order of datum IDs."""
+    code: str
+    base_pk: int | None
+    base_root: str | None
+    sets: int
+    sets_queued: int
+    sets_lost: frozenset[int]
     job: Job
 
     @property
     def is_complete(self) -> bool:
         job = self.job
-        return job.processed + job.skipped + job.failed + job.recovered >= job.total
+        return job.processed + job.skipped + job.failed + job.recovered + job.quarantined >= job.total
 
 
 # --- pipelines ---
@@ -104,6 +110,15 @@ def list_pipelines(connection: Connection, project: str | None) -> list[Pipeline
     return [_pipeline(row) for row in connection.execute(statement)]
 
 
+def list_versions(connection: Connection, project: str, name: str, before: int, limit: int) -> list[Pipeline]:
+    """A pipeline in its versions older than ``before``, the newest first."""
+    number = pipeline_versions.c.version
+    statement = _pipelines(number).where(
+        pipelines.c.project == project, pipelines.c.name == name, number < before
+    )
+    return [_pipeline(row) for row in connection.execute(statement.order_by(number.desc()).limit(limit))]
+
+
 def set_state(connection: Connection, pipeline_id: int, state: str) -> None:
     connection.execute(sa.update(pipelines).where(pipelines.c.id == pipeline_id).values(state=state))
 
@@ -163,20 +178,14 @@ def insert_job(connection: Connection, pipeline_id: int, commit_id: str, now: fl
     version = sa.select(pipelines.c.version).where(pipelines.c.id == pipeline_id).scalar_subquery()
     values = {
         "id": commit_id, "pipeline_id": pipeline_id, "version": version, "status": Status.QUEUED, "phase": WAITING,
-        "reason": "", "inputs": [], "total": 0, "processed": 0, "skipped": 0, "failed": 0, "recovered": 0, "stats": {},
-        "created_at": now,
+        "reason": "", "inputs": [], "total": 0, "processed": 0, "skipped": 0, "failed": 0, "recovered": 0, "quarantined": 0,
+        "stats": {}, "created_at": now,
     }  # fmt: skip
     connection.execute(upsert(jobs).values(values).on_conflict_do_nothing())
 
 
-def next_job(connection: Connection, pipeline_id: int) -> JobRow | None:
-    """The oldest job of a pipeline that is not finished: the only one that may run."""
-    statement = _jobs().where(jobs.c.pipeline_id == pipeline_id, jobs.c.status.in_(UNFINISHED))
-    row = connection.execute(statement.order_by(jobs.c.pk).limit(1)).one_or_none()
-    return _job(row) if row is not None else None
-
-
 def unfinished_jobs(connection: Connection, pipeline_id: int) -> list[JobRow]:
+    """Oldest first: in the order of their output commits."""
     statement = (
         _jobs().where(jobs.c.pipeline_id == pipeline_id, jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.pk)
     )
@@ -235,41 +244,45 @@ def pipelines_with_waiting_jobs(connection: Connection) -> list[tuple[str, str]]
     return [(row.project, row.name) for row in rows]
 
 
-def start_job(
-    connection: Connection,
-    row: JobRow,
-    *,
-    version: int,
-    inputs: Sequence[JobInput],
-    total: int,
-    skipped: int,
-    now: float,
-) -> bool:
-    """From ``queued`` to ``running``; False if it is not queued any more, and then nothing must be written."""
-    return transition(
-        connection, row, (Status.QUEUED,), Status.RUNNING, now, phase=QUEUEING, version=version, total=total,
-        skipped=skipped, inputs=[asdict(one) for one in inputs], started_at=now,
-    )  # fmt: skip
+def last_succeeded(
+    connection: Connection, pipeline_id: int, before: int, code: str | None = None
+) -> JobRow | None:
+    """The nearest job before another one that succeeded; with ``code``: whose code and input tree had that digest.
+
+    An output branch has no forks and its jobs are made in the order of its commits, so the jobs before a job are its ancestors.
+    """
+    statement = _jobs().where(
+        jobs.c.pipeline_id == pipeline_id, jobs.c.pk < before, jobs.c.status == Status.SUCCEEDED
+    )
+    if code is not None:
+        statement = statement.where(jobs.c.code == code)
+    row = connection.execute(statement.order_by(jobs.c.pk.desc()).limit(1)).one_or_none()
+    return _job(row) if row is not None else None
+
+
+def update_job(connection: Connection, pk: int, expected: Status, **values: Any) -> bool:
+    """Anything but its status; False if that is not as expected, and then nothing was written."""
+    changed = connection.execute(
+        sa.update(jobs).where(jobs.c.pk == pk, jobs.c.status == expected).values(**values)
+    )
+    return changed.rowcount == 1
 
 
 def set_phase(connection: Connection, pk: int, phase: str) -> None:
-    connection.execute(
-        sa.update(jobs).where(jobs.c.pk == pk, jobs.c.status == Status.RUNNING).values(phase=phase)
-    )
+    update_job(connection, pk, Status.RUNNING, phase=phase)
 
 
-def note_queued_up_to(connection: Connection, pk: int, datum_id: str) -> None:
-    """Remember how far the queueing of tasks has come; same transaction as the queueing."""
-    connection.execute(sa.update(jobs).where(jobs.c.pk == pk).values(stats={"queueing_after": datum_id}))
-
-
-def count(connection: Connection, pk: int, column: str) -> JobRow | None:
-    """One more datum ``processed``, ``failed`` or ``recovered``. None if the job is not running any more."""
-    counter = jobs.c[column]
-    where = (jobs.c.pk == pk, jobs.c.status == Status.RUNNING)
-    if connection.execute(sa.update(jobs).where(*where).values({column: counter + 1})).rowcount == 0:
+def count(
+    connection: Connection, pk: int, counts: Mapping[str, int], stats: Mapping[str, float] | None = None
+) -> JobRow | None:
+    """So many more datums ``processed``, ``skipped`` …, and what they took. None if the job is not running any more."""
+    values: dict[str, Any] = {name: jobs.c[name] + number for name, number in counts.items() if number}
+    if stats is not None:
+        values["stats"] = dict(stats)
+    if values and not update_job(connection, pk, Status.RUNNING, **values):
         return None
-    return get_job_by_pk(connection, pk)
+    row = get_job_by_pk(connection, pk)
+    return row if row is not None and row.job.status == Status.RUNNING else None
 
 
 def transition(
@@ -285,7 +298,7 @@ def transition(
     """The only writer of a job's status. False if it is in none of the ``old`` ones, and then nothing was written."""
     assert all(new in TRANSITIONS[status] for status in old), f"{old} may not become {new}"
     if new.is_final:
-        values |= {"finished_at": now, "phase": ""}
+        values |= {"finished_at": now, "phase": "", "base_root": None}
     changed = connection.execute(
         sa.update(jobs)
         .where(jobs.c.pk == row.pk, jobs.c.status.in_(list(old)))
@@ -309,21 +322,23 @@ def _jobs() -> sa.Select[Any]:
 
 
 def _job(row: Row[Any]) -> JobRow:
-    stats = dict(row.stats)
-    queueing_after = str(stats.pop("queueing_after", ""))
     job = Job(
         project=ProjectName(row.project), pipeline=PipelineName(row.name), id=CommitId(row.id), version=row.version,
         status=Status(row.status), phase=row.phase, reason=row.reason, inputs=tuple(map(_job_input, row.inputs)),
         total=row.total, processed=row.processed, skipped=row.skipped, failed=row.failed, recovered=row.recovered,
-        stats=stats, created_at=row.created_at, started_at=row.started_at, finished_at=row.finished_at,
+        quarantined=row.quarantined, stats=row.stats, created_at=row.created_at, started_at=row.started_at,
+        finished_at=row.finished_at,
     )  # fmt: skip
-    return JobRow(pk=row.pk, pipeline_id=row.pipeline_id, queueing_after=queueing_after, job=job)
+    return JobRow(
+        pk=row.pk, pipeline_id=row.pipeline_id, code=row.code, base_pk=row.base_pk, base_root=row.base_root,
+        sets=row.sets, sets_queued=row.sets_queued, sets_lost=frozenset(row.sets_lost), job=job,
+    )  # fmt: skip
 
 
 def _job_input(value: Mapping[str, str]) -> JobInput:
     return JobInput(
         name=value["name"], project=ProjectName(value["project"]), repo=RepoName(value["repo"]),
-        branch=value["branch"], commit=CommitId(value["commit"]),
+        branch=value["branch"], commit=CommitId(value["commit"]), root=value.get("root", ""),
     )  # fmt: skip
 
 
@@ -335,5 +350,19 @@ ROOTS = (
         keys=(pipelines.c.project, pipelines.c.name, pipeline_versions.c.version),
         join=(pipelines,),
         label=lambda row: f"code of pipeline {row.k0}/{row.k1} version {row.k2}",
+    ),
+    RootSource(
+        column=jobs.c.inputs,
+        keys=(pipelines.c.project, pipelines.c.name, jobs.c.id),
+        join=(pipelines,),
+        label=lambda row: f"input of job {row.k0}/{row.k1}@{row.k2}",
+        where=jobs.c.status.in_([Status.QUEUED, Status.RUNNING]),
+        read=lambda inputs: [one["root"] for one in inputs if one.get("root")],
+    ),
+    RootSource(
+        column=jobs.c.base_root,
+        keys=(pipelines.c.project, pipelines.c.name, jobs.c.id),
+        join=(pipelines,),
+        label=lambda row: f"base of job {row.k0}/{row.k1}@{row.k2}",
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -65,6 +66,11 @@ class TrialTasks:
         trial = store.find_trial(connection, int(task.key))
         if trial is not None and trial.status is Status.QUEUED:
             self._lifecycle.trial_began(connection, trial)
+
+    def progress(
+        self, connection: Connection, task: Task, results: Sequence[Mapping[str, Any]], current: str | None
+    ) -> bool:
+        raise StateError("a trial is one piece of work: it has no parts to report", kind="no_parts")
 
     def reported(self, connection: Connection, task: Task, report: Report) -> float | None:
         trial, experiment = self._load(connection, task)

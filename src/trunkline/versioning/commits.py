@@ -192,6 +192,18 @@ def commit_whole(
 ) -> StoredCommit:
     """Start, write and finish in one."""
     refuse_output(connection, branch, "its commits cannot be made by hand")
+    return commit_aside(connection, publish, branch, tree, description, now)
+
+
+def commit_aside(
+    connection: Connection,
+    publish: Publisher,
+    branch: BranchRow,
+    tree: TreeInfo,
+    description: str,
+    now: float,
+) -> StoredCommit:
+    """The same on a branch of a repo that somebody owns, by its owner."""
     made = store.insert_commit(
         connection, branch, spread.next_id(connection, branch.repo), origin=Origin.USER, status=CommitStatus.FINISHED,
         description=description, root=tree.root, size=tree.size, file_count=tree.file_count, now=now,

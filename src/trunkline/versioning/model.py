@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from trunkline.core.filestream import Source
 from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TagName, TreeHash
@@ -169,6 +169,16 @@ class FileInfo:
     """What the brackets ``( )`` of a glob have captured; None outside of globs."""
     linked: str | None = None
     """Where the content lies, if it was linked and never copied in."""
+
+
+class TreePart(NamedTuple):
+    """Part of a stored tree, to be part of another one: all that is below ``prefix``, by the paths below that."""
+
+    label: str
+    """Whose it is, for a person to read."""
+    root: TreeHash
+    prefix: str
+    """``/folder``; empty: the whole tree."""
 
 
 @dataclass(frozen=True, kw_only=True)

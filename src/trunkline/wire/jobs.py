@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from trunkline.wire.base import Wire
 
 
@@ -30,6 +32,7 @@ class Job(Wire):
     skipped: int
     failed: int
     recovered: int
+    quarantined: int = 0
     stats: dict[str, float]
     created_at: float
     started_at: float | None
@@ -54,9 +57,13 @@ class Datum(Wire):
     status: str
     inputs: tuple[DatumInput, ...]
     output_root: str | None
-    recovered: bool
+    output_prefix: str = ""
+    size: int = 0
+    file_count: int = 0
     attempts: int
     reason: str
+    why: dict[str, Any] = Field(default_factory=dict)
+    """Why it is not as in the job before: ``kind`` and, by that, ``files``, ``code``, ``from``; empty: it is."""
     stats: dict[str, Any]
     started_at: float | None
     finished_at: float | None

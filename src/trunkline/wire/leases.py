@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -49,6 +49,52 @@ class ReportTask(Ask):
     status: str
     result: dict[str, Any] = Field(default_factory=dict)
     error: str = ""
+
+
+class DatumStats(Wire):
+    """What one datum took."""
+
+    download_seconds: float = 0.0
+    process_seconds: float = 0.0
+    upload_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    download_bytes: int = 0
+    upload_bytes: int = 0
+    memory_bytes: int = 0
+    """The most it had at once."""
+    exit_code: int | None = None
+    oom: bool = False
+    """Whether it was killed because it asked for more memory than there is."""
+
+
+class DatumResult(Ask):
+    """How one datum of a set ended."""
+
+    id: str
+    status: Literal["succeeded", "failed", "recovered"]
+    reason: str = ""
+    attempts: int = Field(default=1, ge=1)
+    root: str | None = None
+    """The fileset that its output is part of; None: it wrote nothing."""
+    prefix: str = ""
+    """Where in it; empty: all of it."""
+    size: int = Field(default=0, ge=0)
+    file_count: int = Field(default=0, ge=0)
+    stats: DatumStats = Field(default_factory=DatumStats)
+
+
+class Progress(Ask):
+    """What a worker has done of a datum set since it last said so."""
+
+    token: str
+    results: list[DatumResult] = Field(default_factory=list, max_length=1000)
+    current: str | None = None
+    """The datum that it is at."""
+
+
+class ProgressAnswer(Wire):
+    stop: bool
+    """The rest is not wanted any more."""
 
 
 class LogLines(Ask):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trunkline.core.status import Status
-from trunkline.errors import InvalidInputError, LimitError, UnavailableError
+from trunkline.errors import InvalidInputError, LimitError, TrunklineError, UnavailableError
 from trunkline.sdk import Client
 from trunkline.workers.lease import Interrupted, Outcome, TaskContext, WorkerEnvironment, serve
 from trunkline.workers.logs import hiding
@@ -31,6 +31,7 @@ PASSED_ON = (
     "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
 )  # fmt: skip
 """Of the worker's own environment, all that user code gets to see."""
+RETRY_SECONDS = 0.5
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -62,9 +63,41 @@ class DatumRunner:
         """The code folder last fetched: a worker's datums all have the same one, until the pipeline changes."""
 
     def __call__(self, context: TaskContext) -> Outcome:
+        for datum in context.task.payload["datums"]:
+            context.check()
+            result = self._until_done(context, datum)
+            body = {"token": context.task.token, "results": [result], "current": None}
+            answer = context.call("POST", f"/v1/leases/{context.task.id}/progress", body)
+            if answer["stop"]:
+                context.interrupt("cancelled")
+        return Outcome()
+
+    def _until_done(self, context: TaskContext, datum: Mapping[str, Any]) -> dict[str, Any]:
+        """All tries of a datum; what the server is told of it."""
+        payload = _single(context.task.payload, datum)
+        attempts = datum["attempts"]
+        while True:
+            attempts += 1
+            context.about = {"datum": datum["id"], "attempt": attempts}
+            try:
+                outcome = self._try(context, payload)
+            except TrunklineError as error:
+                outcome = Outcome(status=Status.FAILED, error=str(error))
+            if outcome.status == Status.SUCCEEDED or attempts >= context.task.payload["tries"]:
+                break
+            time.sleep(RETRY_SECONDS)
+        done = outcome.result
+        status = "recovered" if done.get("recovered") else outcome.status.value
+        return {
+            "id": datum["id"], "status": status, "attempts": attempts,
+            "reason": done.get("reason", outcome.error), "root": done.get("output_root"), "prefix": "",
+            "size": done.get("size", 0), "file_count": done.get("file_count", 0), "stats": done.get("stats", {}),
+        }  # fmt: skip
+
+    def _try(self, context: TaskContext, payload: Mapping[str, Any]) -> Outcome:
         folder = self._scratch / f"{context.task.id}-{next(self._numbers)}"
         try:
-            return self._run(context, folder)
+            return self._run(context, payload, folder)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise LimitError(
@@ -74,8 +107,7 @@ class DatumRunner:
         finally:
             remove_tree(folder)
 
-    def _run(self, context: TaskContext, folder: Path) -> Outcome:
-        payload = context.task.payload
+    def _run(self, context: TaskContext, payload: Mapping[str, Any], folder: Path) -> Outcome:
         if self._mode is None:
             self._mode = choose_mode(self._environment.sandbox, self._scratch)
         mode, why_not = self._mode
@@ -213,6 +245,19 @@ class DatumRunner:
             ),
         }
         return Outcome(result=result)
+
+
+def _single(payload: Mapping[str, Any], datum: Mapping[str, Any]) -> dict[str, Any]:
+    """What one datum of a set needs."""
+    inputs: dict[int, dict[str, Any]] = {}
+    for number, path, *_ in datum["files"]:
+        inputs.setdefault(number, {**payload["inputs"][number], "glob_paths": []})["glob_paths"].append(path)
+    named = {"PACH_DATUM_ID": datum["id"], "TRUNKLINE_DATUM_ID": datum["id"]}
+    return {
+        **payload,
+        "inputs": list(inputs.values()),
+        "env_extra": {**payload["env_extra"], **datum["env"], **named},
+    }
 
 
 def _secrets_of(payload: Mapping[str, Any]) -> list[str]:

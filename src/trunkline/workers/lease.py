@@ -103,6 +103,8 @@ class TaskContext:
         self.interrupted = threading.Event()
         self.interruption: str | None = None
         """``lost``, ``cancelled`` or ``stopping``, once interrupted."""
+        self.about: dict[str, Any] = {}
+        """What every log line says of itself: which datum it is of, and of which try."""
         self._shipper = LogShipper(self._send_lines)
 
     @property
@@ -111,7 +113,7 @@ class TaskContext:
 
     def log(self, text: str, stream: str = "stdout") -> None:
         """Add a line to the task's log. Blocks only when far more was logged than the server took."""
-        self._shipper.add(text, stream)
+        self._shipper.add(text, stream, **self.about)
 
     def check(self) -> None:
         """:raises Interrupted: if the work is no longer wanted."""

@@ -48,8 +48,8 @@ class LogShipper:
         self._discarding = False
         self._thread: threading.Thread | None = None
 
-    def add(self, text: str, stream: str) -> None:
-        line = {"ts": time.time(), "text": text[:LINE_CHARACTERS_MAX], "stream": stream}
+    def add(self, text: str, stream: str, **about: Any) -> None:
+        line = {"ts": time.time(), "text": text[:LINE_CHARACTERS_MAX], "stream": stream, **about}
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < WAITING_LINES_MAX or self._discarding)
             if self._discarding:

@@ -24,6 +24,8 @@ from trunkline.wire.leases import (
     HeartbeatAnswer,
     LeasedTask,
     LogLines,
+    Progress,
+    ProgressAnswer,
     ReportTask,
 )
 
@@ -71,6 +73,13 @@ def report(task_id: int, ask: ReportTask, use: Use) -> None:
     except ValueError as error:
         raise InvalidInputError(f"unknown status {ask.status!r}", kind="bad_status") from error
     use.jobs.report(lease_of(task_id, ask.token), Report(status=status, result=ask.result, error=ask.error))
+
+
+@router.post("/leases/{task_id}/progress")
+@allow(Scope.WORKER)
+def progress(task_id: int, ask: Progress, use: Use) -> ProgressAnswer:
+    results = [one.model_dump() for one in ask.results]
+    return ProgressAnswer(stop=not use.jobs.progress(lease_of(task_id, ask.token), results, ask.current))
 
 
 @router.post("/leases/{task_id}/logs", status_code=204)

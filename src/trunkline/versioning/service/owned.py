@@ -102,3 +102,23 @@ class OwnedRepos(UseCases):
         """
         found = commits.output_commit(connection, project, repo, commit_id)
         commits.finish_output(connection, self._publish, found, tree, error, self._clock.now())
+
+    def commit_aside(
+        self,
+        connection: Connection,
+        project: str,
+        repo: str,
+        branch: str,
+        *,
+        tree: TreeInfo,
+        description: str,
+    ) -> Commit | None:
+        """A commit of the owner's own on a branch that follows nothing. None if the branch shows that tree already."""
+        where = Address(project=ProjectName(project), repo=RepoName(repo))
+        row = self._ensure_branch(connection, where, branch)
+        root, _, _ = store.shown_tree(connection, row.head)
+        if tree.root == root or (root is None and not tree.file_count):
+            return None
+        return commits.commit_aside(
+            connection, self._publish, row, tree, description, self._clock.now()
+        ).commit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from trunkline.core.clock import Clock
 from trunkline.core.hashing import from_hex
@@ -12,11 +12,20 @@ from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.storage.buckets import Buckets
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.base import ObjectStore
-from trunkline.versioning import bulk, chunkindex, links, staging, trees, views, writers
+from trunkline.versioning import assembling, bulk, chunkindex, links, staging, trees, views, writers
 from trunkline.versioning.chunks import ChunkStore, ChunkWriter
 from trunkline.versioning.files import Content
 from trunkline.versioning.links import Links
-from trunkline.versioning.model import Change, CopyTree, DiffEntry, FileInfo, JoinFiles, PutContent, TreeInfo
+from trunkline.versioning.model import (
+    Change,
+    CopyTree,
+    DiffEntry,
+    FileInfo,
+    JoinFiles,
+    PutContent,
+    TreeInfo,
+    TreePart,
+)
 from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, decode_list
 from trunkline.versioning.writers import Writers
 
@@ -148,6 +157,36 @@ class TreeService:
             writer.finish()
             self._hold(ref)
         return tree_info(ref)
+
+    def assemble(
+        self,
+        base: TreeHash | None,
+        remove: Sequence[TreePart],
+        add: Sequence[TreePart],
+        *,
+        owner: Callable[[str], str | None] = lambda _path: None,
+    ) -> TreeInfo:
+        """``base`` (None: nothing) without the parts to remove, and with those to add. Costs what the parts hold. ``owner``
+        names the part of the base that a path belongs to, for the message of a conflict.
+
+        :raises ConflictError: ``duplicate_path`` or ``path_collision``, naming the path and both labels.
+        """
+        start = EMPTY_ROOT if base is None else from_hex(base, "tree hash")
+        with self._chunks.writer() as writer:
+            for root in dict.fromkeys(part.root for part in (*remove, *add)):
+                self._build_on(writer, from_hex(root, "tree hash"))
+            self._build_on(writer, start)
+            load = self._nodes.loader(writer.get, writer.get_many)
+            ref = assembling.assemble(
+                start, remove, add, writer, load, owner=owner, lookalikes=self._lookalikes
+            )
+            writer.finish()
+            self._hold(ref)
+        return tree_info(ref)
+
+    def has_part_at(self, part: TreePart, path: str) -> bool:
+        """Whether a part has a file at or below a path of the whole."""
+        return assembling.holds(self._load, part, clean_path(path)[1:].encode())
 
     def check_tree(self, root: TreeHash, *, to_keep: bool = True) -> FileInfo:
         """The root of a tree that somebody outside named. ``to_keep``: a row will refer to it, so all of it must be there;

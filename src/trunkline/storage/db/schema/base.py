@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import TEXT
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import Connection, Dialect
 
 metadata = sa.MetaData()
 
@@ -49,3 +49,13 @@ def time_column(name: str, *, nullable: bool = False) -> sa.Column[float]:
 meta = sa.Table(
     "meta", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
 )
+
+
+def add_indexes(connection: Connection) -> None:
+    """Those that tables lack, as far as their columns are there: a later migration may add some."""
+    inspector = sa.inspect(connection)
+    for table in metadata.sorted_tables:
+        present = {column["name"] for column in inspector.get_columns(table.name)}
+        for index in sorted(table.indexes, key=lambda one: str(one.name)):
+            if all(column.name in present for column in index.columns):
+                index.create(connection, checkfirst=True)

@@ -8,19 +8,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from trunkline.errors import UnavailableError
-from trunkline.storage.db.schema.base import meta, metadata
+from trunkline.storage.db.schema.base import add_indexes, meta, metadata
+from trunkline.storage.db.schema.v3 import delta_rows
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def _v2(connection: Connection) -> None:
-    """Tables that version 1 did not have are made by ``create_all``; columns and indexes that older tables lack, here."""
-    for table in metadata.sorted_tables:
-        for index in sorted(table.indexes, key=lambda one: str(one.name)):
-            index.create(connection, checkfirst=True)
+    """Tables that version 1 did not have are made by ``create_all``; indexes that older tables lack, here."""
+    add_indexes(connection)
 
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2, 3: delta_rows}
 """Version -> the step that leads to it from the one before. Steps are never edited once released."""
 
 

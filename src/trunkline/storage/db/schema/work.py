@@ -112,6 +112,15 @@ pipeline_versions = sa.Table(
     sa.Column("salt", sa.Text, nullable=False),
     time_column("created_at"),
 )
+pipeline_crons = sa.Table(  # cron inputs of the present versions
+    "pipeline_crons",
+    metadata,
+    sa.Column("pipeline_id", sa.Integer, sa.ForeignKey("pipelines.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("spec", sa.JSON, nullable=False),  # the input as the effective spec has it
+    time_column("next_at", nullable=True),  # the first tick that was not made yet
+    sa.Index("pipeline_crons_next", "next_at"),
+)
 jobs = sa.Table(
     "jobs",
     metadata,
@@ -122,12 +131,25 @@ jobs = sa.Table(
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("phase", sa.Text, nullable=False, default=""),
     sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("inputs", sa.JSON, nullable=False, default=list),  # [{name, repo, commit}]
+    sa.Column(
+        "inputs", sa.JSON, nullable=False, default=list
+    ),  # [{name, project, repo, branch, commit, root}]
+    sa.Column(
+        "code", sa.Text, nullable=False, server_default=""
+    ),  # digest of code, parameters and input tree
+    sa.Column("base_pk", sa.Integer, nullable=True),  # the job that its datum rows are a difference to
+    sa.Column("base_root", sa.Text, nullable=True),  # that job's output, until this one has ended
     sa.Column("total", sa.Integer, nullable=False, default=0),
     sa.Column("processed", sa.Integer, nullable=False, default=0),
     sa.Column("skipped", sa.Integer, nullable=False, default=0),
     sa.Column("failed", sa.Integer, nullable=False, default=0),
     sa.Column("recovered", sa.Integer, nullable=False, default=0),
+    sa.Column("quarantined", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("sets", sa.Integer, nullable=False, server_default="0"),  # datum sets there are
+    sa.Column(
+        "sets_queued", sa.Integer, nullable=False, server_default="0"
+    ),  # of them, those that have a task
+    sa.Column("sets_lost", sa.JSON, nullable=False, server_default="[]"),  # those whose worker died once
     sa.Column("stats", sa.JSON, nullable=False, default=dict),
     time_column("created_at"),
     time_column("started_at", nullable=True),
@@ -137,26 +159,47 @@ jobs = sa.Table(
     sa.Index("jobs_status", "status"),
     sqlite_autoincrement=True,  # a late word about a deleted job must not meet another one
 )
-datums = sa.Table(
+datums = sa.Table(  # what differs from the job's base, no more: see decision 0014
     "datums",
     metadata,
     sa.Column("job_pk", sa.Integer, sa.ForeignKey("jobs.pk", ondelete="CASCADE"), primary_key=True),
     sa.Column("id", sa.Text, primary_key=True),  # hash of what names it: inputs and paths
     sa.Column("identity", sa.Text, nullable=False),  # hash of what decides its result: content and code
+    sa.Column("old_identity", sa.Text, nullable=True),  # what it was in the base
+    sa.Column("old_root", sa.Text, nullable=True),  # its output there, until the job has ended
+    sa.Column("old_prefix", sa.Text, nullable=False, server_default=""),
+    sa.Column("position", sa.Integer, nullable=True),  # among those that are to be computed
+    sa.Column("set_no", sa.Integer, nullable=True),
+    sa.Column(
+        "waits", sa.Boolean, nullable=False, server_default=sa.false()
+    ),  # another job computes the same
     sa.Column("status", sa.Text, nullable=False),
-    sa.Column("inputs", sa.JSON, nullable=False),
+    sa.Column(
+        "files", sa.JSON, nullable=False, server_default="[]"
+    ),  # [[number of the job's input, path, hash, size]]
+    sa.Column("env", sa.JSON, nullable=False, server_default="{}"),
     sa.Column("output_root", sa.Text, nullable=True),
+    sa.Column("output_prefix", sa.Text, nullable=False, server_default=""),
+    sa.Column("size", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("file_count", sa.Integer, nullable=False, server_default="0"),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("why", sa.JSON, nullable=False, server_default="{}"),  # why it is not as in the base
     sa.Column("stats", sa.JSON, nullable=False, default=dict),
     time_column("started_at", nullable=True),
     time_column("finished_at", nullable=True),
+    sa.Index("datums_id", "id"),
+    sa.Index("datums_identity", "identity"),
+    sa.Index("datums_set", "job_pk", "set_no"),
 )
 datum_results = sa.Table(
     "datum_results",
     metadata,
     sa.Column("identity", sa.Text, primary_key=True),
-    sa.Column("output_root", sa.Text, nullable=False),
+    sa.Column("output_root", sa.Text, nullable=True),  # none: it wrote nothing
+    sa.Column("output_prefix", sa.Text, nullable=False, server_default=""),
+    sa.Column("size", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("file_count", sa.Integer, nullable=False, server_default="0"),
     sa.Column("job_id", sa.Text, nullable=False),
     time_column("created_at"),
 )

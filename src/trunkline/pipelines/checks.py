@@ -1,0 +1,111 @@
+"""What a spec needs from the world around it: repos, secrets, an environment, and no way back to itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy.engine import Connection
+
+from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, check_name, check_pipeline_name
+from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
+from trunkline.pipelines import store
+from trunkline.pipelines.inputs import leaves
+from trunkline.pipelines.spec import PfsInput, PipelineSpec, leaves_of
+from trunkline.secrets.service import SecretsService
+from trunkline.settings import Settings
+from trunkline.versioning.service import VersioningService
+
+Node = tuple[str, str]
+"""Project and name of a repo, or of the pipeline that owns it."""
+
+
+class SpecChecks:
+    """Asked before a pipeline is created or changed."""
+
+    def __init__(self, *, versioning: VersioningService, secrets: SecretsService, settings: Settings) -> None:
+        self._versioning = versioning
+        self._secrets = secrets
+        self._settings = settings
+
+    def check(self, spec: PipelineSpec, code_root: str | None) -> None:
+        """:raises InvalidInputError: for a bad name or image. :raises NotFoundError: for a missing project, repo or secret."""
+        check_pipeline_name(spec.pipeline.name)
+        check_name("branch", spec.output_branch)
+        self._settings.environment_for(spec.transform.image)
+        self._versioning.inspect_project(spec.pipeline.project)
+        for where, leaf in leaves_of(spec.input) if spec.input is not None else ():
+            if isinstance(leaf, PfsInput):
+                self._check_repo(spec, where, leaf)
+        for wanted in spec.transform.secrets:
+            self._check_secret(spec.pipeline.project, wanted.name, wanted.key)
+        if code_root is not None:
+            self._versioning.check_tree(TreeHash(code_root))
+
+    def _check_repo(self, spec: PipelineSpec, where: str, leaf: PfsInput) -> None:
+        project, repo = leaf.project, leaf.repo
+        if (project, repo) == (spec.pipeline.project, spec.pipeline.name):
+            raise InvalidInputError(
+                f"pipeline {project}/{repo} cannot have its own output repo as input", kind="pipeline_cycle"
+            )
+        try:
+            self._versioning.inspect_repo(project, repo)
+        except NotFoundError as error:
+            flag = "" if project == DEFAULT_PROJECT else f" --project {project}"
+            raise NotFoundError(
+                f"input repo {project}/{repo} does not exist: create it with 'trunkline create repo {repo}{flag}'",
+                kind="no_repo",
+                details={"project": project, "repo": repo, "field": f"{where}.repo"},
+            ) from error
+
+    def _check_secret(self, project: str, name: str, key: str) -> None:
+        secret = self._secrets.find((project, DEFAULT_PROJECT), name)
+        places = project if project == DEFAULT_PROJECT else f"{project} or {DEFAULT_PROJECT}"
+        if secret is None:
+            raise NotFoundError(
+                f"there is no secret {name} in namespace {places}: create it with 'trunkline apply -f FILE'",
+                kind="no_secret",
+            )
+        if key and key not in secret.keys:
+            raise NotFoundError(
+                f"secret {name} has no key {key!r}; it has {', '.join(secret.keys) or 'none'}",
+                kind="no_secret_key",
+            )
+
+
+def check_cycle(connection: Connection, spec: PipelineSpec) -> None:
+    """Follow all inputs upstream: none may lead back here.
+
+    :raises ConflictError: ``pipeline_cycle``, naming the chain.
+    """
+    above: dict[Node, list[Node]] = {
+        (other.project, other.name): [
+            (leaf.project, leaf.repo) for leaf in leaves(other.spec.get("input") or {})
+        ]
+        for other in store.list_pipelines(connection, None)
+    }
+    own = (spec.pipeline.project, spec.pipeline.name)
+    above[own] = [(leaf.project, leaf.repo) for leaf in spec.pfs_inputs]
+    chain = chain_back(own, above)
+    if chain is not None:
+        said = " <- ".join("/".join(one) for one in chain)
+        raise ConflictError(f"this would make a cycle: {said}", kind="pipeline_cycle")
+
+
+def chain_back(start: Node, above: Mapping[Node, Sequence[Node]]) -> list[Node] | None:
+    """The shortest way upstream from a pipeline to itself, if there is one."""
+    came_from: dict[Node, Node] = {}
+    level = [start]
+    while level:
+        further: list[Node] = []
+        for at in level:
+            for upstream in above.get(at, ()):
+                if upstream == start:
+                    chain = [start, at]
+                    while chain[-1] != start:
+                        chain.append(came_from[chain[-1]])
+                    return chain[::-1]
+                if upstream not in came_from:
+                    came_from[upstream] = at
+                    further.append(upstream)
+        level = further
+    return None

@@ -1,0 +1,143 @@
+"""All SQL on datum sets: the groups in which ``datums`` are leased, and the datums that wait for another job's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from trunkline.core.status import Status
+from trunkline.pipelines.datum_store import OPEN, parts
+from trunkline.storage.db.schema import datums, jobs
+
+
+def number_sets(connection: Connection, job_pk: int, datums_per_set: int) -> None:
+    """Sets of equal numbers of datums, in the order of the plan."""
+    connection.execute(
+        sa.update(datums)
+        .where(datums.c.job_pk == job_pk, datums.c.position.is_not(None))
+        .values(set_no=datums.c.position // datums_per_set)
+    )
+
+
+def number_sets_by_size(connection: Connection, job_pk: int, bytes_per_set: int, datums_max: int) -> int:
+    """Sets of about equal size of input; returns how many."""
+    rows = connection.execute(
+        sa.select(datums.c.position, datums.c.files)
+        .where(datums.c.job_pk == job_pk, datums.c.position.is_not(None))
+        .order_by(datums.c.position)
+    )
+    starts: list[int] = []
+    size, number = 0, 0
+    for position, files in rows:
+        if not starts or size >= bytes_per_set or number >= datums_max:
+            starts.append(position)
+            size = number = 0
+        size += sum(one[3] for one in files)
+        number += 1
+    for set_no, start in enumerate(starts):
+        end = starts[set_no + 1] if set_no + 1 < len(starts) else sa.literal(2**62)
+        connection.execute(
+            sa.update(datums)
+            .where(datums.c.job_pk == job_pk, datums.c.position >= start, datums.c.position < end)
+            .values(set_no=set_no)
+        )
+    return len(starts)
+
+
+def open_in_set(connection: Connection, job_pk: int, set_no: int) -> list[Row[Any]]:
+    """The datums of a set that have not ended, in order."""
+    return list(
+        connection.execute(
+            sa.select(datums)
+            .where(datums.c.job_pk == job_pk, datums.c.set_no == set_no, datums.c.status.in_(OPEN))
+            .order_by(datums.c.position)
+        )
+    )
+
+
+def mark_running(connection: Connection, job_pk: int, set_no: int, datum_id: str | None, now: float) -> None:
+    """Which datum of a set is being worked on; none of it if ``datum_id`` is None."""
+    in_set = (datums.c.job_pk == job_pk, datums.c.set_no == set_no)
+    connection.execute(
+        sa.update(datums)
+        .where(*in_set, datums.c.status == Status.RUNNING, datums.c.id != (datum_id or ""))
+        .values(status=Status.QUEUED)
+    )
+    if datum_id is not None:
+        connection.execute(
+            sa.update(datums)
+            .where(*in_set, datums.c.id == datum_id, datums.c.status == Status.QUEUED)
+            .values(status=Status.RUNNING, started_at=now)
+        )
+
+
+def count_try(connection: Connection, job_pk: int, ids: Sequence[str], reason: str) -> None:
+    """A try that ended without a result; the datums are queued."""
+    for part in parts(ids):
+        connection.execute(
+            sa.update(datums)
+            .where(datums.c.job_pk == job_pk, datums.c.id.in_(part), datums.c.status.in_(OPEN))
+            .values(status=Status.QUEUED, attempts=datums.c.attempts + 1, reason=reason)
+        )
+
+
+# --- waiting for another job's datum ------------------------------------------------------------------------------
+
+
+def waiting_for(connection: Connection, identities: Iterable[str]) -> list[tuple[int, str, str]]:
+    """``(job, datum, identity)`` of those that wait for one of these."""
+    found: list[tuple[int, str, str]] = []
+    for part in parts(identities):
+        rows = connection.execute(
+            sa.select(datums.c.job_pk, datums.c.id, datums.c.identity).where(
+                datums.c.identity.in_(part), datums.c.waits.is_(True), datums.c.status == Status.QUEUED
+            )
+        )
+        found.extend((row.job_pk, row.id, row.identity) for row in rows)
+    return found
+
+
+def waiting_in_vain(connection: Connection, pipeline_id: int) -> dict[int, list[str]]:
+    """Datums that wait although nobody computes what they wait for: by job, one of each identity."""
+    other, its_job = datums.alias(), jobs.alias()
+    is_computed = (
+        sa.select(1)
+        .select_from(other.join(its_job, its_job.c.pk == other.c.job_pk))
+        .where(
+            other.c.identity == datums.c.identity, other.c.status.in_(OPEN), other.c.waits.is_(False),
+            other.c.job_pk != datums.c.job_pk, its_job.c.pipeline_id == pipeline_id, its_job.c.status == Status.RUNNING,
+        )
+        .exists()
+    )  # fmt: skip
+    rows = connection.execute(
+        sa.select(datums.c.job_pk, datums.c.id, datums.c.identity)
+        .join(jobs, jobs.c.pk == datums.c.job_pk)
+        .where(
+            jobs.c.pipeline_id == pipeline_id, jobs.c.status == Status.RUNNING, datums.c.status == Status.QUEUED,
+            datums.c.waits.is_(True), ~is_computed,
+        )
+        .order_by(datums.c.job_pk)
+    )  # fmt: skip
+    found: dict[int, list[str]] = {}
+    seen: set[str] = set()
+    for row in rows:
+        if row.identity not in seen:
+            seen.add(row.identity)
+            found.setdefault(row.job_pk, []).append(row.id)
+    return found
+
+
+def into_set(connection: Connection, job_pk: int, ids: Sequence[str], set_no: int) -> None:
+    """Let datums be computed after all, as a set of their own."""
+    last = connection.execute(
+        sa.select(sa.func.coalesce(sa.func.max(datums.c.position), -1)).where(datums.c.job_pk == job_pk)
+    ).scalar_one()
+    connection.execute(
+        sa.update(datums)
+        .where(datums.c.job_pk == job_pk, datums.c.id == sa.bindparam("this"))
+        .values(waits=False, set_no=set_no, position=sa.bindparam("place")),
+        [{"this": one, "place": last + 1 + number} for number, one in enumerate(ids)],
+    )
