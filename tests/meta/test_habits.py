@@ -16,6 +16,7 @@ FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 
 MAY_READ_THE_ENVIRONMENT = {
+    "cli/editor.py",
     "settings.py": "the control server's settings",
     "sdk/config.py": "how a client finds its server",
     "cli/server.py": "'up' hands the environment on to the server it starts",

@@ -195,7 +195,7 @@ def test_services_and_spouts() -> None:
     found = shown(pfs("a"), service={"internalPort": 8080, "externalPort": "30080"})
     assert found["service"] == {"internal_port": 8080, "external_port": 30080, "ip": "", "type": "NodePort"}
     spout = shown(None, spout={"service": {"internal_port": 80}})
-    assert spout["spout"]["service"]["internal_port"] == 80 and "input" not in spout
+    assert spout["spout"]["service"]["internal_port"] == 80 and spout["input"] == {}
     assert leaves(spout.get("input", {})) == [] and input_in_short(spout) == "none"
     assert shown(None, spout={})["spout"] == {}
     assert "a service is one process" in refusal(

@@ -9,10 +9,10 @@ import typer
 
 from trunkline.cli.client import client
 from trunkline.cli.grammar import Output, Project, command, new_verb
-from trunkline.cli.output import done, say, show, structured
+from trunkline.cli.output import done, show
+from trunkline.cli.pipelines import create_pipeline, update_pipeline
 from trunkline.errors import InvalidInputError
 
-SpecFile = Annotated[Path, typer.Option("--file", "-f", help="Pipeline spec: JSON or YAML, one or many.")]
 Description = Annotated[str, typer.Option("--description", "-d", help="What it is for.")]
 
 
@@ -99,35 +99,6 @@ def create_branch(
     )  # fmt: skip
     where = "is without commits" if made.head is None else f"is at {made.head}"
     done(made, output, f"branch {made.project}/{made.repo}@{made.name} {where}")
-
-
-def create_pipeline(
-    file: SpecFile,
-    update: Annotated[bool, typer.Option("--update", help="Make a new version of an existing one.")] = False,
-    reprocess: Annotated[bool, typer.Option("--reprocess", help="Process all data again.")] = False,
-    project: Project = None,
-    output: Output = None,
-) -> None:
-    """Create pipelines from a spec file; the folder that transform.code names is uploaded with it."""
-    made = client().create_pipelines(file, update=update, reprocess=reprocess, project=project)
-    if output is not None:
-        structured(made if len(made) > 1 else made[0], output)
-        return
-    for pipeline in made:
-        what = "created" if pipeline.version == 1 else f"updated to version {pipeline.version}"
-        say(f"pipeline {pipeline.project}/{pipeline.name} {what}")
-        for note in pipeline.notes:
-            say(f"note: {note}")
-
-
-def update_pipeline(
-    file: SpecFile,
-    reprocess: Annotated[bool, typer.Option("--reprocess", help="Process all data again.")] = False,
-    project: Project = None,
-    output: Output = None,
-) -> None:
-    """Make new versions of pipelines from a spec file."""
-    create_pipeline(file, True, reprocess, project, output)
 
 
 def create_experiment(

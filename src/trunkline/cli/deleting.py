@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     command(verb, "branch", "trunkline delete branch images@staging")(delete_branch)
     command(verb, "file", "trunkline delete file images@master:/cats/1.png")(delete_file)
     command(verb, "pipeline", "trunkline delete pipeline edges")(delete_pipeline)
+    command(verb, "job", "trunkline delete job edges@1035715e796f45caae7a1d3ffd1f93ca")(delete_job)
     command(verb, "namespace", "trunkline delete namespace models")(delete_namespace)
     command(verb, "secret", "trunkline delete secret pipeline-secret")(delete_secret)
     command(verb, "inferenceservice", "trunkline delete isvc sklearn-iris -n models")(delete_service)
@@ -77,6 +78,12 @@ def delete_pipeline(
     """Delete a pipeline with its jobs and its output."""
     client().delete_pipeline(name, force=force, keep_repo=keep_repo, project=project)
     say(f"pipeline {name} deleted")
+
+
+def delete_job(job: Annotated[str, typer.Argument(metavar="PIPELINE@ID")], project: Project = None) -> None:
+    """Forget a job with its datums and its log; one that runs is ended first. Its output commit stays."""
+    client().delete_job(job, project=project)
+    say(f"job {job} deleted")
 
 
 def delete_namespace(name: str) -> None:

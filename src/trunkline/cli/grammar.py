@@ -15,7 +15,7 @@ from trunkline.core.suggest import did_you_mean
 from trunkline.errors import InvalidInputError
 
 NOUNS = {
-    "branch": "branches", "checkpoint": "checkpoints", "commit": "commits", "datum": "datums",
+    "branch": "branches", "checkpoint": "checkpoints", "commit": "commits", "cron": "crons", "datum": "datums",
     "experiment": "experiments", "file": "files", "inferenceservice": "inferenceservices", "job": "jobs",
     "model": "models", "namespace": "namespaces", "pipeline": "pipelines", "project": "projects", "purge": "purges",
     "repo": "repos", "secret": "secrets", "tag": "tags", "transaction": "transactions", "trial": "trials",

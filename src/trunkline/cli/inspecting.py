@@ -131,10 +131,14 @@ def inspect_file(
 
 
 def inspect_pipeline(
-    name: str, project: Project = None, output: Output = None, full_timestamps: FullTimestamps = False
+    name: str,
+    version: Annotated[int | None, typer.Option("--version", help="As it was in this version.")] = None,
+    project: Project = None,
+    output: Output = None,
+    full_timestamps: FullTimestamps = False,
 ) -> None:
     """Show a pipeline with its effective spec."""
-    shown(client().inspect_pipeline(name, project=project), output, full_timestamps)
+    shown(client().inspect_pipeline(name, version=version, project=project), output, full_timestamps)
 
 
 def inspect_job(

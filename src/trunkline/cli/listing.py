@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ from trunkline.cli.output import (
     table,
     time_text,
 )
+from trunkline.cli.pipelines import datums_of_spec
 from trunkline.errors import InvalidInputError
 from trunkline.wire.branches import Trigger
 from trunkline.wire.inferenceservices import InferenceService
@@ -188,11 +190,19 @@ def named(file: Any) -> str:
 
 
 def list_pipelines(
-    project: Project = None, output: Output = None, full_timestamps: FullTimestamps = False
+    name: Annotated[str | None, typer.Argument(metavar="[PIPELINE]")] = None,
+    history: Annotated[bool, typer.Option("--history", help="All versions, the newest first.")] = False,
+    project: Project = None,
+    output: Output = None,
+    full_timestamps: FullTimestamps = False,
 ) -> None:
-    """List pipelines with the state of their last jobs."""
+    """List pipelines with the state of their last jobs; or one, or their versions."""
+    api = client()
+    found = api.list_pipelines(project) if name is None else [api.inspect_pipeline(name, project=project)]
+    if history:
+        found = [old for one in found for old in api.list_pipeline_versions(one.name, project=one.project)]
     shown(
-        client().list_pipelines(project), output,
+        found, output,
         ("PROJECT", "NAME", "VERSION", "INPUT", "CREATED", "STATE / LAST JOB", "ALERTS", "DESCRIPTION"),
         lambda p: (
             p.project, p.name, str(p.version), p.input, time_text(p.updated_at, full_timestamps),
@@ -243,8 +253,20 @@ def job_state(job: Job) -> str:
     return f"{job.status}: {detail}" if detail else job.status
 
 
-def list_datums(job: JobArgument, project: Project = None, output: Output = None) -> None:
-    """List the datums of a job."""
+def list_datums(
+    job: Annotated[str | None, typer.Argument(metavar="[PIPELINE@ID]")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Of a spec instead, with what its inputs hold now.")
+    ] = None,
+    project: Project = None,
+    output: Output = None,
+) -> None:
+    """List the datums of a job, or with -f those that a spec would have; nothing is run."""
+    if file is not None and job is None:
+        datums_of_spec(file, project, output)
+        return
+    if job is None or file is not None:
+        raise InvalidInputError("name either a job, as PIPELINE@ID, or a spec with -f", kind="no_job")
     shown(
         client().list_datums(job, project=project), output, ("ID", "FILES", "STATUS", "TIME", "REASON"),
         lambda d: (

@@ -42,6 +42,7 @@ def build() -> typer.Typer:
         keeping,
         listing,
         logs,
+        pipelines,
         server,
         steering,
         transactions,
@@ -51,6 +52,7 @@ def build() -> typer.Typer:
     server.register(app)
     version.register(app)
     create.register(app)
+    pipelines.register(app)
     get = listing.register(app)
     inspecting.register(app)
     files.register(app, get)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -25,3 +26,11 @@ def load_yaml(text: str) -> Any:
     :raises yaml.YAMLError: saying where it is malformed.
     """
     return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+
+
+def load_all_yaml(text: str) -> Iterator[Any]:
+    """The values of all documents of a text.
+
+    :raises yaml.YAMLError: saying where it is malformed.
+    """
+    return yaml.load_all(text, Loader=_Loader)  # type: ignore[no-any-return,unused-ignore]

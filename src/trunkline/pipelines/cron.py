@@ -14,7 +14,7 @@ TICKS_MAX = 10_000
 """So many missed ticks are made up for, the newest ones: a schedule of seconds and a start years ago are millions."""
 ON_TIME_SECONDS = 60.0
 """A tick that is no later than this was not missed."""
-_FIRST_SPAN_SECONDS = 86400.0
+_FIRST_SPAN_SECONDS = 8 * 86400.0
 
 
 def tick_name(at: float) -> str:

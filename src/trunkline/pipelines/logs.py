@@ -94,6 +94,13 @@ class JobLogs:
             }
         shutil.rmtree(folder, ignore_errors=True)
 
+    def delete_of_job(self, project: str, pipeline: str, job_id: str) -> None:
+        """The log of one job."""
+        path = self._path(project, pipeline, job_id)
+        with self._lock:
+            self._stored.pop(path, None)
+        path.unlink(missing_ok=True)
+
     def _path(self, project: str, pipeline: str, job_id: str) -> Path:
         return self._folder / project / pipeline / f"{job_id}.jsonl"
 

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from trunkline.core.clock import Clock
-from trunkline.core.ids import BranchName, new_commit_id
+from trunkline.core.ids import BranchName, PipelineName, ProjectName, TreeHash, new_commit_id
 from trunkline.core.status import Status
 from trunkline.errors import (
     AlreadyExistsError,
@@ -29,7 +29,8 @@ from trunkline.pipelines.inputs import Leaf, leaves
 from trunkline.pipelines.job_service import JobUseCases, no_pipeline
 from trunkline.pipelines.keys import queue_name
 from trunkline.pipelines.model import Pipeline
-from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec
+from trunkline.pipelines.preview import PipelinePreview, changed_fields, first_datums, heads_of
+from trunkline.pipelines.spec import PipelineSpec, effective, input_in_short, notes, parse_spec
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
@@ -76,6 +77,10 @@ class PipelineService(JobUseCases):
             ``AlreadyExistsError`` without ``update``; ``ConflictError`` for a cycle.
         """
         checked = parse_spec(spec, project)
+        if checked.dry_run:
+            raise InvalidInputError(
+                "the spec says dry_run: use 'trunkline create pipeline -f FILE --dry-run'", kind="dry_run"
+            )
         self._checks.check(checked, code_root)
         home, name = checked.pipeline.project, checked.pipeline.name
         now = self._clock.now()
@@ -84,30 +89,12 @@ class PipelineService(JobUseCases):
             old = store.get_pipeline(connection, home, name)
             if old is None:
                 pipeline_id = self._create(connection, checked, now)
-            elif update or checked.update:
-                pipeline_id = self._prepare_update(connection, old, checked)
             else:
-                raise AlreadyExistsError(
-                    f"pipeline {home}/{name} exists already: change it with 'trunkline update pipeline -f FILE'",
-                    kind="pipeline_exists",
-                )
-            salt = checked.salt or (old.salt if old is not None else "")
-            if reprocess or checked.reprocess:
-                salt = random.token_hex(8)
-            kept_code = old.code_root if old is not None and checked.transform.code else None
-            if checked.transform.code and not (code_root or kept_code):
-                raise InvalidInputError(
-                    f"transform.code names the folder {checked.transform.code!r}, but it was not sent along: "
-                    "use 'trunkline create pipeline -f FILE'",
-                    kind="no_code",
-                )
+                _check_update(old, checked, update=update)
+                pipeline_id = self._prepare_update(connection, old)
+            code, salt = _settled(checked, old, code_root, reprocess=reprocess)
             store.add_version(
-                connection,
-                pipeline_id,
-                spec=effective(checked),
-                code_root=code_root or kept_code,
-                salt=salt,
-                now=now,
+                connection, pipeline_id, spec=effective(checked), code_root=code, salt=salt, now=now
             )
             self.crons.adopt(connection, pipeline_id, name, checked.cron_inputs)
             self._wait_where_asked(checked)
@@ -117,6 +104,47 @@ class PipelineService(JobUseCases):
             created = store.get_pipeline(connection, home, name)
         assert created is not None, "it was written in the same transaction"
         return created
+
+    def preview(
+        self,
+        project: str,
+        spec: Mapping[str, Any],
+        *,
+        code_root: str | None = None,
+        update: bool = False,
+        reprocess: bool = False,
+        datums: int = 0,
+    ) -> PipelinePreview:
+        """What ``create`` would do, and the first ``datums`` of all its datums. Raises what that would raise."""
+        checked = parse_spec(spec, project)
+        self._checks.check(checked, code_root)
+        home, name = checked.pipeline.project, checked.pipeline.name
+        now = self._clock.now()
+        with self._db.read() as connection:
+            check_cycle(connection, checked)
+            old = store.get_pipeline(connection, home, name)
+            pipeline_id = store.find_pipeline_id(connection, home, name)
+        if old is not None:
+            _check_update(old, checked, update=update)
+        code, salt = _settled(checked, old, code_root, reprocess=reprocess)
+        shown = effective(checked)
+        made = Pipeline(
+            project=ProjectName(home), name=PipelineName(name), version=old.version + 1 if old is not None else 1,
+            state=old.state if old is not None else "running", description=checked.description, spec=shown,
+            code_root=TreeHash(code) if code else None, salt=salt, input=input_in_short(shown), notes=notes(shown),
+            last_job_id=old.last_job_id if old is not None else None,
+            last_job_status=old.last_job_status if old is not None else None,
+            last_job_reason=old.last_job_reason if old is not None else "",
+            created_at=old.created_at if old is not None else now, updated_at=now,
+        )  # fmt: skip
+        commits = heads_of(self._versioning, shown)
+        planner = self._steps.planner
+        return PipelinePreview(
+            pipeline=made, is_new=old is None,
+            changes=tuple(changed_fields(old.spec, shown)) if old is not None else (),
+            work=planner.preview(made, pipeline_id, commits),
+            datums=tuple(first_datums(planner, shown, commits, datums)),
+        )  # fmt: skip
 
     def list_pipelines(self, project: str | None = None) -> list[Pipeline]:
         with self._db.read() as connection:
@@ -231,6 +259,20 @@ class PipelineService(JobUseCases):
             self.crons.wake(connection)  # a stopped pipeline does not tick
         return self.inspect(project, name)
 
+    def delete_job(self, project: str, pipeline: str, job_id: str) -> None:
+        """Forget a job, its datums and its log; one that runs is ended first. Its output commit stays.
+
+        :raises NotFoundError: ``no_pipeline`` or ``no_job``.
+        """
+        found = self._job(project, pipeline, job_id)
+        with self._db.write() as connection:
+            row = store.get_job_by_pk(connection, found.pk)
+            if row is not None:
+                if not row.job.status.is_final:
+                    self._steps.end(connection, row, Status.CANCELLED, "it was deleted")
+                store.delete_job(connection, row.pk)
+        self._logs.delete_of_job(project, pipeline, job_id)
+
     # --- parts of create ---
 
     def _create(self, connection: Connection, spec: PipelineSpec, now: float) -> int:
@@ -239,14 +281,9 @@ class PipelineService(JobUseCases):
         self._versioning.create_owned_repo(connection, project, name, _owner(name), description)
         return store.insert_pipeline(connection, project, name, now)
 
-    def _prepare_update(self, connection: Connection, old: Pipeline, spec: PipelineSpec) -> int:
+    def _prepare_update(self, connection: Connection, old: Pipeline) -> int:
         pipeline_id = store.find_pipeline_id(connection, old.project, old.name)
         assert pipeline_id is not None, "it was found in the same transaction"
-        if old.spec["output_branch"] != spec.output_branch:
-            raise InvalidInputError(
-                f"the output branch of a pipeline cannot be changed: it is {old.spec['output_branch']!r}",
-                kind="output_branch_fixed",
-            )
         for row in store.unfinished_jobs(connection, pipeline_id):
             self._steps.end(connection, row, Status.CANCELLED, "its pipeline was updated")
         return pipeline_id
@@ -281,6 +318,37 @@ class PipelineService(JobUseCases):
             connection, spec.pipeline.project, spec.pipeline.name, spec.output_branch, upstream,
             commit_id=new_commit_id(),
         )  # fmt: skip
+
+
+def _check_update(old: Pipeline, spec: PipelineSpec, *, update: bool) -> None:
+    """:raises AlreadyExistsError: if no update was meant. :raises InvalidInputError: if it changes what must stay."""
+    if not (update or spec.update):
+        raise AlreadyExistsError(
+            f"pipeline {old.project}/{old.name} exists already: change it with 'trunkline update pipeline -f FILE'",
+            kind="pipeline_exists",
+        )
+    if old.spec["output_branch"] != spec.output_branch:
+        raise InvalidInputError(
+            f"the output branch of a pipeline cannot be changed: it is {old.spec['output_branch']!r}",
+            kind="output_branch_fixed",
+        )
+
+
+def _settled(
+    spec: PipelineSpec, old: Pipeline | None, code_root: str | None, *, reprocess: bool
+) -> tuple[str | None, str]:
+    """The code folder and the salt of a version: what was said, or what the version before had."""
+    salt = spec.salt or (old.salt if old is not None else "")
+    if reprocess or spec.reprocess:
+        salt = random.token_hex(8)
+    kept = old.code_root if old is not None and spec.transform.code else None
+    if spec.transform.code and not (code_root or kept):
+        raise InvalidInputError(
+            f"transform.code names the folder {spec.transform.code!r}, but it was not sent along: "
+            "use 'trunkline create pipeline -f FILE'",
+            kind="no_code",
+        )
+    return code_root or kept, salt
 
 
 def _leaves(spec: Mapping[str, Any]) -> list[Leaf]:

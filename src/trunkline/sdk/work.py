@@ -1,121 +1,27 @@
-"""Work: pipelines and jobs, experiments and trials, models."""
+"""Work: jobs, experiments and trials, models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from trunkline.core.paths import parse_address
-from trunkline.errors import InvalidInputError
-from trunkline.sdk.data import POLL_SECONDS, DataMethods
+from trunkline.sdk.data import POLL_SECONDS
+from trunkline.sdk.pipelines import PipelineMethods
 from trunkline.sdk.tar import code_files
 from trunkline.sdk.transport import path_of
 from trunkline.wire.experiments import Checkpoint, Experiment, MetricsRow
 from trunkline.wire.jobs import Datum, Job
 from trunkline.wire.models import Model, ModelVersion
-from trunkline.wire.pipelines import Pipeline
+from trunkline.wire.pipelines import RestartedDatums
 from trunkline.wire.trials import Trial
 
 FINAL = frozenset({"succeeded", "failed", "cancelled", "unrunnable", "skipped"})
 """Statuses that do not change any more."""
 
 
-class WorkMethods(DataMethods):
+class WorkMethods(PipelineMethods):
     """The part of the client that speaks of what runs."""
-
-    # --- pipelines ---
-
-    def create_pipeline(
-        self,
-        spec: dict[str, Any],
-        *,
-        folder: Path | None = None,
-        update: bool = False,
-        reprocess: bool = False,
-        project: str | None = None,
-    ) -> Pipeline:
-        """Create a pipeline from a spec. The folder that ``transform.code`` names, relative to ``folder`` (default: the
-        working directory), is uploaded first. ``update`` makes a new version of an existing pipeline.
-
-        >>> client.create_pipeline({"pipeline": {"name": "edges"}, "input": ..., "transform": ...})
-        """
-        named = spec.get("pipeline")
-        own = named.get("project") if isinstance(named, dict) else None
-        where = own.get("name") if isinstance(own, dict) else own
-        root = self._upload_code(spec, folder or Path())
-        body = {"spec": spec, "code_root": root, "update": update, "reprocess": reprocess}
-        path = self._in(project or where, "pipelines")
-        return Pipeline.model_validate(self.call("POST", path, json=body))
-
-    def create_pipelines(
-        self, file: Path, *, update: bool = False, reprocess: bool = False, project: str | None = None
-    ) -> list[Pipeline]:
-        """Create all pipelines of a spec file, in its order.
-
-        >>> client.create_pipelines(Path("training-pipeline.json"))
-        """
-        return [
-            self.create_pipeline(
-                spec, folder=file.parent, update=update, reprocess=reprocess, project=project
-            )
-            for spec in read_specs(file)
-        ]
-
-    def _upload_code(self, spec: dict[str, Any], folder: Path) -> str | None:
-        transform = spec.get("transform")
-        code = transform.get("code") if isinstance(transform, dict) else None
-        if code is None:
-            return None
-        path = folder / str(code)
-        if not path.is_dir():
-            raise InvalidInputError(
-                f"transform.code {str(code)!r}: there is no folder {path}",
-                kind="no_code",
-                details={"code": code},
-            )
-        return self.create_fileset(code_files(path)).root
-
-    def list_pipelines(self, project: str | None = None) -> list[Pipeline]:
-        """The pipelines of a project, or all.
-
-        >>> [pipeline.name for pipeline in client.list_pipelines()]
-        """
-        path = path_of("pipelines") if project is None else path_of("projects", project, "pipelines")
-        return [Pipeline.model_validate(one) for one in self._items(path)]
-
-    def inspect_pipeline(self, name: str, *, project: str | None = None) -> Pipeline:
-        """One pipeline.
-
-        >>> client.inspect_pipeline("edges").spec
-        """
-        return Pipeline.model_validate(self.call("GET", self._pipeline(name, project)))
-
-    def delete_pipeline(
-        self, name: str, *, force: bool = False, keep_repo: bool = False, project: str | None = None
-    ) -> None:
-        """Delete a pipeline with its output, unless ``keep_repo``.
-
-        >>> client.delete_pipeline("edges")
-        """
-        query = {"force": force, "keep_repo": keep_repo}
-        self.call("DELETE", self._pipeline(name, project), query=query)
-
-    def start_pipeline(self, name: str, *, project: str | None = None) -> Pipeline:
-        """Let a stopped pipeline go on.
-
-        >>> client.start_pipeline("edges").state
-        """
-        return Pipeline.model_validate(self.call("POST", self._pipeline(name, project, "start")))
-
-    def stop_pipeline(self, name: str, *, project: str | None = None) -> Pipeline:
-        """Let a pipeline begin no more jobs.
-
-        >>> client.stop_pipeline("edges").state
-        """
-        return Pipeline.model_validate(self.call("POST", self._pipeline(name, project, "stop")))
 
     # --- jobs ---
 
@@ -156,6 +62,24 @@ class WorkMethods(DataMethods):
         >>> client.stop_job("edges@1035715e796f45caae7a1d3ffd1f93ca")
         """
         return Job.model_validate(self.call("POST", self._job(address, project) + "/stop"))
+
+    def delete_job(self, address: str, *, project: str | None = None) -> None:
+        """Forget a job with its datums and its log; one that runs is ended first. Its output commit stays.
+
+        >>> client.delete_job("edges@1035715e796f45caae7a1d3ffd1f93ca")
+        """
+        self.call("DELETE", self._job(address, project))
+
+    def restart_datums(
+        self, address: str, paths: Sequence[str] = (), *, datum: str = "", project: str | None = None
+    ) -> list[str]:
+        """Have datums of a running job done again: those that see all of the paths, or the one whose ID begins so.
+
+        >>> client.restart_datums("edges@1035715e796f45caae7a1d3ffd1f93ca", ["/liberty.png"])
+        """
+        body = {"datum": datum, "paths": list(paths)}
+        answer = self.call("POST", self._job(address, project) + "/restart", json=body)
+        return list(RestartedDatums.model_validate(answer).datums)
 
     def list_datums(self, address: str, *, project: str | None = None) -> list[Datum]:
         """The datums of a job.
@@ -342,35 +266,5 @@ class WorkMethods(DataMethods):
 
     # --- helpers ---
 
-    def _pipeline(self, name: str, project: str | None, *parts: str) -> str:
-        where = parse_address(name, project or self.project)
-        return path_of("projects", where.project, "pipelines", where.repo, *parts)
-
-    def _job(self, address: str, project: str | None) -> str:
-        where = parse_address(address, project or self.project)
-        if where.commit is None:
-            raise InvalidInputError(f"{address!r} names no job: write pipeline@ID", kind="bad_address")
-        return path_of("projects", where.project, "pipelines", where.repo, "jobs", where.commit)
-
     def _steer(self, experiment_id: int, verb: str) -> Experiment:
         return Experiment.model_validate(self.call("POST", path_of("experiments", experiment_id, verb)))
-
-
-def read_specs(path: Path) -> list[dict[str, Any]]:
-    """The pipeline specs in a JSON or YAML file: one, a list, or several documents.
-
-    >>> [spec["pipeline"]["name"] for spec in read_specs(Path("pipelines.yaml"))]
-    """
-    try:
-        documents = list(yaml.safe_load_all(path.read_text()))
-    except OSError as error:
-        raise InvalidInputError(f"cannot read {path}: {error.strerror}", kind="bad_file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).replace('"<unicode string>", ', "").split())
-        raise InvalidInputError(f"{path} is neither JSON nor YAML: {text}", kind="bad_file") from error
-    specs = [
-        spec for one in documents if one is not None for spec in (one if isinstance(one, list) else [one])
-    ]
-    if not specs or not all(isinstance(spec, dict) for spec in specs):
-        raise InvalidInputError(f"{path} holds no pipeline spec", kind="bad_file")
-    return specs

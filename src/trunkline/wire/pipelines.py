@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from trunkline.wire.base import Ask, Wire
 
 
@@ -34,3 +36,65 @@ class CreatePipeline(Ask):
     """Tree of the folder that ``transform.code`` names, uploaded before as a fileset."""
     update: bool = False
     reprocess: bool = False
+
+
+class PreviewPipeline(CreatePipeline):
+    """What ``CreatePipeline`` would do, without doing it."""
+
+    datums: int = Field(default=20, ge=0, le=10_000)
+    """So many of all its datums are listed."""
+
+
+class PreviewedDatum(Wire):
+    id: str
+    files: tuple[str, ...]
+    """``repo:path`` of each."""
+
+
+class PlannedWork(Wire):
+    """What a job would have to do with what its inputs hold now."""
+
+    total: int
+    unchanged: int
+    """As in the job before."""
+    cached: int
+    """Computed before, by whichever job."""
+    removed: int
+    """Their input is not there any more; their output goes."""
+    to_do: int
+    kinds: dict[str, int]
+    """How many of those to do there are for which reason: new, changed, code, forced, again."""
+    samples: list[dict[str, Any]]
+    """``{id, files, why}`` of the first of those to do."""
+
+
+class PipelinePreview(Wire):
+    pipeline: Pipeline
+    """As it would be."""
+    is_new: bool
+    changes: tuple[str, ...]
+    """Fields of the spec that are not as they are now."""
+    work: PlannedWork
+    datums: tuple[PreviewedDatum, ...]
+
+
+class RunCron(Ask):
+    input: str | None = None
+    """The name of one cron input; None: all of them."""
+
+
+class RerunPipeline(Ask):
+    reprocess: bool = False
+    """All datums, not only those that were not done."""
+
+
+class RestartDatums(Ask):
+    datum: str = ""
+    """The beginning of a datum's ID."""
+    paths: list[str] = Field(default_factory=list)
+    """Those that see all of these."""
+
+
+class RestartedDatums(Wire):
+    datums: tuple[str, ...]
+    """Their IDs."""

@@ -15,8 +15,18 @@ from trunkline.api.routes import new_router
 from trunkline.api.stream import LongPoll, ndjson
 from trunkline.core.status import Status
 from trunkline.wire.base import Page
+from trunkline.wire.commits import Commit
 from trunkline.wire.jobs import Datum, Job
-from trunkline.wire.pipelines import CreatePipeline, Pipeline
+from trunkline.wire.pipelines import (
+    CreatePipeline,
+    Pipeline,
+    PipelinePreview,
+    PreviewPipeline,
+    RerunPipeline,
+    RestartDatums,
+    RestartedDatums,
+    RunCron,
+)
 
 router = new_router("pipelines")
 
@@ -45,10 +55,35 @@ def create_pipeline(
     return Pipeline.model_validate(created)
 
 
+@router.post("/projects/{project}/pipelines/preview")
+def preview_pipeline(project: str, ask: PreviewPipeline, use: Use) -> PipelinePreview:
+    found = use.pipelines.preview(
+        project,
+        ask.spec,
+        code_root=ask.code_root,
+        update=ask.update,
+        reprocess=ask.reprocess,
+        datums=ask.datums,
+    )
+    return PipelinePreview.model_validate(found)
+
+
 @router.get("/projects/{project}/pipelines/{name}")
 @allow(Scope.JOB)
-def inspect_pipeline(project: str, name: str, use: Use) -> Pipeline:
-    return Pipeline.model_validate(use.pipelines.inspect(project, name))
+def inspect_pipeline(project: str, name: str, use: Use, version: int | None = None) -> Pipeline:
+    return Pipeline.model_validate(use.pipelines.inspect(project, name, version))
+
+
+@router.get("/projects/{project}/pipelines/{name}/versions")
+@allow(Scope.JOB)
+def list_pipeline_versions(
+    project: str, name: str, use: Use, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None
+) -> Page[Pipeline]:
+    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 10):
+        raise bad_cursor(cursor)
+    before = None if cursor is None else int(cursor)
+    found = use.pipelines.versions(project, name, limit=limit + 1, before=before)
+    return page_of(Pipeline, found, limit, lambda pipeline: str(pipeline.version))
 
 
 @router.delete("/projects/{project}/pipelines/{name}", status_code=204)
@@ -66,6 +101,18 @@ def start_pipeline(project: str, name: str, use: Use) -> Pipeline:
 def stop_pipeline(project: str, name: str, use: Use) -> Pipeline:
     use.pipelines.stop(project, name)
     return Pipeline.model_validate(use.pipelines.inspect(project, name))
+
+
+@router.post("/projects/{project}/pipelines/{name}/cron", status_code=201)
+def run_cron(project: str, name: str, ask: RunCron, use: Use) -> Page[Commit]:
+    return Page(
+        items=[Commit.model_validate(one) for one in use.pipelines.crons.run(project, name, ask.input)]
+    )
+
+
+@router.post("/projects/{project}/pipelines/{name}/rerun", status_code=201)
+def rerun_pipeline(project: str, name: str, ask: RerunPipeline, use: Use) -> Job:
+    return Job.model_validate(use.pipelines.rerun(project, name, reprocess=ask.reprocess))
 
 
 @router.get("/jobs")
@@ -114,6 +161,17 @@ def inspect_job(project: str, name: str, job_id: str, use: Use, wait_seconds: Wa
 def stop_job(project: str, name: str, job_id: str, use: Use) -> Job:
     use.pipelines.stop_job(project, name, job_id)
     return Job.model_validate(use.pipelines.inspect_job(project, name, job_id))
+
+
+@router.delete("/projects/{project}/pipelines/{name}/jobs/{job_id}", status_code=204)
+def delete_job(project: str, name: str, job_id: str, use: Use) -> None:
+    use.pipelines.delete_job(project, name, job_id)
+
+
+@router.post("/projects/{project}/pipelines/{name}/jobs/{job_id}/restart")
+def restart_datums(project: str, name: str, job_id: str, ask: RestartDatums, use: Use) -> RestartedDatums:
+    ids = use.pipelines.restart_datum(project, name, job_id, datum=ask.datum, paths=ask.paths)
+    return RestartedDatums(datums=tuple(ids))
 
 
 @router.get("/projects/{project}/pipelines/{name}/jobs/{job_id}/datums")

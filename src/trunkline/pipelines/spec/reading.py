@@ -142,8 +142,7 @@ def effective(spec: PipelineSpec) -> dict[str, Any]:
     shown = spec.model_dump(mode="json", exclude_none=True)
     for passing in PASSING:
         shown.pop(passing, None)
-    if "input" in shown:
-        shown["input"] = _without_nothing(shown["input"])
+    shown["input"] = _without_nothing(shown.get("input", {}))
     return shown
 
 
