@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trunkline import training
+    from trunkline.batching import datums
     from trunkline.errors import TrunklineError
     from trunkline.sdk.client import Client
 
 __version__ = "0.1.0"
 
-__all__ = ["Client", "TrunklineError", "__version__", "training"]
+__all__ = ["Client", "TrunklineError", "__version__", "datums", "training"]
 
-_HOMES = {"Client": "trunkline.sdk.client", "TrunklineError": "trunkline.errors"}
+_HOMES = {
+    "Client": "trunkline.sdk.client", "TrunklineError": "trunkline.errors", "datums": "trunkline.batching",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

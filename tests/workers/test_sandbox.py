@@ -175,7 +175,6 @@ def test_links_are_stored_as_what_they_lead_to(box: Box) -> None:
 def test_a_demanded_namespace_that_is_impossible_is_an_error(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trunkline.workers.sandbox.LAUNCHER", home / "token")  # a launcher that cannot work
     monkeypatch.setattr("trunkline.workers.sandbox.sys.platform", "darwin")
     assert choose_mode("auto", home)[0] == "paths"
     with pytest.raises(UnavailableError, match="allow unprivileged user namespaces"):

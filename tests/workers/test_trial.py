@@ -20,6 +20,7 @@ import yaml
 
 from tests.quick import app_over
 from tests.training.test_guide import block
+from tests.workers.processes import running
 from trunkline.api import home
 from trunkline.core.status import Status
 from trunkline.services import Services, build
@@ -238,21 +239,20 @@ def test_a_trial_that_does_not_stop_in_time_is_killed(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_kill_ends_the_process_with_all_that_it_started(server: Server, tmp_path: Path) -> None:
+def test_kill_ends_the_process_with_all_that_it_started(server: Server) -> None:
     experiment = server.create(
-        f"""
+        """
 import subprocess
-child = subprocess.Popen(["sleep", "600"], start_new_session=True)
-pathlib.Path({str(tmp_path / "pids")!r}).write_text(f"{{os.getpid()}} {{child.pid}}")
+child = subprocess.Popen(["sleep", "600.25"], start_new_session=True)
 print("up", flush=True)
 time.sleep(600)
 """
     )
     server.wait_for_line(experiment, "up")
-    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert running("sleep", "600.25") == 1
     server.training.kill(experiment.id)
     assert server.training.get_experiment(experiment.id).status is Status.CANCELLED
-    server.wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), experiment)
+    server.wait(lambda: not running("sleep", "600.25"), experiment)
 
 
 @pytest.mark.slow

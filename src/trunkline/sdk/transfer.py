@@ -107,15 +107,23 @@ class Transfers(Endpoint):
         query: Query | None = None,
         headers: Mapping[str, str] | None = None,
         read_seconds: float = READ_SECONDS,
+        ask: Any = None,
     ) -> Download:
-        """Open a body for reading: file-like, closed by ``with``. ``read_seconds``: how long it may stay silent."""
+        """Open a body for reading: file-like, closed by ``with``. ``read_seconds``: how long it may stay silent. ``ask``: JSON
+        that is sent with a POST, for questions that are too long for an address."""
+        body = None if ask is None else json.dumps(ask).encode()
+        given = {**self._gathering(), **(headers or {})}
+        if body is not None:
+            given["content-type"] = "application/json"
 
         def attempt() -> Download:
             exchange = Exchange(self.url, read_seconds)
             try:
-                exchange.ask(
-                    "GET", path + encode_query(query), self.token, {**self._gathering(), **(headers or {})}
-                )
+                if body is None:
+                    exchange.ask("GET", path + encode_query(query), self.token, given)
+                else:
+                    exchange.ask("POST", path + encode_query(query), self.token, given, len(body))
+                    exchange.write(body)
                 exchange.answer()
             except BaseException:
                 exchange.close()
@@ -124,12 +132,14 @@ class Transfers(Endpoint):
 
         return self._patiently(attempt)
 
-    def download_folder(self, path: str, folder: Path, *, query: Query | None = None) -> int:
+    def download_folder(self, path: str, folder: Path, *, query: Query | None = None, ask: Any = None) -> int:
         """Write the files of an answer below ``folder``, anew if the connection breaks; returns how many."""
         deadline = time.monotonic() + self.retry_seconds
         while True:
             try:
-                with self.download(path, query=query, headers={"accept": filestream.MEDIA_TYPE}) as stream:
+                with self.download(
+                    path, query=query, headers={"accept": filestream.MEDIA_TYPE}, ask=ask
+                ) as stream:
                     return write_files(filestream.read_files(stream), folder)
             except StreamFailureError as error:
                 said = error.said

@@ -1,4 +1,5 @@
-"""The datum worker: fetches a datum's inputs, runs the user's command on them, stores what it leaves in ``/pfs/out``."""
+"""The datum worker: takes sets of datums, fetches their inputs, runs the user's command on each, sends what it leaves in
+``/pfs/out``. Tries a datum again where it may help; says for each how it went, soon after it ended."""
 
 from __future__ import annotations
 
@@ -6,307 +7,413 @@ import errno
 import itertools
 import logging
 import os
-import shutil
-import sys
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trunkline.core.status import Status
-from trunkline.errors import InvalidInputError, LimitError, TrunklineError, UnavailableError
-from trunkline.sdk import Client
+from trunkline.errors import LimitError, TrunklineError, UnavailableError
+from trunkline.workers.batching import Batching
+from trunkline.workers.inputs import Datum, Inputs, Part, Prefetch, size_of
 from trunkline.workers.lease import Interrupted, Outcome, TaskContext, WorkerEnvironment, serve
 from trunkline.workers.logs import hiding
-from trunkline.workers.outputs import files_of
-from trunkline.workers.sandbox import Box, Ended, become_subreaper, choose_mode, run
+from trunkline.workers.outputs import View
+from trunkline.workers.place import Place
+from trunkline.workers.results import Result, Results, stats_of
+from trunkline.workers.sandbox import Command, Ended, become_subreaper
 from trunkline.workers.scratch import make_scratch, remove_tree
+from trunkline.workers.variables import datum_variables, env_file, job_variables
 
 log = logging.getLogger(__name__)
 
-PASSED_ON = (
-    "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM", "SSL_CERT_FILE", "SSL_CERT_DIR",
-    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "LD_LIBRARY_PATH",
-    "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
-)  # fmt: skip
-"""Of the worker's own environment, all that user code gets to see."""
-RETRY_SECONDS = 0.5
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+FULL_BYTES = 2**20
+"""A disk with less room than this is full."""
 
 
 def run_worker(environment: WorkerEnvironment) -> int:
-    """Serve a queue of datums until it stays empty."""
+    """Serve datum sets until there are none for a while."""
     become_subreaper()
+    os.umask(0o022)  # a pipeline's user reads what is fetched here
     scratch = make_scratch(environment.home, environment.process_id)
+    runner = DatumSetRunner(environment, scratch)
     try:
-        return serve(environment, DatumRunner(environment, scratch))
+        runner.warm_up()
+        return serve(environment, runner)
     finally:
+        runner.close()
         remove_tree(scratch)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stats:
-    download_seconds: float
-    download_bytes: int
-
-
-class DatumRunner:
-    """The handler of datum tasks: one at a time."""
+class DatumSetRunner:
+    """The handler of datum sets: one at a time."""
 
     def __init__(self, environment: WorkerEnvironment, scratch: Path) -> None:
         self._environment = environment
         self._scratch = scratch
         self._numbers = itertools.count()
-        self._mode: tuple[str, str] | None = None
-        self._code: tuple[str, Path] | None = None
-        """The code folder last fetched: a worker's datums all have the same one, until the pipeline changes."""
+        self._place = Place(environment, scratch)
+        self._inputs = Inputs(scratch / "store")
+        self._batching: Batching | None = None
+
+    def warm_up(self) -> None:
+        """Do now what the first set would wait for."""
+        try:
+            self._place.warm_up()
+        except UnavailableError as error:
+            log.warning("%s", error)  # said again, to whom it matters, when a set comes
+
+    def close(self) -> None:
+        """End what runs."""
+        self._end_batching()
+        self._place.close()
 
     def __call__(self, context: TaskContext) -> Outcome:
-        for datum in context.task.payload["datums"]:
-            context.check()
-            result = self._until_done(context, datum)
-            body = {"token": context.task.token, "results": [result], "current": None}
-            answer = context.call("POST", f"/v1/leases/{context.task.id}/progress", body)
-            if answer["stop"]:
-                context.interrupt("cancelled")
+        payload = context.task.payload
+        folder = self._scratch / f"set-{next(self._numbers)}"
+        try:
+            self._prepare(context, payload)
+        except (TrunklineError, OSError) as error:
+            if getattr(error, "kind", "") == "unreachable":
+                raise
+            self._fail_all(context, folder, str(_known(error)))
+            return Outcome()
+        try:
+            self._run(context, folder)
+        finally:
+            self._inputs.clear()
+            self._inputs.end()
+            remove_tree(folder)
         return Outcome()
 
-    def _until_done(self, context: TaskContext, datum: Mapping[str, Any]) -> dict[str, Any]:
-        """All tries of a datum; what the server is told of it."""
-        payload = _single(context.task.payload, datum)
-        attempts = datum["attempts"]
-        while True:
-            attempts += 1
-            context.about = {"datum": datum["id"], "attempt": attempts}
-            try:
-                outcome = self._try(context, payload)
-            except TrunklineError as error:
-                outcome = Outcome(status=Status.FAILED, error=str(error))
-            if outcome.status == Status.SUCCEEDED or attempts >= context.task.payload["tries"]:
-                break
-            time.sleep(RETRY_SECONDS)
-        done = outcome.result
-        status = "recovered" if done.get("recovered") else outcome.status.value
-        return {
-            "id": datum["id"], "status": status, "attempts": attempts,
-            "reason": done.get("reason", outcome.error), "root": done.get("output_root"), "prefix": "",
-            "size": done.get("size", 0), "file_count": done.get("file_count", 0), "stats": done.get("stats", {}),
-        }  # fmt: skip
-
-    def _try(self, context: TaskContext, payload: Mapping[str, Any]) -> Outcome:
-        folder = self._scratch / f"{context.task.id}-{next(self._numbers)}"
-        try:
-            return self._run(context, payload, folder)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise LimitError(
-                    "the disk is full: free some space in the data directory", kind="disk_full"
-                ) from error
-            raise
-        finally:
-            remove_tree(folder)
-
-    def _run(self, context: TaskContext, payload: Mapping[str, Any], folder: Path) -> Outcome:
-        if self._mode is None:
-            self._mode = choose_mode(self._environment.sandbox, self._scratch)
-        mode, why_not = self._mode
-        if why_not:
+    def _prepare(self, context: TaskContext, payload: Mapping[str, Any]) -> None:
+        if self._place.wants_another(payload):
+            self._end_batching()
+        if self._place.prepare(context, payload):
+            self._inputs.forget_names()
+        if self._place.warning:
             context.log(
-                f"warning: user code is not isolated, and /pfs is at $PFS_ROOT: {why_not}", "trunkline"
+                f"warning: user code is not isolated, and /pfs is at $PFS_ROOT: {self._place.warning}",
+                "trunkline",
             )
-        box = self._box(payload, folder, mode)
-        box.create()
-        box.note_server(context.link.url)
-        stats = self._fetch(context, payload, box)
-        context.check()
-        transform = payload["transform"]
-        env, cwd = environment_of(payload, box, context.link.url), _working_dir(payload, box)
-        timeout_seconds = payload.get("datum_timeout_seconds")
-        ended = self._command(context, box, transform["cmd"], transform["stdin"], env, cwd, timeout_seconds)
-        if ended.exit_code in (0, *transform["accept_return_code"]):
-            return self._store(context, box, ended, stats)
-        if not transform["err_cmd"]:
-            return _failed(ended, stats)
-        context.log(f"the command failed ({ended.reason}); running err_cmd", "trunkline")
-        again = self._command(
-            context, box, transform["err_cmd"], transform["err_stdin"], env, cwd, timeout_seconds
-        )
-        if again.exit_code != 0:
-            return _failed(ended, stats, f"; and err_cmd failed: {again.reason}")
-        result = {"recovered": True, "reason": ended.reason, "stats": _all_stats(stats, ended)}
-        return Outcome(result=result)
 
-    def _box(self, payload: Mapping[str, Any], folder: Path, mode: str) -> Box:
-        home = self._environment.home.resolve()
-        needed = [Path(one) for one in payload["environment"]["path"]]
-        needed.append(Path(sys.prefix))
-        if python := payload["environment"]["python"]:
-            needed.append(Path(python).parent.parent)
-        needed += [Path(one) for one in sys.path if one]
-        keep = dict.fromkeys(
-            path.resolve() for path in needed if home in path.resolve().parents and path.exists()
-        )
-        if mode == "paths" and payload["secret_files"]:
-            raise UnavailableError(
-                "secrets with a mount_path need a private mount namespace, which this system does not give: "
-                "use env_var instead",
-                kind="no_sandbox",
-            )
-        return Box(
-            folder=folder.resolve(), home=home, inputs=tuple(one["name"] for one in payload["inputs"]),
-            keep=tuple(keep), secret_files=payload["secret_files"], mode=mode,
-        )  # fmt: skip
+    def _fail_all(self, context: TaskContext, folder: Path, reason: str) -> None:
+        """This machine cannot do any of them, and another try would not change that."""
+        results = Results(context, folder)
+        for datum in context.task.payload["datums"]:
+            attempts = int(datum["attempts"]) + 1
+            results.add(Result(id=datum["id"], status="failed", attempts=attempts, reason=reason))
+        results.close()
+        remove_tree(folder)
 
-    # --- before ---
-
-    def _fetch(self, context: TaskContext, payload: Mapping[str, Any], box: Box) -> _Stats:
-        started = time.monotonic()
-        for one in payload["inputs"]:
-            target = box.pfs / one["name"]
-            self._download(context, one["root"], one["glob_paths"], target)
-        size = sum(path.stat().st_size for path in box.pfs.rglob("*") if path.is_file())
-        if payload["code_root"]:
-            code = self._code_folder(context, payload["code_root"])
-            shutil.copytree(code, box.private_home / "code", dirs_exist_ok=True)
-        return _Stats(download_seconds=time.monotonic() - started, download_bytes=size)
-
-    def _download(self, context: TaskContext, root: str, paths: list[str], target: Path) -> None:
-        def action(client: Client) -> None:
-            client.download_folder(f"/v1/filesets/{root}/archive", target, query={"path": paths})
-
+    def _run(self, context: TaskContext, folder: Path) -> None:
+        results = Results(context, folder)
         try:
-            context.link.retrying(action, give_up=context.interrupted.is_set)
-        except UnavailableError:
-            context.check()
+            run = SetRun(context, self._place, self._inputs, results)
+            if context.task.payload["transform"].get("datum_batching"):
+                if self._batching is None:
+                    self._batching = Batching(self._place)
+                run.batching = self._batching
+            run.all()
+        except Interrupted:
+            if context.interruption == "lost":
+                results.abandon()
+            else:
+                results.close()  # what is done is done
             raise
+        except BaseException:
+            results.abandon()
+            raise
+        results.close()
 
-    def _code_folder(self, context: TaskContext, root: str) -> Path:
-        if self._code is None or self._code[0] != root:
-            if self._code is not None:
-                remove_tree(self._code[1])
-                self._code = None
-            folder = self._scratch / f"code-{root}"
-            remove_tree(folder)
-            folder.mkdir()
-            self._download(context, root, ["/"], folder)
-            self._code = (root, folder)
-        return self._code[1]
+    def _end_batching(self) -> None:
+        if self._batching is not None:
+            self._batching.close()
+            self._batching = None
 
-    # --- during ---
 
-    def _command(
-        self,
-        context: TaskContext,
-        box: Box,
-        argv: list[str],
-        stdin_lines: list[str],
-        env: dict[str, str],
-        cwd: str,
-        timeout_seconds: float | None,
-    ) -> Ended:
-        known_url = context.link.url
+class SetRun:
+    """One set, from its first datum to its last."""
 
-        def follow_server() -> None:
-            nonlocal known_url
-            if context.link.url != known_url:
-                known_url = context.link.url
-                box.note_server(known_url)
+    def __init__(self, context: TaskContext, place: Place, inputs: Inputs, results: Results) -> None:
+        payload = context.task.payload
+        self._context = context
+        self._payload = payload
+        self._place = place
+        self._inputs = inputs
+        self._results = results
+        self._view: View | None = None
+        self._attempts = {datum["id"]: int(datum["attempts"]) for datum in payload["datums"]}
+        self._careful = bool(payload["careful"])
+        self._tries = int(payload["tries"])
+        self._shown = hiding(
+            [payload["job_token"], *payload["secrets_env"].values(), *payload["secret_files"].values()]
+        )
+        self._now: tuple[str | None, int] = (None, 1)
+        """The datum that is being worked on, and which attempt it is."""
+        self._cwd: str | None = None
+        self._url = ""
+        self._job_env: dict[str, str] = {}
+        self._job_text = ""
+        self.batching: Batching | None = None
 
-        ended = run(
-            box, argv, stdin_lines=stdin_lines, env=env, cwd=cwd, on_line=context.log, interrupted=context.interrupted,
-            timeout_seconds=timeout_seconds, on_wait=follow_server, shown=hiding(_secrets_of(context.task.payload)),
+    def all(self) -> None:
+        """Every datum, and those that failed once more at the end, until their tries are used up."""
+        self._inputs.begin(self._payload)
+        self._place.sandbox.output.listen(self._log, self._shown)
+        waiting: Sequence[Datum] = self._payload["datums"]
+        while waiting:
+            waiting = self._each(waiting)
+
+    def _each(self, datums: Sequence[Datum]) -> list[Datum]:
+        """Once each; returns those to be tried again."""
+        again: list[Datum] = []
+        parts = self._inputs.parts(datums)
+        first = next(parts, None)
+        fetch = Prefetch(self._context, self._inputs, first) if first else None
+        while fetch is not None:
+            part = fetch.wait()
+            following = next(parts, None)
+            fetch = Prefetch(self._context, self._inputs, following) if following else None
+            try:
+                again += self._part(part)
+            except BaseException:
+                if fetch is not None:
+                    fetch.join()
+                raise
+        return again
+
+    def _part(self, part: Part) -> list[Datum]:
+        if self.batching is not None:
+            return self.batching.run(self, part)
+        again = []
+        for datum in part.datums:
+            while not self.one(part, datum):
+                if not self._careful:
+                    again.append(datum)
+                    break
+                # Whoever looks at what became of a worker takes the first datum without a result for the cause.
+                part = self.fetched_again(datum)
+        return again
+
+    # --- one datum ---
+
+    def one(self, part: Part, datum: Datum) -> bool:
+        """One try of one datum; False if there is to be another."""
+        known = self.begin(part, datum)
+        if known is not None:
+            return known
+
+        def attempt() -> bool:
+            env, _ = self.lay(datum)
+            ended = self._command(self._payload["transform"]["cmd"], "stdin", env)
+            return self.end(part, datum, ended, env)
+
+        return self.guarded(datum, attempt)
+
+    def guarded(self, datum: Datum, attempt: Callable[[], bool]) -> bool:
+        """Do it, and leave nothing of it for the next, however it ends."""
+        try:
+            return attempt()
+        except (Interrupted, UnavailableError):
+            raise
+        except (TrunklineError, OSError) as error:
+            return self.failed(datum, str(_known(error)), {}, may_help=True)
+        finally:
+            self._inputs.clear()
+            if self.batching is None:
+                self._place.clean()
+            else:
+                self._place.clean_output()
+
+    def begin(self, part: Part, datum: Datum) -> bool | None:
+        """Look whether it is still wanted, and can be done; if not, what ``one`` answers."""
+        self._context.check()
+        self._attempts[datum["id"]] += 1
+        self._now = (datum["id"], self._attempts[datum["id"]])
+        self._results.begin(datum["id"])
+        if self._careful:
+            self._results.flush()
+            self._context.check()
+        error = part.failed.get(datum["id"])
+        if error is None:
+            return None
+        may_help = isinstance(error, LimitError)  # a full disk
+        return self.failed(datum, f"its input cannot be had: {error}", {}, may_help=may_help)
+
+    def lay(self, datum: Datum, *, whole: bool = False) -> tuple[dict[str, str], dict[str, str]]:
+        """Make ``/pfs`` what the datum is to see; its environment, and where its inputs are. ``whole``: what the process does
+        not have in its environment already is in ``/pfs/.env``, too."""
+        box = self._place.box
+        seen = self._inputs.lay(self._context, box, datum)
+        mine = datum_variables(self._payload, datum, seen)
+        job = self.job_env()
+        text = env_file(mine)
+        write_file(f"{box.pfs}/.env", self._job_text + text if whole else text)
+        return job | mine, seen
+
+    def job_env(self) -> dict[str, str]:
+        """What the datums of this job have in common; follows a server that moves."""
+        if self._url != self._context.link.url:
+            self._url = self._context.link.url
+            self._job_env = job_variables(
+                self._payload, self._place.box, self._url, self._context.environment.process_id
+            )
+            self._job_text = env_file(self._job_env)
+        return self._job_env
+
+    def fetched_again(self, datum: Datum) -> Part:
+        """Its inputs, for another try at once."""
+        return Prefetch(self._context, self._inputs, [datum]).wait()
+
+    def command(
+        self, argv: Sequence[str], stdin: str, env: Mapping[str, str], timeout_seconds: float | None = None
+    ) -> Command:
+        """A command of this pipeline."""
+        if self._cwd is None:
+            self._cwd = self._place.cwd(self._payload)
+        return Command(
+            argv=argv, stdin=self._place.box.folder / stdin, env=env, cwd=self._cwd,
+            interrupted=self._context.interrupted, timeout_seconds=timeout_seconds, on_wait=self._follow_server,
         )  # fmt: skip
+
+    @property
+    def timeout_seconds(self) -> float | None:
+        """How long a datum may take."""
+        return self._payload.get("datum_timeout_seconds")
+
+    @property
+    def payload(self) -> Mapping[str, Any]:
+        return self._payload
+
+    @property
+    def careful(self) -> bool:
+        return self._careful
+
+    def _command(self, argv: Sequence[str], stdin: str, env: Mapping[str, str]) -> Ended:
+        if self.batching is not None:
+            self.batching.stop()  # one command at a time
+        ended = self._place.sandbox.run(self.command(argv, stdin, env, self.timeout_seconds))
+        self.revive()
         if ended.was_interrupted:
             raise Interrupted
         return ended
 
-    # --- after ---
+    def revive(self) -> None:
+        """If the sandbox itself was killed (for its memory, say), have another."""
+        if self._place.sandbox.is_alive:
+            return
+        self._inputs.clear()
+        self._place.discard()
+        self._inputs.forget_names()
+        self._place.prepare(self._context, self._payload)
+        self._view = None
+        self._place.sandbox.output.listen(self._log, self._shown)
 
-    def _store(self, context: TaskContext, box: Box, ended: Ended, stats: _Stats) -> Outcome:
-        started = time.monotonic()
-        try:
-            files = list(files_of(box))
-            stored = context.link.retrying(
-                lambda client: client.upload_files("/v1/filesets", files), give_up=context.interrupted.is_set
+    def _follow_server(self) -> None:
+        if self._context.link.url != self._url:
+            self._url = ""
+            self._place.box.note_server(self._context.link.url)
+
+    # --- its end ---
+
+    def end(self, part: Part, datum: Datum, ended: Ended, env: Mapping[str, str]) -> bool:
+        """What follows from how its command ended; False if there is to be another try."""
+        stats = self._stats(part, datum, ended)
+        transform = self._payload["transform"]
+        if ended.exit_code in (0, *transform["accept_return_code"]) and not (ended.kind or ended.timed_out):
+            result = self._result(datum, "succeeded", stats)
+            try:
+                self._take(result, datum)
+            except (TrunklineError, OSError) as error:
+                self._results.forget_outputs(result)
+                return self.failed(datum, str(_known(error)), stats, may_help=True)
+            self._results.add(result)
+            return True
+        return self.failed(datum, ended.reason + _hint(self._place), stats, env, may_help=not ended.kind)
+
+    def failed(
+        self,
+        datum: Datum,
+        reason: str,
+        stats: dict[str, Any],
+        env: Mapping[str, str] | None = None,
+        *,
+        may_help: bool,
+    ) -> bool:
+        """A try failed. False if there is to be another; else ``err_cmd`` has the last word."""
+        attempt = self._attempts[datum["id"]]
+        if attempt < self._tries and may_help:
+            self._note(f"attempt {attempt} of {self._tries} failed, will be tried again: {reason}")
+            return False
+        err_cmd = self._payload["transform"]["err_cmd"]
+        if err_cmd and env is not None:
+            self._note(f"the command failed ({reason}); running err_cmd")
+            ended = self._command(err_cmd, "err_stdin", env)
+            if ended.exit_code == 0:
+                self._results.add(self._result(datum, "recovered", stats, reason))
+                return True
+            reason += f"; and err_cmd failed: {ended.reason}"
+        self._failed(datum, reason, stats)
+        return True
+
+    def _take(self, result: Result, datum: Datum) -> None:
+        if self._view is None:
+            self._view = self._place.view()
+        self._view.trees = self._inputs.trees_seen(self._place.box, datum)
+        self._results.take_outputs(result, self._view)
+        limit = (self._payload.get("limits") or {}).get("disk_bytes")
+        if limit is not None and result.size > limit:
+            raise LimitError(
+                f"/pfs/out holds {result.size} bytes, more than its disk limit of {limit}", kind="disk_limit"
             )
-        except UnavailableError:
-            context.check()
-            raise
-        except PermissionError as error:
-            raise InvalidInputError(f"/pfs/out cannot be read: {error}", kind="bad_output") from error
-        context.check()
-        result = {
-            "output_root": stored["root"],
-            "size": stored["size"],
-            "file_count": stored["file_count"],
-            "stats": _all_stats(
-                stats, ended, upload_seconds=round(time.monotonic() - started, 4), upload_bytes=stored["size"]
-            ),
-        }
-        return Outcome(result=result)
+
+    def _failed(self, datum: Datum, reason: str, stats: dict[str, Any]) -> None:
+        self._results.add(self._result(datum, "failed", stats, reason))
+
+    def _result(self, datum: Datum, status: str, stats: dict[str, Any], reason: str = "") -> Result:
+        return Result(
+            id=datum["id"], status=status, attempts=self._attempts[datum["id"]], reason=reason, stats=stats
+        )
+
+    def _stats(self, part: Part, datum: Datum, ended: Ended) -> dict[str, Any]:
+        size = size_of(datum)
+        share = size / part.size if part.size else 0.0
+        return stats_of(
+            {
+                "download_seconds": part.seconds * min(1.0, share), "download_bytes": size,
+                "process_seconds": ended.seconds, "upload_seconds": 0.0, "upload_bytes": 0,
+                "cpu_seconds": ended.cpu_seconds, "memory_bytes": ended.memory_bytes, "exit_code": ended.exit_code,
+                "oom": ended.oom,
+            }
+        )  # fmt: skip
+
+    # --- the log ---
+
+    def _log(self, text: str, stream: str) -> None:
+        self._context.log(text, stream, *self._now)
+
+    def _note(self, text: str) -> None:
+        self._log(text, "trunkline")
 
 
-def _single(payload: Mapping[str, Any], datum: Mapping[str, Any]) -> dict[str, Any]:
-    """What one datum of a set needs."""
-    inputs: dict[int, dict[str, Any]] = {}
-    for number, path, *_ in datum["files"]:
-        inputs.setdefault(number, {**payload["inputs"][number], "glob_paths": []})["glob_paths"].append(path)
-    named = {"PACH_DATUM_ID": datum["id"], "TRUNKLINE_DATUM_ID": datum["id"]}
-    return {
-        **payload,
-        "inputs": list(inputs.values()),
-        "env_extra": {**payload["env_extra"], **datum["env"], **named},
-    }
+def write_file(path: str, text: str) -> None:
+    """As ``Path.write_text``, for what is written for each datum: to open a file emptied makes ext4 put it on the disk."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.ftruncate(handle, os.write(handle, text.encode()))
+    finally:
+        os.close(handle)
 
 
-def _secrets_of(payload: Mapping[str, Any]) -> list[str]:
-    return [payload["job_token"], *payload["secrets_env"].values(), *payload["secret_files"].values()]
+def _known(error: Exception) -> Exception:
+    """An error in words that help."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return LimitError("the disk is full: free some space in the data directory", kind="disk_full")
+    return error
 
 
-def environment_of(payload: Mapping[str, Any], box: Box, url: str) -> dict[str, str]:
-    """The whole environment of the user's command. What is most particular wins."""
-    environment = payload["environment"]
-    python = environment["python"] or sys.executable
-    inherited = os.environ.get("PATH", DEFAULT_PATH)
-    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    env |= {
-        "PATH": os.pathsep.join([str(Path(python).parent), *environment["path"], inherited]),
-        "PYTHONUNBUFFERED": "1",  # else a log would stand still until its buffer is full
-        "TMPDIR": f"{box.seen_home}/tmp",
-        "PWD": _working_dir(payload, box),
-    }
-    for one in payload["inputs"]:
-        env[one["name"]] = f"{box.seen_pfs}/{one['name']}{one['glob_paths'][0].rstrip('/')}"
-    env |= environment["env"]
-    env |= payload["transform"]["env"]
-    env |= payload["secrets_env"]
-    env |= payload["env_extra"]
-    env |= {"TRUNKLINE_URL": url, "TRUNKLINE_TOKEN": payload["job_token"], "TRUNKLINE_HOME": box.seen_home}
-    if box.mode == "paths":
-        env["PFS_ROOT"] = str(box.pfs)
-    return env
-
-
-def _working_dir(payload: Mapping[str, Any], box: Box) -> str:
-    """A relative one is inside the private copy of the code."""
-    wanted = payload["transform"]["working_dir"] or (
-        "" if payload["code_root"] else payload["environment"]["working_dir"]
-    )
-    return str(Path(f"{box.seen_home}/code") / (wanted or ""))
-
-
-def _all_stats(stats: _Stats, ended: Ended, **more: float) -> dict[str, float]:
-    return {
-        "download_seconds": round(stats.download_seconds, 4),
-        "download_bytes": stats.download_bytes,
-        "process_seconds": round(ended.seconds, 4),
-        "exit_code": ended.exit_code,
-        **more,
-    }
-
-
-def _failed(ended: Ended, stats: _Stats, more: str = "") -> Outcome:
-    return Outcome(
-        status=Status.FAILED, error=ended.reason + more, result={"stats": _all_stats(stats, ended)}
-    )
+def _hint(place: Place) -> str:
+    """Why a command may have failed that does not say so itself."""
+    found = os.statvfs(place.box.out)
+    if found.f_bavail * found.f_frsize < FULL_BYTES:
+        return " (the disk is full: free some space in the data directory)"
+    return ""

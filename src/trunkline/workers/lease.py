@@ -103,17 +103,17 @@ class TaskContext:
         self.interrupted = threading.Event()
         self.interruption: str | None = None
         """``lost``, ``cancelled`` or ``stopping``, once interrupted."""
-        self.about: dict[str, Any] = {}
-        """What every log line says of itself: which datum it is of, and of which try."""
         self._shipper = LogShipper(self._send_lines)
 
     @property
     def lease(self) -> dict[str, Any]:
         return {"id": self.task.id, "token": self.task.token}
 
-    def log(self, text: str, stream: str = "stdout") -> None:
+    def log(
+        self, text: str, stream: str = "stdout", datum: str | None = None, attempt: int | None = None
+    ) -> None:
         """Add a line to the task's log. Blocks only when far more was logged than the server took."""
-        self._shipper.add(text, stream, **self.about)
+        self._shipper.add(text, stream, datum, attempt)
 
     def check(self) -> None:
         """:raises Interrupted: if the work is no longer wanted."""
@@ -138,6 +138,10 @@ class TaskContext:
         self.interrupted.set()
         if why == "lost":
             self._shipper.discard()
+
+    def flush_log(self) -> None:
+        """Wait until what was logged so far is stored."""
+        self._shipper.flush()
 
     def close_log(self) -> None:
         """Send what is left of the log."""

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trunkline.errors import UnavailableError
-from trunkline.sdk import Client
+from trunkline.sdk.transport import (
+    Transport,
+)  # not the whole client: its models would double a worker's memory
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class Link:
         self._patience_seconds = patience_seconds
         self._lock = threading.Lock()
         self._url = url
-        self._client = Client(url=url, token=token)
+        self._client = Transport(url=url, token=token)
 
     @property
     def url(self) -> str:
@@ -56,7 +58,7 @@ class Link:
             lambda client: client.call(method, path, json=json, query=query), give_up=give_up
         )
 
-    def retrying(self, action: Callable[[Client], T], *, give_up: Callable[[], bool] = lambda: False) -> T:
+    def retrying(self, action: Callable[[Transport], T], *, give_up: Callable[[], bool] = lambda: False) -> T:
         """Repeat ``action`` while the server does not answer.
 
         :raises UnavailableError: after the patience is used up, or as soon as ``give_up()`` says so.
@@ -82,7 +84,7 @@ class Link:
         with self._lock:
             if url and url != self._url:
                 log.info("the control server is now at %s", url)
-                self._client = Client(url=url, token=self._token)
+                self._client = Transport(url=url, token=self._token)
                 self._url = url
 
 

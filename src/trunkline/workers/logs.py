@@ -44,12 +44,18 @@ class LogShipper:
         self._waiting: deque[dict[str, Any]] = deque()
         self._changed = threading.Condition()
         self._offset = 0
+        self._under_way = 0
+        self._flushing = 0
+        """Somebody waits until so many lines are sent."""
         self._closing = False
         self._discarding = False
         self._thread: threading.Thread | None = None
 
-    def add(self, text: str, stream: str, **about: Any) -> None:
-        line = {"ts": time.time(), "text": text[:LINE_CHARACTERS_MAX], "stream": stream, **about}
+    def add(self, text: str, stream: str, datum: str | None = None, attempt: int | None = None) -> None:
+        """Send it soon. ``datum`` and ``attempt``: whose line it is, where a task has several."""
+        line: dict[str, Any] = {"ts": time.time(), "text": text[:LINE_CHARACTERS_MAX], "stream": stream}
+        if datum is not None:
+            line |= {"datum": datum, "attempt": attempt or 1}
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < WAITING_LINES_MAX or self._discarding)
             if self._discarding:
@@ -59,6 +65,14 @@ class LogShipper:
                 self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until what was added so far is sent (or nobody wants it any more)."""
+        with self._changed:
+            wanted = self._offset + self._under_way + len(self._waiting)
+            self._flushing = max(self._flushing, wanted)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._offset >= wanted or self._discarding)
 
     def discard(self) -> None:
         """Nobody wants the lines any more."""
@@ -81,11 +95,17 @@ class LogShipper:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing or self._discarding)
                 if not self._closing and not self._discarding:
-                    self._changed.wait_for(lambda: self._closing or self._discarding, GATHER_SECONDS)
+                    self._changed.wait_for(
+                        lambda: self._closing or self._discarding or self._flushing > self._offset,
+                        GATHER_SECONDS,
+                    )
                 if not self._waiting:
                     return
                 count = min(len(self._waiting), LINES_PER_BATCH_MAX)
                 batch = [self._waiting.popleft() for _ in range(count)]
+                self._under_way = count
                 self._changed.notify_all()
             self._send(self._offset, batch)
-            self._offset += len(batch)
+            with self._changed:
+                self._offset, self._under_way = self._offset + count, 0
+                self._changed.notify_all()

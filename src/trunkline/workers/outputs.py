@@ -1,7 +1,8 @@
 """What a command left in ``/pfs/out``, as a list of files to upload.
 
 Symbolic links are followed the way the *command* saw the file system, not the way the worker does: a link to ``/pfs/in/x``
-leads to that input, and one into the data directory leads to the small folder that lay over it, never to the real one.
+leads to that input, and one into the data directory leads to the small folder that lay over it, never to the real one. A link
+into an input whose content is not on this machine (``lazy``, ``empty_files``) stands for that file of the input's tree.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from trunkline.errors import InvalidInputError
-from trunkline.workers.sandbox import Box
+from trunkline.workers.box import Box
 
 LINKS_MAX = 40
 DEPTH_MAX = 200
@@ -21,12 +23,29 @@ SHOWN_CHARACTERS_MAX = 120
 REFUSED_PLACES = ("/proc", "/sys", "/dev")
 
 
+class Found(NamedTuple):
+    """A file of the output."""
+
+    name: str
+    path: str
+    """Where it is on this machine."""
+    source: tuple[str, str] | None
+    """Tree and path of what it is a copy of, if its content is not here."""
+    size: int
+    is_linked: bool
+    """It was reached through a link, and so lies somewhere else."""
+
+
 class View:
     """Paths as the command saw them -> paths on this machine."""
 
     def __init__(self, box: Box) -> None:
+        self.top = "/pfs/out" if box.mode == "namespace" else str(box.out.resolve())
+        self.trees: Mapping[str, str] = {}
+        """Folders as the command saw them whose files stand for those of a tree, by its hash."""
         folder, home = str(box.folder.resolve()), str(box.home.resolve())
         places = {"/pfs": str(box.pfs.resolve()), home: str(box.private_home.resolve())}
+        places |= {seen: str(box.private_home.resolve()) for seen in box.homes}
         places |= {str(path.resolve()): str(path.resolve()) for path in box.keep}
         if box.mode == "paths":
             places[folder] = folder
@@ -72,21 +91,39 @@ class View:
             waiting.extendleft(reversed(target.split("/")))
         return at
 
+    def source(self, path: str) -> tuple[str, str] | None:
+        """The tree and the path in it that a place stands for, if it does."""
+        for folder, root in self.trees.items():
+            if path.startswith(folder + "/"):
+                return root, path[len(folder) :]
+        return None
+
 
 def files_of(box: Box) -> Iterator[tuple[str, Path]]:
     """Every file below ``/pfs/out`` as ``(name, where it is)``, in order.
 
     :raises InvalidInputError: ``bad_output``, naming what cannot be stored.
     """
-    view = View(box)
-    top = "/pfs/out" if box.mode == "namespace" else str(box.out.resolve())
-    yield from _walk(view, top, "", 0)
+    for found in outputs_of(View(box)):
+        yield found.name, Path(found.path)
 
 
-def _walk(view: View, folder: str, prefix: str, depth: int) -> Iterator[tuple[str, Path]]:
+def outputs_of(view: View) -> Iterator[Found]:
+    """The same, and more of each.
+
+    :raises InvalidInputError: ``bad_output``, naming what cannot be stored.
+    """
+    try:
+        yield from _walk(view, view.top, "", 0, is_linked=False)
+    except PermissionError as error:
+        raise InvalidInputError(f"/pfs/out cannot be read: {error.strerror}", kind="bad_output") from error
+
+
+def _walk(view: View, folder: str, prefix: str, depth: int, *, is_linked: bool) -> Iterator[Found]:
     if depth > DEPTH_MAX:
         raise _bad(prefix, "is nested too deeply, or a link leads back to a folder above it")
-    for entry in sorted(os.listdir(view.host(folder))):  # noqa: PTH208
+    above = view.host(folder)
+    for entry in sorted(os.listdir(above)):  # noqa: PTH208
         name = prefix + entry
         try:
             name.encode()
@@ -94,20 +131,26 @@ def _walk(view: View, folder: str, prefix: str, depth: int) -> Iterator[tuple[st
             raise _bad(
                 os.fsencode(name).decode("utf-8", "replace"), "has a name that is not UTF-8"
             ) from error
-        path = _destination(view, f"{folder}/{entry}", name)
-        host = view.host(path)
-        mode = os.lstat(host).st_mode
-        if stat.S_ISDIR(mode):
-            yield from _walk(view, path, name + "/", depth + 1)
-        elif stat.S_ISREG(mode):
-            yield name, Path(host)
+        path, host = f"{folder}/{entry}", f"{above}/{entry}"
+        status = os.lstat(host)
+        linked = is_linked
+        if stat.S_ISLNK(status.st_mode):
+            path, linked = _destination(view, path, name), True
+            host = view.host(path)
+            status = os.lstat(host)
+        if stat.S_ISDIR(status.st_mode):
+            yield from _walk(view, path, name + "/", depth + 1, is_linked=linked)
+        elif linked and (source := view.source(path)) is not None:
+            yield Found(name, host, source, 0, linked)
+        elif stat.S_ISREG(status.st_mode):
+            if not os.access(host, os.R_OK):
+                raise _bad(name, "cannot be read: its permissions forbid it")
+            yield Found(name, host, None, status.st_size, linked)
         else:
-            raise _bad(name, f"is a {_kind(mode)}; only files and folders can be stored")
+            raise _bad(name, f"is a {_kind(status.st_mode)}; only files and folders can be stored")
 
 
 def _destination(view: View, path: str, name: str) -> str:
-    if not stat.S_ISLNK(os.lstat(view.host(path)).st_mode):
-        return path
     try:
         found = view.follow(path)
     except OSError as error:

@@ -1,97 +1,45 @@
-"""Runs one command of a user in its own view of the file system, and ends it with everything it started.
+"""A user's commands in their own view of the system, one after the other, each ended with everything it started.
 
-Two modes. ``namespace``: a private mount namespace in which ``/pfs`` is what it should be and the data directory is not
-to be seen (``launcher`` builds it). ``paths``, where the system has no such namespaces: ``PFS_ROOT`` says where the
-folders are, and ``/pfs/`` is rewritten in the command and its stdin; there the data directory is *not* hidden.
+Two modes. ``namespace``: private namespaces in which ``/pfs`` is what it should be, the data directory is not to be seen, and
+no process outlives its command (``zygote`` is the first process in there). ``paths``, where the system has none of these:
+``PFS_ROOT`` says where the folders are, and ``/pfs/`` is rewritten in the command and its stdin; there the data directory is
+*not* hidden. What exactly is isolated where: ``docs/guides/pipelines.md``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
-import re
+import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from trunkline.errors import UnavailableError
+from trunkline.workers import zygote
+from trunkline.workers.box import Box
+from trunkline.workers.limits import Group, Limits, make_group, rlimits_of, system_oom_kills
+from trunkline.workers.output import OnLine, Output
 
-LAUNCHER = Path(__file__).with_name("launcher.py")
-PROBE_SECONDS = 20.0
+__all__ = ["Box", "Ended", "Sandbox", "become_subreaper", "choose_mode", "run", "start_sandbox"]
+
+ZYGOTE = Path(__file__).with_name("zygote.py")
+START_SECONDS = 20.0
+END_SECONDS = 5.0
 POLL_SECONDS = 0.1
-LINE_BYTES_MAX = 64 * 1024
-TAIL_LINES = 5
-TAIL_CHARACTERS_MAX = 600
-STRAY_ROUNDS_MAX = 100
 PR_SET_CHILD_SUBREAPER = 36
-
-_PFS = re.compile(r"(?<![\w./-])/pfs(?=/|$|[\s'\";:,)])")
-
-OnLine = Callable[[str, str], None]
-"""``(text, stream)``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Box:
-    """The folders of one try, and where the command sees them."""
-
-    folder: Path
-    """Holds all of the others; private to the try."""
-    home: Path
-    """The data directory, to be hidden."""
-    inputs: tuple[str, ...]
-    keep: tuple[Path, ...] = ()
-    """Folders inside the data directory that the command needs all the same: its Python, say."""
-    secret_files: Mapping[str, str] = field(default_factory=dict, repr=False)
-    mode: str = "namespace"
-
-    @property
-    def pfs(self) -> Path:
-        return self.folder / "pfs"
-
-    @property
-    def out(self) -> Path:
-        return self.pfs / "out"
-
-    @property
-    def private_home(self) -> Path:
-        """What lies over the data directory."""
-        return self.folder / "home"
-
-    @property
-    def seen_pfs(self) -> str:
-        return "/pfs" if self.mode == "namespace" else str(self.pfs)
-
-    @property
-    def seen_home(self) -> str:
-        """What the command is told is the data directory: it holds nothing but the server's address."""
-        return str(self.home if self.mode == "namespace" else self.private_home)
-
-    def create(self) -> None:
-        for name in (*self.inputs, "out"):
-            (self.pfs / name).mkdir(parents=True)
-        for name in ("home/run", "home/code", "home/tmp", "root", "secrets"):
-            (self.folder / name).mkdir(parents=True)
-
-    def note_server(self, url: str) -> None:
-        """Tell the command (again) where the server is."""
-        target = self.private_home / "run" / "server.json"
-        temporary = target.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"url": url}))
-        temporary.replace(target)
-
-    def rewritten(self, text: str) -> str:
-        """A word of the command as it must be in this mode."""
-        return text if self.mode == "namespace" else _PFS.sub(lambda _: str(self.pfs), text)
+_LENGTH = struct.Struct("!I")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,95 +52,377 @@ class Ended:
     """In words, with the last lines it wrote; empty if the exit code is 0."""
     seconds: float
     was_interrupted: bool = False
+    timed_out: bool = False
+    kind: str = ""
+    """Why it could not be started, if so: another try would end the same way."""
+    oom: bool = False
+    """Memory ran out, and the system killed it (or a process of it)."""
+    cpu_seconds: float = 0.0
+    memory_bytes: int = 0
+    """The most that one of its processes had; never less than what a process has when it is made."""
 
 
-def choose_mode(setting: str, scratch: Path) -> tuple[str, str]:
-    """The mode to use, and why it is not the better one (empty if it is).
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to run, and who listens."""
+
+    argv: Sequence[str]
+    stdin: Path
+    env: Mapping[str, str]
+    """What this command has in its environment beyond what was configured."""
+    cwd: str
+    interrupted: threading.Event
+    timeout_seconds: float | None = None
+    on_wait: Callable[[], None] = lambda: None
+    """Called now and then."""
+
+
+class Sandbox:
+    """One zygote. Used from one thread, the main one: the zygote dies with the thread that started it."""
+
+    def __init__(self, box: Box, *, own_pids: bool = True) -> None:
+        """:raises UnavailableError: ``no_sandbox``, saying what the system refuses."""
+        self.box = box
+        self.own_pids = own_pids and box.mode == "namespace"
+        self._limits = Limits()
+        self._group: Group | None = None
+        self._command: Command | None = None
+        self._began = 0.0
+        self._oom_kills = 0
+        self._system_oom_kills = system_oom_kills()
+        self._poll = select.poll()
+        self._watched: dict[int, Callable[[], object]] = {}
+        self._line, theirs = socket.socketpair()
+        out, err = os.pipe(), os.pipe()
+        handles = (theirs.fileno(), out[1], err[1])
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(ZYGOTE), *map(str, handles)], pass_fds=handles, cwd="/",
+                start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={},
+            )  # fmt: skip
+        finally:
+            theirs.close()
+            os.close(out[1])
+            os.close(err[1])
+        self.output = Output({"stdout": out[0], "stderr": err[0]})
+        for number in (out[0], err[0]):
+            self.watch(number, functools.partial(self.output.read, number))
+        self._poll.register(self._line.fileno(), select.POLLIN)
+        self._start()
+
+    def _start(self) -> None:
+        box = self.box
+        self._line.settimeout(START_SECONDS)
+        try:
+            self._ask(
+                {
+                    "do": "start", "mode": box.mode, "own_pids": self.own_pids, "root": str(box.folder / "root"),
+                    "pfs": str(box.pfs), "out": str(box.out),
+                }
+            )  # fmt: skip
+        except BaseException:
+            self.close()
+            raise
+
+    def configure(self, box: Box, env: Mapping[str, str], limits: Limits) -> None:
+        """What all commands get; once.
+
+        :raises UnavailableError: ``no_sandbox``, saying what the system refuses.
+        """
+        self.box = box
+        self._limits = limits
+        if box.mode != "namespace" and not limits.network:
+            raise UnavailableError(
+                "no network was asked for, and this system cannot take it away: it needs namespaces",
+                kind="no_sandbox",
+            )
+        if limits.memory_bytes is not None or limits.cpus is not None:
+            self._group = self._limited(limits)
+        self._ask(
+            {
+                "do": "configure", "keep": [str(path.resolve()) for path in box.keep], "homes": list(box.homes),
+                "private_home": str(box.private_home), "secrets": box.secrets(), "env": dict(env),
+                "rlimits": rlimits_of(limits, has_group=self._group is not None), "user": box.user,
+                "no_network": not limits.network, "lock_cgroups": self._group is not None,
+            }
+        )  # fmt: skip
+        self._line.settimeout(None)
+
+    def _limited(self, limits: Limits) -> Group | None:
+        group = make_group(f"trunkline-{self._process.pid}")
+        if group is None:
+            return None
+        try:
+            group.limit(limits)
+            inside = zygote.children_of(self._process.pid) if self.own_pids else [self._process.pid]
+            for pid in inside:
+                group.take(pid)
+        except OSError:
+            group.remove()
+            return None
+        return group
+
+    def watch(self, descriptor: int, ready: Callable[[], object]) -> None:
+        """Call ``ready`` when there is something to read, while a command runs."""
+        self._watched[descriptor] = ready
+        self._poll.register(descriptor, select.POLLIN)
+
+    def unwatch(self, descriptor: int) -> None:
+        """No longer."""
+        if self._watched.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
+    def run(self, command: Command) -> Ended:
+        """Run a command to its end, or until it is interrupted or its time is over; then nothing of it is left.
+
+        :raises UnavailableError: ``no_sandbox``, if its view could not be made.
+        """
+        self.begin(command)
+        ended = self.wait(command.timeout_seconds)
+        assert ended is not None, "it waits for the end"
+        return ended
+
+    def begin(self, command: Command) -> None:
+        """Start a command; ``wait`` sees to it."""
+        self._command, self._began = command, time.monotonic()
+        self.output.begin()
+        stdin = os.open(command.stdin, os.O_RDONLY)
+        message = {
+            "do": "run", "argv": [self.box.rewritten(word) for word in command.argv], "env": dict(command.env),
+            "cwd": self.box.rewritten(command.cwd), "has_file": True,
+        }  # fmt: skip
+        try:
+            self._send(message, stdin)
+        except OSError:
+            pass  # it is gone, and wait() finds out
+        finally:
+            os.close(stdin)
+
+    def wait(
+        self, timeout_seconds: float | None = None, until: Callable[[], bool] = lambda: False
+    ) -> Ended | None:
+        """Until the command has ended; or, with None as the answer, until ``until`` says so, which is asked whenever something
+        happened. A command that takes longer than ``timeout_seconds`` from now is ended."""
+        command = self._command
+        assert command is not None, "one was begun"
+        started = time.monotonic()
+        line, stopped, look_at = self._line.fileno(), "", started + POLL_SECONDS
+        while stopped or not until():
+            for number, _ in self._poll.poll(POLL_SECONDS * 1000):
+                if number == line:
+                    answer = self._answer()
+                    self.output.finish()
+                    self._command = None
+                    return self._ended(answer, stopped, time.monotonic() - self._began, timeout_seconds)
+                if number in self._watched:
+                    self._watched[number]()
+            now = time.monotonic()
+            if timeout_seconds is not None and now - started > timeout_seconds and not stopped:
+                stopped = "timeout"
+                self.kill()
+            if now >= look_at:
+                look_at = now + POLL_SECONDS
+                if command.interrupted.is_set() and not stopped:
+                    stopped = "interrupted"
+                    self.kill()
+                command.on_wait()
+        return None
+
+    def follow(self, command: Command) -> None:
+        """The command that runs now works for somebody else: who may interrupt it, and who is called meanwhile."""
+        self._command = command
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a command was begun, and has not been seen to its end."""
+        return self._command is not None
+
+    def kill(self) -> None:
+        """End the command that runs; ``wait`` says when it has."""
+        with contextlib.suppress(OSError):
+            self._send({"do": "kill"})
+
+    def _ended(
+        self, answer: dict[str, Any] | None, stopped: str, seconds: float, timeout_seconds: float | None
+    ) -> Ended:
+        if answer is not None and answer.get("kind") == "no_sandbox":
+            raise UnavailableError(f"no private /pfs could be made: {answer['message']}", kind="no_sandbox")
+        found = answer or {"code": -signal.SIGKILL}
+        code = found["code"]
+        used: dict[str, Any] = {
+            "seconds": found.get("seconds", seconds), "exit_code": code if code >= 0 else 128 - code,
+            "cpu_seconds": found.get("cpu_seconds", 0.0), "memory_bytes": found.get("memory_bytes", 0),
+        }  # fmt: skip
+        if stopped == "interrupted":
+            return Ended(reason="interrupted", was_interrupted=True, **used | {"exit_code": 137})
+        tail = self.output.tail()
+        said = f": {tail}" if tail else ""
+        if stopped == "timeout":
+            reason = f"ran past its datum_timeout of {timeout_seconds:g} s{said}"
+            return Ended(reason=reason, timed_out=True, **used | {"exit_code": 137})
+        if "kind" in found:
+            return Ended(reason=str(found["message"]), kind=found["kind"], **used)
+        if code == 0:
+            return Ended(reason="", **used)
+        oom = self._ran_out_of_memory(code)
+        return Ended(reason=self._reason(code, oom, used["memory_bytes"]) + said, oom=oom, **used)
+
+    def _ran_out_of_memory(self, code: int) -> bool:
+        if self._group is not None:
+            count, self._oom_kills = self._group.oom_kills(), self._oom_kills
+            if count > self._oom_kills:
+                self._oom_kills = count
+                return True
+        if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            count, before = system_oom_kills(), self._system_oom_kills
+            self._system_oom_kills = count
+            return count > before
+        return False
+
+    def _reason(self, code: int, oom: bool, memory_bytes: int) -> str:
+        limits = self._limits
+        has_memory_limit = limits.memory_bytes is not None
+        if oom:
+            of = f", its limit is {_megabytes(limits.memory_bytes)}" if has_memory_limit else ""
+            return f"out of memory: killed by the system{of}"
+        if code == -signal.SIGXFSZ and limits.disk_bytes is not None:
+            return f"killed: a file became larger than its disk limit of {_megabytes(limits.disk_bytes)}"
+        hint = ""
+        if has_memory_limit and self._group is None:
+            hint = f" (its memory limit is {_megabytes(limits.memory_bytes)}: out of memory?)"
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}{hint}"
+        return f"exit code {code}{hint}"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can run commands."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End it, with all that runs in it."""
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)
+        self._line.close()
+        if self.own_pids:
+            self._process.kill()  # and with it the first process of the namespace, and with that all others
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if not self.own_pids:
+            _end_children_of_ours()
+        self.output.close()
+        if self._group is not None:
+            self._group.remove()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- messages ---
+
+    def _send(self, message: dict[str, Any], file: int | None = None) -> None:
+        data = json.dumps(message).encode()
+        data = _LENGTH.pack(len(data)) + data
+        if file is None:
+            self._line.sendall(data)
+        else:
+            sent = socket.send_fds(self._line, [data], [file])
+            if sent < len(data):
+                self._line.sendall(data[sent:])
+
+    def _answer(self) -> dict[str, Any] | None:
+        try:
+            head = self._read(_LENGTH.size)
+            if head is None:
+                return None
+            data = self._read(_LENGTH.unpack(head)[0])
+        except OSError:
+            return None
+        found: dict[str, Any] | None = None if data is None else json.loads(data)
+        return found
+
+    def _read(self, size: int) -> bytes | None:
+        data = self._line.recv(size)
+        while data and len(data) < size:
+            part = self._line.recv(size - len(data))
+            if not part:
+                return None
+            data += part
+        return data or None
+
+    def _ask(self, message: dict[str, Any]) -> None:
+        try:
+            self._send(message)
+        except OSError as error:
+            raise UnavailableError("the sandbox's process died", kind="no_sandbox") from error
+        answer = self._answer()
+        if answer is None:
+            raise UnavailableError("no private /pfs could be made: its process died", kind="no_sandbox")
+        if "kind" in answer:
+            raise UnavailableError(f"no private /pfs could be made: {answer['message']}", kind=answer["kind"])
+
+
+def _megabytes(size: int | None) -> str:
+    return f"{(size or 0) / 2**20:.4g} MB"
+
+
+def become_subreaper() -> None:
+    """From now on, descendants that lose their parent become ours, so that none can hide from a sandbox's end."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
+
+
+def _end_children_of_ours() -> None:
+    """What a zygote without a namespace left behind when it was killed itself."""
+    for _ in range(zygote.STRAY_ROUNDS_MAX):
+        strays = zygote.children_of(os.getpid())
+        if not strays:
+            return
+        for pid in strays:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def start_sandbox(setting: str, box: Box) -> tuple[Sandbox, str]:
+    """The best that the setting and the system allow, and why it is not a better one (empty if there is none).
 
     :raises UnavailableError: ``no_sandbox``, if ``namespace`` is demanded and impossible.
     """
     if setting == "paths":
-        return "paths", "sandbox is set to 'paths'"
-    problem = _probe(scratch)
-    if not problem:
-        return "namespace", ""
+        return Sandbox(box.in_mode("paths")), "sandbox is set to 'paths'"
+    problem = "it is not Linux"
+    if sys.platform == "linux":
+        for own_pids in (True, False):  # a container may refuse a /proc of one's own, and allow the rest
+            try:
+                return Sandbox(box.in_mode("namespace"), own_pids=own_pids), ""
+            except UnavailableError as error:
+                problem = error.message
     if setting == "namespace":
         raise UnavailableError(
             f"this system gives no private mount namespace ({problem}): allow unprivileged user namespaces, "
             "or set sandbox = 'paths'",
             kind="no_sandbox",
         )
-    return "paths", problem
+    return Sandbox(box.in_mode("paths")), problem
 
 
-def _probe(scratch: Path) -> str:
-    """Try it once, with nothing in it; returns what went wrong."""
-    if sys.platform != "linux":
-        return "it is not Linux"
+def choose_mode(setting: str, scratch: Path) -> tuple[str, str]:
+    """The mode to use, and why it is not the better one (empty if it is), found by trying it once.
+
+    :raises UnavailableError: ``no_sandbox``, if ``namespace`` is demanded and impossible.
+    """
     box = Box(folder=scratch / "probe", home=scratch, inputs=())
     box.create()
-    reader, writer = os.pipe()
-    try:
-        plan = _write_plan(box, argv=["true"], cwd="/", status_fd=writer, is_probe=True)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(
-                _launch_command(plan), pass_fds=(writer,), check=False, timeout=PROBE_SECONDS, stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            os.close(writer)
-            writer = -1
-            told = os.read(reader, 4096)
-            return str(json.loads(told)["message"]) if told else ""
-        return "the attempt took too long"
-    finally:
-        os.close(reader)
-        if writer >= 0:
-            os.close(writer)
-
-
-def _launch_command(plan: Path) -> list[str]:
-    return [sys.executable, "-I", "-S", str(LAUNCHER), str(plan)]
-
-
-def _write_plan(box: Box, *, argv: Sequence[str], cwd: str, status_fd: int, is_probe: bool = False) -> Path:
-    folders = []
-    for number, (folder, files) in enumerate(sorted(_by_folder(box.secret_files).items())):
-        source = box.folder / "secrets" / str(number)
-        source.mkdir(exist_ok=True)
-        for name, value in files.items():
-            (source / name).write_text(value)
-        folders.append([folder, str(source)])
-    plan = {
-        "mode": box.mode,
-        "probe": is_probe,
-        "parent": os.getpid(),
-        "status_fd": status_fd,
-        "root": str((box.folder / "root").resolve()),
-        "pfs": [[name, str((box.pfs / name).resolve())] for name in (*box.inputs, "out")],
-        "home": str(box.home.resolve()),
-        "private_home": str(box.private_home.resolve()),
-        "keep": [str(path.resolve()) for path in box.keep],
-        "folders": folders,
-        "cwd": cwd,
-        "argv": list(argv),
-    }
-    path = box.folder / "plan.json"
-    path.write_text(json.dumps(plan))
-    return path
-
-
-def _by_folder(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-    for path, value in files.items():
-        folder, _, name = path.rpartition("/")
-        found.setdefault(folder, {})[name] = value
-    return found
-
-
-def become_subreaper() -> None:
-    """From now on, descendants that lose their parent become ours, so that none can hide from ``run``'s end."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
+    sandbox, why_not = start_sandbox(setting, box)
+    with sandbox:
+        return sandbox.box.mode, why_not
 
 
 def run(
@@ -207,154 +437,25 @@ def run(
     timeout_seconds: float | None,
     on_wait: Callable[[], None] = lambda: None,
     shown: Callable[[str], str] = lambda line: line,
+    limits: Limits | None = None,
 ) -> Ended:
-    """Run a command to its end, or until ``interrupted`` is set or the time is over; then nothing of it is left.
-
-    Call it from the main thread: the command dies with the thread that started it. ``on_wait`` is called now and then;
-    ``shown`` makes of a line what others may see of it.
+    """One command in a sandbox of its own. ``shown`` makes of a line what others may see of it.
 
     :raises UnavailableError: ``no_sandbox``, if its view could not be made.
     """
-    started = time.monotonic()
-    reader, writer = os.pipe()
-    stdin_file = box.folder / "stdin"
-    stdin_file.write_text("".join(f"{box.rewritten(line)}\n" for line in stdin_lines))
-    words = [box.rewritten(word) for word in argv]
-    plan = _write_plan(box, argv=words, cwd=box.rewritten(cwd), status_fd=writer)
+    stdin = box.write_stdin(stdin_lines)
     try:
-        with stdin_file.open("rb") as stdin:
-            child = subprocess.Popen(
-                _launch_command(plan), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(env),
-                start_new_session=True, pass_fds=(writer,), cwd="/",
-            )  # fmt: skip
-    except BaseException:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
-    output = _Output(child, on_line, shown)
-    try:
-        stopped = _wait(child, started, interrupted, timeout_seconds, on_wait)
-    finally:
-        _end_all(child)
-        output.join()
-        told = os.read(reader, 65536)
-        os.close(reader)
-    return _ended(child, json.loads(told) if told else None, stopped, output.tail(), started, timeout_seconds)
-
-
-def _wait(
-    child: subprocess.Popen[bytes],
-    started: float,
-    interrupted: threading.Event,
-    timeout_seconds: float | None,
-    on_wait: Callable[[], None],
-) -> str:
-    """Why it was stopped: ``interrupted``, ``timeout``, or empty if it ended by itself."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        child.wait()
-        ended.set()
-
-    threading.Thread(target=watch, name="wait", daemon=True).start()
-    while not ended.wait(POLL_SECONDS):
-        if interrupted.is_set():
-            return "interrupted"
-        if timeout_seconds is not None and time.monotonic() - started > timeout_seconds:
-            return "timeout"
-        on_wait()
-    return ""
-
-
-def _end_all(child: subprocess.Popen[bytes]) -> None:
-    """Kill the command's process group, and what has left the group and was inherited by us."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    for _ in range(STRAY_ROUNDS_MAX):
-        strays = _children_of_ours()
-        if not strays:
-            return
-        for pid in strays:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-
-
-def _children_of_ours() -> list[int]:
-    own = str(os.getpid())
-    found = []
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir("/proc"):  # noqa: PTH208  (Path objects for all of /proc cost ten times as much)
-            if name.isdigit():
-                with contextlib.suppress(OSError):
-                    fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
-                    if fields[1].decode() == own:
-                        found.append(int(name))
-    return found
-
-
-def _ended(
-    child: subprocess.Popen[bytes],
-    told: dict[str, Any] | None,
-    stopped: str,
-    tail: str,
-    started: float,
-    timeout_seconds: float | None,
-) -> Ended:
-    seconds = time.monotonic() - started
-    if told is not None and told["kind"] == "no_sandbox":
-        raise UnavailableError(f"no private /pfs could be made: {told['message']}", kind="no_sandbox")
-    if stopped == "interrupted":
-        return Ended(exit_code=137, reason="interrupted", seconds=seconds, was_interrupted=True)
-    said = f": {tail}" if tail else ""
-    if stopped == "timeout":
-        return Ended(
-            exit_code=137,
-            reason=f"ran past its datum_timeout of {timeout_seconds:g} s{said}",
-            seconds=seconds,
-        )
-    code = child.returncode
-    if told is not None:
-        return Ended(exit_code=code, reason=str(told["message"]), seconds=seconds)
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-        return Ended(exit_code=128 - code, reason=f"killed by {name}{hint}{said}", seconds=seconds)
-    reason = f"exit code {code}{said}" if code else ""
-    return Ended(exit_code=code, reason=reason, seconds=seconds)
-
-
-class _Output:
-    """Reads both streams of a command line by line, as they come."""
-
-    def __init__(self, child: subprocess.Popen[bytes], on_line: OnLine, shown: Callable[[str], str]) -> None:
-        self._on_line = on_line
-        self._shown = shown
-        self._tails: dict[str, deque[str]] = {name: deque(maxlen=TAIL_LINES) for name in ("stdout", "stderr")}
-        assert child.stdout is not None and child.stderr is not None, "both are pipes"
-        self._threads = [
-            threading.Thread(target=self._read, args=(pipe, name), name=name, daemon=True)
-            for pipe, name in ((child.stdout, "stdout"), (child.stderr, "stderr"))
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _read(self, pipe: IO[bytes], stream: str) -> None:
-        with pipe:
-            while raw := pipe.readline(LINE_BYTES_MAX):
-                text = self._shown(raw.decode("utf-8", "replace").rstrip("\r\n"))
-                if text.strip():
-                    self._tails[stream].append(text)
-                self._on_line(text, stream)
-
-    def join(self) -> None:
-        for thread in self._threads:
-            thread.join()
-
-    def tail(self) -> str:
-        """The last words on stderr, else on stdout, in one line."""
-        lines = self._tails["stderr"] or self._tails["stdout"]
-        return " | ".join(line.strip() for line in lines)[-TAIL_CHARACTERS_MAX:]
+        sandbox = Sandbox(box)
+    except UnavailableError:
+        if box.mode != "namespace":
+            raise
+        sandbox = Sandbox(box, own_pids=False)
+    with sandbox:
+        sandbox.configure(box, env, limits or Limits())
+        sandbox.output.listen(on_line, shown)
+        return sandbox.run(
+            Command(
+                argv=argv, stdin=stdin, env={}, cwd=cwd, interrupted=interrupted, timeout_seconds=timeout_seconds,
+                on_wait=on_wait,
+            )
+        )  # fmt: skip

@@ -65,7 +65,8 @@ def remove_tree(folder: Path) -> None:
     def unlock(function: Callable[..., object], path: str, _error: object) -> None:
         try:
             Path(path).parent.chmod(stat.S_IRWXU)
-            Path(path).chmod(stat.S_IRWXU)
+            if not Path(path).is_symlink():  # else it would be done to what the link leads to
+                Path(path).chmod(stat.S_IRWXU)
             function(path)
         except OSError:
             return

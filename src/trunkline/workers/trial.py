@@ -21,7 +21,7 @@ from typing import Any
 
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, LimitError, TrunklineError
-from trunkline.sdk import Client
+from trunkline.sdk.transport import Transport
 from trunkline.workers.lease import Outcome, TaskContext, WorkerEnvironment, serve
 from trunkline.workers.sandbox import Box, Ended, become_subreaper, choose_mode, run
 from trunkline.workers.scratch import make_scratch, remove_tree
@@ -183,7 +183,7 @@ class _Watch:
                 self._told_at = None
                 self._stop_file.unlink(missing_ok=True)
 
-    def _ask_signals(self, client: Client) -> Any:
+    def _ask_signals(self, client: Transport) -> Any:
         lease, trial_id = self._context.lease, self._context.task.payload["trial_id"]
         headers = {"x-lease-id": str(lease["id"]), "x-lease-token": lease["token"]}
         with client.download(f"/v1/trials/{trial_id}/signals", headers=headers) as answer:

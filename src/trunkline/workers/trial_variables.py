@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trunkline.workers.datum import DEFAULT_PATH, PASSED_ON
+from trunkline.workers.variables import DEFAULT_PATH, PASSED_ON
 
 VARIABLE_CHARACTERS_MAX = 100_000
 """Linux takes 128 KiB for one variable; what is longer is left out (the context has it all)."""

@@ -14,8 +14,10 @@ from trunkline.api.deps import Accept, Body, ContentType, Use
 from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, page_of, tree_cursor
 from trunkline.api.routes import new_router
 from trunkline.core.ids import TreeHash
+from trunkline.versioning.model import CopyTree
 from trunkline.wire.base import Page
 from trunkline.wire.files import FileInfo, TreeInfo
+from trunkline.wire.filesets import Copies, Paths
 
 router = new_router("filesets")
 
@@ -42,9 +44,31 @@ def unpack_fileset(body: Body, use: Use) -> TreeInfo:
 def get_fileset(
     root: str, use: Use, path: Annotated[list[str] | None, Query()] = None, accept: Accept = None
 ) -> Response:
+    return _archive(use, root, path or ["/"], accept)
+
+
+@router.post("/filesets/{root}/archive", response_class=Response)
+@allow(Scope.WORKER, Scope.JOB)
+@gathered  # it changes nothing
+def get_of_fileset(root: str, ask: Paths, use: Use, accept: Accept = None) -> Response:
+    return _archive(use, root, ask.paths, accept)
+
+
+@router.post("/filesets/copies", status_code=201)
+@allow(Scope.WORKER, Scope.JOB)
+@gathered  # it changes nothing that anybody sees
+def copy_into_fileset(ask: Copies, use: Use, base: str | None = None) -> TreeInfo:
+    changes = [
+        CopyTree(path=one.path, root=TreeHash(one.root), source_path=one.source_path) for one in ask.copies
+    ]
+    root = TreeHash(base) if base is not None else None
+    return TreeInfo.model_validate(use.versioning.stage(changes, base=root))
+
+
+def _archive(use: Use, root: str, paths: list[str], accept: str | None) -> Response:
     tree = TreeHash(root)
     use.versioning.check_tree(tree, to_keep=False)
-    found = chain.from_iterable(use.versioning.walk(tree, one) for one in path or ["/"])
+    found = chain.from_iterable(use.versioning.walk(tree, one) for one in paths)
     return answer_with(use.versioning, tree, found, accept)
 
 

@@ -1,0 +1,246 @@
+"""Where a worker's datums run: one sandbox, made for a pipeline, cleaned after each command, made anew for another pipeline.
+
+A fresh one is kept ready, so that the first datum does not wait for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trunkline.errors import UnavailableError
+from trunkline.sdk.transport import Transport
+from trunkline.workers.box import Box
+from trunkline.workers.inputs import retrying
+from trunkline.workers.lease import TaskContext, WorkerEnvironment
+from trunkline.workers.limits import Limits
+from trunkline.workers.outputs import View
+from trunkline.workers.sandbox import Sandbox, start_sandbox
+from trunkline.workers.scratch import remove_tree
+from trunkline.workers.variables import User, pipeline_variables, user_of, working_dir
+from trunkline.workers.zygote import HOME_FOLDERS
+
+NOT_LOOKED_AT = {"__pycache__"}
+"""What running a program leaves beside it, and what does no harm to the next."""
+
+
+class Place:
+    """A sandbox and its folders. ``prepare`` before a set; ``clean`` after each command."""
+
+    def __init__(self, environment: WorkerEnvironment, scratch: Path) -> None:
+        self._environment = environment
+        self._scratch = scratch
+        self._number = 0
+        self._spare: tuple[Sandbox, str] | None = None
+        self._sandbox: Sandbox | None = None
+        self._key = ""
+        self._user: User | None = None
+        self._code_root: str | None = None
+        self._code: dict[str, tuple[int, ...]] = {}
+        self._pristine = scratch / "code"
+        self.warning = ""
+        """Why commands are not isolated, if they are not."""
+
+    @property
+    def sandbox(self) -> Sandbox:
+        assert self._sandbox is not None, "it was prepared"
+        return self._sandbox
+
+    @property
+    def box(self) -> Box:
+        return self.sandbox.box
+
+    def warm_up(self) -> None:
+        """Have a sandbox ready for whatever pipeline comes."""
+        if self._spare is not None and not self._spare[0].is_alive:
+            self._spare[0].close()
+            self._spare = None
+        if self._spare is None:
+            self._number += 1
+            folder = (self._scratch / f"box-{self._number}").resolve()
+            box = Box(folder=folder, home=self._environment.home.resolve())
+            box.create()
+            self._spare = start_sandbox(self._environment.sandbox, box)
+
+    def wants_another(self, payload: Mapping[str, Any]) -> bool:
+        """Whether the sandbox that there is cannot be used for these datums."""
+        return _key(payload) != self._key or self._sandbox is None or not self._sandbox.is_alive
+
+    def prepare(self, context: TaskContext, payload: Mapping[str, Any]) -> bool:
+        """Be ready for a pipeline's datums; returns whether the sandbox is a new one.
+
+        :raises TrunklineError: if this machine cannot give what the pipeline asks for.
+        """
+        is_new = self.wants_another(payload)
+        if is_new:
+            self.discard()
+            self._make(payload)
+            self._key = _key(payload)
+        self.box.note_server(context.link.url)
+        self._lay_code(context, payload["code_root"])
+        return is_new
+
+    def _make(self, payload: Mapping[str, Any]) -> None:
+        self._user = user_of(payload["transform"].get("user"))
+        self.warm_up()
+        assert self._spare is not None, "it was made just now"
+        sandbox, self.warning = self._spare
+        self._spare = None
+        mode = sandbox.box.mode
+        if mode == "paths" and payload["secret_files"]:
+            sandbox.close()
+            raise UnavailableError(
+                "secrets with a mount_path need a private mount namespace, which this system does not give: "
+                "use env_var instead",
+                kind="no_sandbox",
+            )
+        box = dataclasses.replace(
+            sandbox.box,
+            keep=tuple(self._kept(payload)),
+            secret_files=payload["secret_files"],
+            user=self._user,
+        )
+        self._sandbox = sandbox
+        self._give_to_user(box)
+        sandbox.configure(box, pipeline_variables(payload, box), Limits.of(payload.get("limits")))
+        box.write_stdin(payload["transform"]["stdin"])
+        box.write_stdin(payload["transform"]["err_stdin"], "err_stdin")
+
+    def _kept(self, payload: Mapping[str, Any]) -> Iterator[Path]:
+        """Folders inside the data directory that commands need."""
+        home = self._environment.home.resolve()
+        environment = payload["environment"]
+        needed = [*map(Path, environment["path"]), Path(sys.prefix), *(Path(one) for one in sys.path if one)]
+        if environment["python"]:
+            needed.append(Path(environment["python"]).parent.parent)
+        found = (path.resolve() for path in needed)
+        return iter(dict.fromkeys(path for path in found if home in path.parents and path.exists()))
+
+    def _give_to_user(self, box: Box) -> None:
+        if self._user is not None:
+            places = [
+                box.out,
+                *(box.private_home / name for name in ("", "code", "tmp")),
+                box.folder / "secrets",
+            ]
+            for place in places:
+                os.chown(place, self._user[0], self._user[1])
+
+    # --- code ---
+
+    def _lay_code(self, context: TaskContext, root: str | None) -> None:
+        if root == self._code_root and (root is None or self._code):
+            return
+        if root is not None and not (self._pristine / root).is_dir():
+            remove_tree(self._pristine)
+            target = self._pristine / f"{root}.new"
+
+            def fetch(client: Transport) -> None:
+                client.download_folder(f"/v1/filesets/{root}/archive", target)
+
+            target.mkdir(parents=True)
+            retrying(context, fetch)
+            target.rename(self._pristine / root)
+        self._code_root = root
+        self._restore_code()
+
+    def _restore_code(self) -> None:
+        """A private copy, as it was stored."""
+        folder = self.box.private_home / "code"
+        _empty(folder)
+        if self._code_root is not None:
+            shutil.copytree(self._pristine / self._code_root, folder, dirs_exist_ok=True)
+            if self._user is not None:
+                for where, folders, names in os.walk(folder):
+                    for name in (*folders, *names):
+                        os.chown(os.path.join(where, name), *self._user[:2])  # noqa: PTH118
+        self._code = _fingerprint(folder)
+
+    # --- between commands ---
+
+    def view(self) -> View:
+        """How commands see paths; good as long as the sandbox."""
+        return View(self.box)
+
+    def clean(self) -> None:
+        """Nothing that a command wrote is seen by the next, as far as it wrote it to its own folders."""
+        self.clean_output()
+        home = str(self.box.private_home)
+        missing = set(HOME_FOLDERS)
+        for entry in os.scandir(home):
+            if entry.name in missing and entry.is_dir(follow_symlinks=False):
+                missing.discard(entry.name)
+            else:  # without namespaces, even a link in the place of one of our folders
+                _remove(entry)
+        for name in missing:
+            os.mkdir(f"{home}/{name}")  # noqa: PTH102
+        _empty(f"{home}/tmp")
+        if _fingerprint(f"{home}/code") != self._code:
+            self._restore_code()
+
+    def clean_output(self) -> None:
+        """No output is left."""
+        _empty(self.box.out)
+
+    def cwd(self, payload: Mapping[str, Any]) -> str:
+        """Where commands begin."""
+        return working_dir(payload, self.box)
+
+    def discard(self) -> None:
+        """End the sandbox, with all that runs in it."""
+        if self._sandbox is not None:
+            self._sandbox.close()
+            remove_tree(self._sandbox.box.folder)
+            self._sandbox = None
+            self._key, self._code, self._code_root = "", {}, None
+
+    def close(self) -> None:
+        """End all."""
+        self.discard()
+        if self._spare is not None:
+            self._spare[0].close()
+            self._spare = None
+
+
+def _key(payload: Mapping[str, Any]) -> str:
+    """What a sandbox is made for."""
+    wanted = [
+        payload["transform"], payload["environment"], payload["secrets_env"], payload["secret_files"],
+        payload.get("limits"), bool(payload["code_root"]),
+    ]  # fmt: skip
+    return json.dumps(wanted, sort_keys=True, default=str)
+
+
+def _fingerprint(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """What tells whether anything was written there."""
+    found: dict[str, tuple[int, ...]] = {}
+    waiting = [str(folder)]
+    while waiting:
+        for entry in os.scandir(waiting.pop()):
+            if entry.name in NOT_LOOKED_AT:
+                continue
+            status = entry.stat(follow_symlinks=False)
+            is_dir = entry.is_dir(follow_symlinks=False)
+            times = () if is_dir else (status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            found[entry.path] = (status.st_ino, status.st_mode, *times)
+            if is_dir:
+                waiting.append(entry.path)
+    return found
+
+
+def _empty(folder: str | Path) -> None:
+    for entry in os.scandir(folder):
+        _remove(entry)
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        remove_tree(Path(entry.path))
+    else:
+        os.unlink(entry.path)  # noqa: PTH108

@@ -1,0 +1,517 @@
+"""The process that starts user commands: it enters a private view of the system once, and then runs command after command.
+
+Run as ``python -I -S zygote.py SOCKET OUT ERR``, with a socket to its worker and what commands get as stdout and stderr.
+Imports nothing of trunkline. Messages are JSON
+objects, each after four bytes of length; every one but ``kill`` is answered by one. ``start`` makes the namespaces and the
+new root, ``configure`` what a pipeline asks for (and there is no way back), ``run`` starts a command and is answered when
+it and everything it started is gone.
+
+What a command sees: the host's files, except that ``/pfs`` holds its inputs (read-only) and ``/pfs/out``, that the data
+directory is covered by a small private folder, and that secrets lie where they are asked for. It is in a PID namespace whose
+first process is this one: it sees no process but its own, none of its own outlives it, and all go when the worker goes. What
+it may not do is take that view apart. As root it therefore has no capability with which it could; as somebody else, it has
+none after exec, and mounts that it inherits are locked for it.
+"""
+
+# Importing pathlib, contextlib and typing would double the time that this takes to start.
+# ruff: noqa: PTH102, PTH103, PTH112, PTH113, PTH115, PTH208, PTH211, SIM105
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import stat
+import struct
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_SLAVE, MS_RELATIME = (
+    1 << 10, 1 << 11, 1 << 12, 1 << 14, 1 << 19, 1 << 21,
+)  # fmt: skip
+MNT_DETACH = 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = (
+    1,
+    4,
+    24,
+    36,
+    38,
+)
+KEPT_FLAGS = {
+    os.ST_NOSUID: MS_NOSUID, os.ST_NODEV: MS_NODEV, os.ST_NOEXEC: MS_NOEXEC,
+    os.ST_NOATIME: MS_NOATIME, os.ST_NODIRATIME: MS_NODIRATIME, os.ST_RELATIME: MS_RELATIME,
+} if sys.platform == "linux" else {}  # fmt: skip
+"""A remount in a user namespace must repeat the flags that its mount already has."""
+DROPPED_CAPABILITIES = (2, 16, 17, 18, 19, 20, 21, 22, 25, 27, 38, 39, 40)
+"""dac_read_search, sys_module, sys_rawio, sys_chroot, sys_ptrace, sys_pacct, sys_admin, sys_boot, sys_time, mknod, perfmon,
+bpf, checkpoint_restore: each a way out of the view or into another process."""
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+LENGTH = struct.Struct("!I")
+HOME_FOLDERS = ("run", "code", "tmp")
+COMMAND_NOT_FOUND, NOT_EXECUTABLE = 127, 126
+STRAY_ROUNDS_MAX = 100
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+# --- the view ---
+
+
+def mount(
+    source: str | None, target: str, kind: str | None = None, flags: int = 0, data: str | None = None
+) -> None:
+    def raw(text: str | None) -> bytes | None:
+        return None if text is None else os.fsencode(text)
+
+    check(
+        libc.mount(raw(source), raw(target), raw(kind), ctypes.c_ulong(flags), raw(data)), f"mount {target}"
+    )
+
+
+def bind(source: str, target: str) -> None:
+    # MS_REC: in a user namespace a mount may not be bound without what is mounted below it.
+    mount(source, target, None, MS_BIND | MS_REC)
+
+
+def make_read_only(target: str) -> None:
+    found = os.statvfs(target).f_flag
+    kept = sum(ours for theirs, ours in KEPT_FLAGS.items() if found & theirs)
+    mount(None, target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | kept)
+
+
+def enter_namespaces(flags: int) -> None:
+    """Namespaces of its own; with a user namespace where that is needed to be allowed to."""
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0 and libc.unshare(flags) == 0:
+        return
+    check(libc.unshare(CLONE_NEWUSER | flags), "unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def build_root(root: str) -> None:
+    """A new root of which every top-level entry is the host's own, but ``/pfs``. What is mounted on the host later appears
+    (and what is unmounted there is not held), but nothing that is mounted here appears there."""
+    mount(None, "/", None, MS_REC | MS_SLAVE)
+    mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    # The one that holds ``root`` comes first: binding it later would copy all that is mounted there by then.
+    first = root.split("/")[1]
+    for name in sorted(os.listdir("/"), key=lambda name: name != first):
+        if name != "pfs":
+            mirror("/" + name, root + "/" + name)
+
+
+def mirror(source: str, target: str) -> None:
+    """Make ``target`` show ``source``."""
+    mode = os.lstat(source).st_mode
+    if stat.S_ISLNK(mode):
+        os.symlink(os.readlink(source), target)
+        return
+    if stat.S_ISDIR(mode):
+        os.mkdir(target)
+    elif stat.S_ISREG(mode):
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
+    else:
+        return
+    try:
+        bind(source, target)
+    except PermissionError:
+        pass  # a place that may not be shown stays empty
+
+
+def make_folder(root: str, path: str, own: set[str]) -> None:
+    """Make the directory ``path`` exist below ``root`` without touching the host's: the directory above it becomes a tmpfs
+    with the same entries. ``own`` are the directories that are not the host's."""
+    real = root + path
+    if os.path.isdir(real):
+        return
+    parent = path.rsplit("/", 1)[0]
+    make_folder(root, parent, own)
+    if root + parent not in own:
+        cover_with_copy(root + parent)
+        own.add(root + parent)
+    os.mkdir(real)
+    own.add(real)
+
+
+def cover_with_copy(folder: str) -> None:
+    old = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    entries = os.listdir(folder)
+    mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    for name in entries:
+        mirror(f"/proc/self/fd/{old}/{name}", f"{folder}/{name}")
+    os.close(old)
+
+
+def build_view(plan: dict[str, Any], root: str) -> None:
+    """What depends on the pipeline, and then into it."""
+    kept = [(path, os.open(path, os.O_RDONLY)) for path in plan["keep"]]
+    for target in plan["homes"]:
+        if not os.path.isdir(root + target):
+            os.mkdir(root + target)
+        bind(plan["private_home"], root + target)
+        for name in HOME_FOLDERS:  # mounted each, so that a command cannot put a link in their place
+            source_path = f"{plan['private_home']}/{name}"
+            if os.path.isdir(source_path):
+                bind(source_path, f"{root}{target}/{name}")
+        make_read_only(f"{root}{target}/run")
+    for path, source in kept:
+        os.makedirs(root + path, exist_ok=True)
+        bind(f"/proc/self/fd/{source}", root + path)
+        make_read_only(root + path)
+        os.close(source)
+    own = {root}
+    for path, files in plan["secrets"]:
+        make_folder(root, path, own)
+        show_secrets(root + path, files)
+    if plan["lock_cgroups"]:
+        lock_cgroups(root)
+    enter_root(root)
+
+
+def show_secrets(folder: str, files: dict[str, str]) -> None:
+    """In memory: they are never on a disk, and go with the sandbox."""
+    mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755")
+    for name, value in files.items():
+        with open(f"{folder}/{name}", "w") as file:
+            file.write(value)
+    make_read_only(folder)
+
+
+def lock_cgroups(root: str) -> None:
+    """Whoever may write there could lift its own limits."""
+    with open("/proc/self/mountinfo") as file:
+        places = [line.split()[4] for line in file]
+    for place in places:
+        if place.startswith(root + "/sys/fs/cgroup"):
+            make_read_only(place)
+
+
+def enter_root(root: str) -> None:
+    # pivot_root(".", "."): the old root lies over the new one, and is then taken away.
+    os.chdir(root)
+    check(libc.pivot_root(b".", b"."), "pivot_root")
+    check(libc.umount2(b".", MNT_DETACH), "umount")
+    os.chdir("/")
+
+
+def leave_network() -> None:
+    """A network namespace with nothing in it but its own loopback."""
+    check(libc.unshare(CLONE_NEWNET), "unshare network")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        asked = fcntl.ioctl(handle, SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0))
+        flags = struct.unpack("16sH14x", asked)[1]
+        fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
+
+
+def give_up_powers(plan: dict[str, Any]) -> None:
+    """What this process keeps for itself ends with each command's exec."""
+    for name, value in plan["rlimits"].items():
+        number = getattr(resource, name)
+        _, hard = resource.getrlimit(number)
+        wanted = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(number, (wanted, wanted))
+    if sys.platform == "linux" and os.geteuid() == 0:
+        for capability in DROPPED_CAPABILITIES:
+            libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
+    if plan["user"] is not None:
+        uid, gid, groups = plan["user"]
+        os.setgroups(groups)
+        os.setgid(gid)
+        os.setuid(uid)
+        if sys.platform == "linux":
+            libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
+            libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0)
+
+
+# --- messages ---
+
+
+class Line:
+    """Messages over a socket, each perhaps with one file descriptor."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._buffer = b""
+        self._files: list[int] = []
+
+    def receive(self) -> tuple[dict[str, Any], int | None]:
+        """The next message. :raises EOFError: when the worker is gone."""
+        while True:
+            if len(self._buffer) >= LENGTH.size:
+                end = LENGTH.size + LENGTH.unpack_from(self._buffer)[0]
+                if len(self._buffer) >= end:
+                    message = json.loads(self._buffer[LENGTH.size : end])
+                    self._buffer = self._buffer[end:]
+                    return message, self._files.pop(0) if message.get("has_file") else None
+            data, files, _, _ = socket.recv_fds(self.socket, 65536, 4)
+            if not data:
+                raise EOFError
+            self._buffer += data
+            self._files += files
+
+    def has_more(self) -> bool:
+        return bool(self._buffer)
+
+    def send(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode()
+        self.socket.sendall(LENGTH.pack(len(data)) + data)
+
+
+# --- commands ---
+
+
+class Commands:
+    """One command at a time."""
+
+    def __init__(self, line: Line, out: int, err: int, *, owns_all: bool) -> None:
+        self._line = line
+        self._out, self._err = out, err
+        self._owns_all = owns_all
+        """Whether every process that it can see but itself is one that it has started."""
+        self._env: dict[str, str] = {}
+        self._found: dict[tuple[str, str], str] = {}
+        self._woken, waker = os.pipe()
+        for end in (self._woken, waker):
+            os.set_blocking(end, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        self._poll = select.poll()
+        self._poll.register(self._woken, select.POLLIN)
+        self._poll.register(line.socket.fileno(), select.POLLIN)
+
+    def configure(self, env: dict[str, str]) -> None:
+        """What all commands have in their environment."""
+        self._env = env
+
+    def run(self, message: dict[str, Any], stdin: int) -> dict[str, Any]:
+        """Start it, and see it to its end."""
+        env = {**self._env, **message["env"]}
+        try:
+            os.chdir(message["cwd"])
+        except OSError as error:
+            os.close(stdin)
+            why = f"the working directory {message['cwd']} cannot be entered: {error.strerror}"
+            return {"code": NOT_EXECUTABLE, "kind": "bad_working_dir", "message": why}
+        argv = message["argv"]
+        started = time.monotonic()
+        try:
+            pid = os.posix_spawn(
+                self._program(argv[0], env.get("PATH", os.defpath)), argv, env, setsid=True, setsigmask=[],
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, self._out, 1),
+                    (os.POSIX_SPAWN_DUP2, self._err, 2),
+                ],
+            )  # fmt: skip
+        except (FileNotFoundError, NotADirectoryError):
+            return {
+                "code": COMMAND_NOT_FOUND,
+                "kind": "command_not_found",
+                "message": f"command not found: {argv[0]}",
+            }
+        except (OSError, ValueError) as error:
+            why = f"{argv[0]} cannot be executed: {getattr(error, 'strerror', None) or error}"
+            return {"code": NOT_EXECUTABLE, "kind": "command_not_executable", "message": why}
+        finally:
+            os.close(stdin)
+        try:
+            status, cpu_seconds, memory = self._wait(pid)
+        finally:  # also if the worker is gone
+            others = self._end_all(pid)
+        for handle in (self._out, self._err):
+            os.set_blocking(handle, True)  # what one command says of the pipes must not be true for the next
+        return {
+            "code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - started,
+            "cpu_seconds": cpu_seconds + others, "memory_bytes": memory,
+        }  # fmt: skip
+
+    def _program(self, name: str, path: str) -> str:
+        """Where a command is, as a shell looks for it."""
+        if "/" in name:
+            return name
+        if (name, path) not in self._found:
+            for place in path.split(os.pathsep):
+                candidate = f"{place or '.'}/{name}"
+                if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+                    self._found[name, path] = candidate
+                    break
+            else:
+                raise FileNotFoundError
+        return self._found[name, path]
+
+    def _wait(self, pid: int) -> tuple[int, float, int]:
+        """Until the command ends, by itself or because the worker says so."""
+        line = self._line.socket.fileno()
+        others = 0.0
+        while True:
+            found, status, usage = os.wait4(-1, os.WNOHANG)
+            if found == pid:
+                unit = 1 if sys.platform == "darwin" else 1024
+                return status, others + usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit
+            if found:
+                others += usage.ru_utime + usage.ru_stime
+                continue
+            for ready, _ in [(line, 0)] if self._line.has_more() else self._poll.poll():
+                if ready == line:
+                    message, _ = self._line.receive()
+                    if message["do"] == "kill":
+                        self._kill(pid)
+                else:
+                    os.read(self._woken, 512)
+
+    def _kill(self, pid: int) -> None:
+        try:
+            if self._owns_all:
+                os.kill(-1, signal.SIGKILL)
+            else:
+                os.killpg(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+    def _end_all(self, pid: int) -> float:
+        """Leave nothing of a command; the CPU seconds of what was left."""
+        seconds = 0.0
+        if not self._owns_all:
+            self._kill(pid)
+            seconds += self._end_strays()
+        while True:
+            try:
+                found, _, usage = os.wait4(-1, os.WNOHANG)
+                if not found:  # there are some, and they run
+                    if not self._owns_all:
+                        return seconds
+                    self._kill(pid)
+                    _, _, usage = os.wait4(-1, 0)
+                seconds += usage.ru_utime + usage.ru_stime
+            except ChildProcessError:
+                return seconds
+
+    def _end_strays(self) -> float:
+        """Without a namespace: what left the group, and was inherited by this process when its parent died."""
+        seconds = 0.0
+        for _ in range(STRAY_ROUNDS_MAX):
+            strays = children_of(os.getpid())
+            if not strays:
+                break
+            for one in strays:
+                try:
+                    os.kill(one, signal.SIGKILL)
+                    _, _, usage = os.wait4(one, 0)
+                    seconds += usage.ru_utime + usage.ru_stime
+                except (ProcessLookupError, PermissionError, ChildProcessError):
+                    pass
+        return seconds
+
+
+def children_of(parent: int) -> list[int]:
+    try:  # one file, where the kernel is made with it
+        with open(f"/proc/{parent}/task/{parent}/children") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        pass
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as stat_file:
+                    if int(stat_file.read().rpartition(b")")[2].split()[1]) == parent:
+                        found.append(int(name))
+            except OSError:
+                pass
+    return found
+
+
+# --- life ---
+
+
+def start(line: Line, plan: dict[str, Any]) -> bool:
+    """Into the namespaces. Returns in the process that serves, and says whether all it sees is its own."""
+    if not plan["own_pids"] and sys.platform == "linux":
+        libc.prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
+    if plan["mode"] != "namespace":
+        return False
+    enter_namespaces(CLONE_NEWNS | (CLONE_NEWPID if plan["own_pids"] else 0))
+    if plan["own_pids"]:
+        first = os.fork()
+        if first:
+            wait_for(first, line)
+        # If that one is gone already, so is the worker, and the socket says so.
+        libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+        assert os.getpid() == 1, "nothing else was started in this namespace"
+    root = plan["root"]
+    build_root(root)
+    os.mkdir(root + "/pfs")
+    bind(plan["pfs"], root + "/pfs")
+    make_read_only(root + "/pfs")
+    bind(plan["out"], root + "/pfs/out")
+    if plan["own_pids"]:
+        mount("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    return bool(plan["own_pids"])
+
+
+def wait_for(first: int, line: Line) -> None:
+    """The one outside the namespace has nothing to do but to be the first process's parent, and to end with the worker."""
+    libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    line.socket.close()
+    _, status = os.waitpid(first, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def main() -> None:
+    line = Line(socket.socket(fileno=int(sys.argv[1])))
+    for number in map(int, sys.argv[1:]):
+        os.set_inheritable(number, False)
+    plan: dict[str, Any] = {}
+    try:
+        commands = None
+        while True:
+            message, file = line.receive()
+            do = message["do"]
+            try:
+                if do == "start":
+                    plan = message
+                    commands = Commands(line, *map(int, sys.argv[2:4]), owns_all=start(line, plan))
+                    line.send({"pid": os.getpid()})
+                elif do == "configure":
+                    assert commands is not None, "it was started"
+                    configure(commands, message, plan)
+                    line.send({})
+                elif do == "run":
+                    assert commands is not None and file is not None, "it was started, and has a stdin"
+                    line.send(commands.run(message, file))
+            except (OSError, AttributeError, ValueError) as error:
+                line.send({"kind": "no_sandbox", "message": str(error)})
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        os._exit(0)  # and with the first process of a namespace go all others
+
+
+def configure(commands: Commands, message: dict[str, Any], plan: dict[str, Any]) -> None:
+    if message["no_network"]:
+        leave_network()
+    if plan["mode"] == "namespace":
+        build_view(message, plan["root"])
+    give_up_powers(message)
+    commands.configure(message["env"])
+
+
+if __name__ == "__main__":
+    main()
