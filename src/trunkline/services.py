@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ from trunkline.jobs.service import JobsService
 from trunkline.lineage import PurgeLineage
 from trunkline.pipelines import datum_store, results
 from trunkline.pipelines import store as pipeline_store
+from trunkline.pipelines.egress import manifest
+from trunkline.pipelines.egress.base import Target
+from trunkline.pipelines.egress.bucket import BucketTarget
+from trunkline.pipelines.egress.folder import FolderTarget, allowed_path
+from trunkline.pipelines.egress.opening import Targets
+from trunkline.pipelines.egress.sql import PostgresTarget, SqliteTarget
 from trunkline.pipelines.service import PipelineService
 from trunkline.registry import store as registry_store
 from trunkline.registry.model import LATEST
@@ -42,6 +49,7 @@ from trunkline.sources.places import LinkRules
 from trunkline.sources.service import SourcesService
 from trunkline.sources.web import Fetcher
 from trunkline.storage.buckets import Buckets
+from trunkline.storage.bucketwriter import BucketWriter
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects import open_store
 from trunkline.training import store as training_store
@@ -137,7 +145,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     registry = RegistryService(db=db, clock=clock, versioning=versioning, publish=outbox.publish)
     pipelines = PipelineService(
         db=db, clock=clock, versioning=versioning, jobs=jobs, secrets=secrets, settings=settings,
-        issue_token=access.issue,
+        issue_token=access.issue, open_target=egress_targets(settings, secrets),
     )  # fmt: skip
     training = TrainingService(
         db=db, clock=clock, versioning=versioning, registry=registry, jobs=jobs, settings=settings
@@ -190,6 +198,29 @@ def build_sources(settings: Settings, versioning: VersioningService, buckets: Bu
     )
 
 
+def egress_targets(settings: Settings, secrets: SecretsService) -> Targets:
+    """The drivers of egress, by the schemes of their URLs."""
+    folders = tuple(settings.egress_folders)
+
+    def path_of(url: str) -> Path:
+        return allowed_path(url, folders, settings.home)
+
+    def bucket(url: str) -> Target:
+        return BucketTarget(BucketWriter(url, s3_endpoint=settings.fetch_s3_endpoint))
+
+    def postgres(url: str, password: str | None, format_: str, columns: Sequence[str]) -> Target:
+        return PostgresTarget(url, password, format_=format_, columns=columns)
+
+    def sqlite(url: str, _password: str | None, format_: str, columns: Sequence[str]) -> Target:
+        return SqliteTarget(path_of(url), format_=format_, columns=columns)
+
+    return Targets(
+        secrets=secrets,
+        files={"file": lambda url: FolderTarget(path_of(url)), "s3": bucket, "gs": bucket, "az": bucket},
+        tables={"postgresql": postgres, "postgres": postgres, "sqlite": sqlite},
+    )
+
+
 class PeriodicGc:
     """The control step that collects garbage now and then."""
 
@@ -234,6 +265,7 @@ def root_sources() -> tuple[RootSource, ...]:
         *pipeline_store.ROOTS,
         *datum_store.ROOTS,
         *results.ROOTS,
+        *manifest.ROOTS,
         *training_store.ROOTS,
         *registry_store.ROOTS,
     )

@@ -13,6 +13,8 @@ from trunkline.core.status import Status
 
 CONTROL_QUEUE = "control"
 """The queue of short steps that the control server itself takes; every other queue is served by worker processes."""
+SLOW_QUEUE = "control:slow"
+"""Steps of the control server that may take minutes, and so have threads of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)

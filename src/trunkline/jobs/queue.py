@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 from trunkline.core.clock import Clock
 from trunkline.core.ids import LeaseToken, TaskId, new_token
 from trunkline.core.status import Status
-from trunkline.jobs.model import Task
+from trunkline.jobs.model import CONTROL_QUEUE, SLOW_QUEUE, Task
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import queues, tasks
 from trunkline.storage.db.upsert import upsert
@@ -287,7 +287,7 @@ class TaskQueue:
             )
             connection.execute(
                 sa.update(tasks)
-                .where(running, tasks.c.queue == "control")
+                .where(running, tasks.c.queue.in_([CONTROL_QUEUE, SLOW_QUEUE]))
                 .values(
                     status=Status.QUEUED,
                     lease_token=None,

@@ -17,7 +17,7 @@ from trunkline.core.clock import Clock
 from trunkline.core.ids import TreeHash
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
-from trunkline.jobs.model import CONTROL_QUEUE, Done, Outcome, Task
+from trunkline.jobs.model import CONTROL_QUEUE, SLOW_QUEUE, Done, Outcome, Task
 from trunkline.jobs.service import JobsService
 from trunkline.pipelines import datum_store, set_store, store
 from trunkline.pipelines.keys import (
@@ -133,9 +133,7 @@ class Finishing:
         """The output leaves for elsewhere before the job ends; that step calls ``end``."""
         store.set_phase(connection, row.pk, store.EGRESSING)
         payload = {"job_pk": row.pk, "root": tree.root, "size": tree.size, "file_count": tree.file_count}
-        self._queue.enqueue(
-            connection, kind=EGRESS_JOB, key=job_key(row), queue=CONTROL_QUEUE, payload=payload
-        )
+        self._queue.enqueue(connection, kind=EGRESS_JOB, key=job_key(row), queue=SLOW_QUEUE, payload=payload)
 
     def _owner(self, row: JobRow) -> Callable[[str], str | None]:
         """Which datum that this job did not touch wrote a path. Looks through all of them: only for an error."""
@@ -229,6 +227,7 @@ class Finishing:
         datum_store.cancel_open(connection, row.pk, self._clock.now())
         self._queue.drop(connection, DATUM_SET, f"{job_key(row)}/", stop=not row.is_complete)
         self._queue.drop(connection, JOB_TIMEOUT, job_key(row))
+        self._queue.drop(connection, EGRESS_JOB, job_key(row), stop=False)
         self.release_waiting(connection, row.pipeline_id)
         payload = {"project": project, "pipeline": pipeline, "id": row.job.id, "status": status.value}
         self._outbox.publish(connection, "job.finished", payload)

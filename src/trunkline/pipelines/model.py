@@ -69,6 +69,9 @@ class Job:
     stats: dict[str, float]
     """Sums over the datums that it computed: ``download_seconds process_seconds upload_seconds cpu_seconds download_bytes
     upload_bytes``; and the most that one of them had: ``memory_bytes``."""
+    egress: dict[str, Any]
+    """What was written elsewhere: ``target files_written files_deleted bytes_written rows_written tables attempts seconds
+    error``; empty without ``egress`` in the spec."""
     created_at: float
     started_at: float | None
     finished_at: float | None

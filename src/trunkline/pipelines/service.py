@@ -25,9 +25,11 @@ from trunkline.pipelines import store
 from trunkline.pipelines.checks import SpecChecks, check_cycle
 from trunkline.pipelines.crons import FIRE_CRONS, Crons
 from trunkline.pipelines.datum_tasks import IssueToken
+from trunkline.pipelines.egress.base import OpenTarget
+from trunkline.pipelines.egress.step import Egress
 from trunkline.pipelines.inputs import Leaf, leaves
 from trunkline.pipelines.job_service import JobUseCases, no_pipeline
-from trunkline.pipelines.keys import queue_name
+from trunkline.pipelines.keys import EGRESS_JOB, queue_name
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.preview import PipelinePreview, changed_fields, first_datums, heads_of
 from trunkline.pipelines.spec import PipelineSpec, effective, input_in_short, notes, parse_spec
@@ -50,15 +52,22 @@ class PipelineService(JobUseCases):
         secrets: SecretsService,
         settings: Settings,
         issue_token: IssueToken,
+        open_target: OpenTarget | None = None,
     ) -> None:
         super().__init__(db, clock, versioning, jobs, secrets, settings, issue_token)
-        self._checks = SpecChecks(versioning=versioning, secrets=secrets, settings=settings)
+        self._checks = SpecChecks(
+            versioning=versioning, secrets=secrets, settings=settings, open_target=open_target
+        )
+        self._egress = Egress(
+            db=db, clock=clock, versioning=versioning, steps=self._steps, open_target=open_target
+        )
         self.crons = Crons(db=db, clock=clock, versioning=versioning, queue=jobs.queue)
 
     def register(self) -> None:
         """Tell the jobs service what this domain does. Call once, before it starts."""
         super().register()
         self._jobs.on_control(FIRE_CRONS, self.crons.step)
+        self._jobs.on_control(EGRESS_JOB, self._egress)
 
     # --- pipelines ---
 
