@@ -170,6 +170,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
             connection, f"job:{job['project']}/{job['pipeline']}@{job['id']}"
         ),
     )
+    outbox.subscribe("spout.ended", lambda connection, spout: access.revoke_in(connection, spout["subject"]))
     return Services(
         settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning, sources=sources,
         transactions=transactions, secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,

@@ -214,6 +214,11 @@ class TaskQueue:
         ).scalar_one_or_none()
         return cancelled is not None and not cancelled
 
+    def is_held(self, connection: Connection, queue: str) -> bool:
+        """Whether somebody works on a task of a queue, and is to go on."""
+        where = (tasks.c.queue == queue, tasks.c.status == Status.RUNNING, tasks.c.cancel.is_(False))
+        return connection.execute(sa.select(tasks.c.id).where(*where).limit(1)).one_or_none() is not None
+
     def held(self, connection: Connection, lease: Lease) -> Task | None:
         """The task, if the lease still holds it."""
         row = connection.execute(sa.select(tasks).where(*self._held(lease))).one_or_none()

@@ -95,23 +95,15 @@ class DatumSets:
                 rows = set_store.open_in_set(connection, row.pk, number)
         if row is None or pipeline is None or row.job.status != Status.RUNNING:
             raise StateError(f"the job of {task.key} is not running any more", kind="job_over")
-        secrets_env, secret_files = self._secret_values(pipeline)
         spec = pipeline.spec
         return {
+            **self.of_pipeline(pipeline),
             "job": {
                 "project": pipeline.project, "pipeline": pipeline.name, "id": row.job.id, "version": row.job.version,
             },
             "set": number,
             "careful": number in row.sets_lost,
-            "tries": spec["datum_tries"],
-            "transform": spec["transform"],
-            "environment": self._settings.environment_for(spec["transform"]["image"]).model_dump(),
-            "secrets_env": secrets_env,
-            "secret_files": secret_files,
-            "code_root": pipeline.code_root,
             "job_token": self._token_of(row),
-            "limits": limits_of(spec),
-            "datum_timeout_seconds": spec.get("datum_timeout"),
             "env_extra": _environment_of(row, pipeline),
             "inputs": _inputs_of(row, pipeline),
             "datums": [
@@ -121,8 +113,27 @@ class DatumSets:
                 for one in rows
             ],
             "service": spec.get("service"),
+            "stays": bool(spec.get("service")),
             "s3_out": bool(spec.get("s3_out")),
         }  # fmt: skip
+
+    def of_pipeline(self, pipeline: Pipeline) -> dict[str, Any]:
+        """What is the same for all that workers do for a pipeline.
+
+        :raises NotFoundError: if a secret is missing.
+        """
+        spec = pipeline.spec
+        secrets_env, secret_files = self._secret_values(pipeline)
+        return {
+            "tries": spec["datum_tries"],
+            "transform": spec["transform"],
+            "environment": self._settings.environment_for(spec["transform"]["image"]).model_dump(),
+            "secrets_env": secrets_env,
+            "secret_files": secret_files,
+            "code_root": pipeline.code_root,
+            "limits": limits_of(spec),
+            "datum_timeout_seconds": spec.get("datum_timeout"),
+        }
 
     def _secret_values(self, pipeline: Pipeline) -> tuple[dict[str, str], dict[str, str]]:
         env: dict[str, str] = {}
@@ -191,6 +202,10 @@ class DatumSets:
         if not rows:
             return None
         set_store.mark_running(connection, job_pk, number, None, self._clock.now())
+        if (pipeline := self._service_of(connection, row)) is not None:
+            left = report.status in (Status.QUEUED, Status.CANCELLED)
+            self._serve_again(connection, task, row, pipeline, 0.0 if left else RETRY_SECONDS)
+            return None
         if report.status in (Status.QUEUED, Status.CANCELLED):  # the worker was asked to leave
             return 0.0
         reason = report.error or "its worker did not say how it went"
@@ -208,6 +223,9 @@ class DatumSets:
         rows = set_store.open_in_set(connection, job_pk, number)
         if not rows:
             return None
+        if (pipeline := self._service_of(connection, row)) is not None:
+            self._serve_again(connection, task, row, pipeline, RETRY_SECONDS)
+            return None
         if number not in row.sets_lost:
             lost = sorted({*row.sets_lost, number})
             store.update_job(connection, job_pk, Status.RUNNING, sets_lost=lost)
@@ -217,6 +235,18 @@ class DatumSets:
         set_store.mark_running(connection, job_pk, number, None, self._clock.now())
         is_given_up = not self._count_try(connection, row, [at], WORKER_DIED)
         return None if is_given_up and len(rows) == 1 else 0.0
+
+    def _service_of(self, connection: Connection, row: JobRow) -> Pipeline | None:
+        pipeline = store.get_pipeline(connection, row.job.project, row.job.pipeline, row.job.version)
+        return pipeline if pipeline is not None and pipeline.spec.get("service") else None
+
+    def _serve_again(
+        self, connection: Connection, task: Task, row: JobRow, pipeline: Pipeline, after_seconds: float
+    ) -> None:
+        """A service whose worker has ended is to run on, however often that was; unless its pipeline was stopped."""
+        self._queue.forget(connection, task.id)
+        if pipeline.state == "running":
+            self._steps.enqueue_sets(connection, row, [task.payload["set"]], after_seconds=after_seconds)
 
     def _count_try(self, connection: Connection, row: JobRow, rows: Sequence[Row[Any]], reason: str) -> bool:
         """Datums whose try ended without a result; returns whether any of them has another."""

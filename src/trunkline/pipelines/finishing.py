@@ -248,10 +248,14 @@ class Finishing:
 
     # --- tasks of datum sets ---
 
-    def enqueue_sets(self, connection: Connection, row: JobRow, numbers: Iterable[int]) -> None:
+    def enqueue_sets(
+        self, connection: Connection, row: JobRow, numbers: Iterable[int], *, after_seconds: float = 0.0
+    ) -> None:
         payloads = {set_key(row, number): {"job_pk": row.pk, "set": number} for number in numbers}
         name = queue_name(row.job.project, row.job.pipeline)
-        self._queue.enqueue_all(connection, kind=DATUM_SET, queue=name, payloads=payloads)
+        self._queue.enqueue_all(
+            connection, kind=DATUM_SET, queue=name, payloads=payloads, after_seconds=after_seconds
+        )
 
     def release_waiting(self, connection: Connection, pipeline_id: int) -> None:
         """Datums whose twin in another job will not be computed any more are computed themselves."""

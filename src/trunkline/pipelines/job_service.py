@@ -23,6 +23,7 @@ from trunkline.pipelines.logs import JobLogs
 from trunkline.pipelines.model import Cost, Datum, Job, LogLine, Pipeline
 from trunkline.pipelines.planning import Inexact, files_of, places
 from trunkline.pipelines.runner import Steps
+from trunkline.pipelines.staying import SPOUT, SPOUT_LOG, is_spout, no_jobs
 from trunkline.pipelines.store import JobRow
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
@@ -138,6 +139,8 @@ class JobUseCases:
             pipeline_id = store.find_pipeline_id(connection, project, name)
             if pipeline is None or pipeline_id is None:
                 raise no_pipeline(project, name)
+            if is_spout(pipeline.spec):
+                raise no_jobs(project, name)
             if reprocess:
                 for row in store.unfinished_jobs(connection, pipeline_id):
                     self._steps.end(connection, row, Status.CANCELLED, "its pipeline is reprocessed")
@@ -292,6 +295,11 @@ class JobUseCases:
 
         ``job_id`` None: the latest job. ``datum`` may be the beginning of a datum's ID.
         """
+        with self._db.read() as connection:
+            found = store.get_pipeline(connection, project, pipeline)
+        if found is not None and is_spout(found.spec):
+            lines, after = self._logs.read(project, pipeline, SPOUT_LOG, offset=offset)
+            return lines, after, found.state != "running" and after == offset
         row = self._job(project, pipeline, job_id)
         if datum is not None:
             datum = self._datum_id(row, datum)
@@ -305,6 +313,11 @@ class JobUseCases:
         """
         with self._db.read() as connection:
             task = self._jobs.held(connection, lease)
+            if task.kind == SPOUT:
+                return self._logs.append(
+                    project=task.payload["project"], pipeline=task.payload["pipeline"], job_id=SPOUT_LOG,
+                    source=f"{task.id}:{task.attempts}", offset=offset, lines=lines,
+                )  # fmt: skip
             row = store.get_job_by_pk(connection, task.payload["job_pk"])
         if row is None:
             raise ConflictError(f"the job of {task.key} was deleted", kind="lease_lost")

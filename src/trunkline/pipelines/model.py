@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trunkline.core.ids import CommitId, PipelineName, ProjectName, RepoName, TreeHash
@@ -33,6 +33,8 @@ class Pipeline:
     created_at: float
     updated_at: float
     """When the present version was made."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """``service``: where it is, of a pipeline that is one."""
 
 
 @dataclass(frozen=True, kw_only=True)

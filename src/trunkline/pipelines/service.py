@@ -31,8 +31,10 @@ from trunkline.pipelines.inputs import Leaf, leaves
 from trunkline.pipelines.job_service import JobUseCases, no_pipeline
 from trunkline.pipelines.keys import EGRESS_JOB, queue_name
 from trunkline.pipelines.model import Pipeline
+from trunkline.pipelines.planning import Preview
 from trunkline.pipelines.preview import PipelinePreview, changed_fields, first_datums, heads_of
 from trunkline.pipelines.spec import PipelineSpec, effective, input_in_short, notes, parse_spec
+from trunkline.pipelines.staying import SPOUT, Staying, is_spout
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
@@ -61,6 +63,10 @@ class PipelineService(JobUseCases):
         self._egress = Egress(
             db=db, clock=clock, versioning=versioning, steps=self._steps, open_target=open_target
         )
+        self._staying = Staying(
+            db=db, queue=jobs.queue, outbox=jobs.outbox, steps=self._steps, sets=self._datum_sets, settings=settings,
+            issue_token=issue_token,
+        )  # fmt: skip
         self.crons = Crons(db=db, clock=clock, versioning=versioning, queue=jobs.queue)
 
     def register(self) -> None:
@@ -68,6 +74,7 @@ class PipelineService(JobUseCases):
         super().register()
         self._jobs.on_control(FIRE_CRONS, self.crons.step)
         self._jobs.on_control(EGRESS_JOB, self._egress)
+        self._jobs.on_worker(SPOUT, self._staying)
 
     # --- pipelines ---
 
@@ -95,6 +102,7 @@ class PipelineService(JobUseCases):
         now = self._clock.now()
         with self._db.write() as connection:
             check_cycle(connection, checked)
+            self._staying.check(connection, checked)
             old = store.get_pipeline(connection, home, name)
             if old is None:
                 pipeline_id = self._create(connection, checked, now)
@@ -111,6 +119,8 @@ class PipelineService(JobUseCases):
             if old is not None:
                 self._drop_waiting_branches(old, checked)
             created = store.get_pipeline(connection, home, name)
+            if created is not None and created.state == "running":
+                self._staying.begin(connection, created)
         assert created is not None, "it was written in the same transaction"
         return created
 
@@ -131,6 +141,7 @@ class PipelineService(JobUseCases):
         now = self._clock.now()
         with self._db.read() as connection:
             check_cycle(connection, checked)
+            self._staying.check(connection, checked)
             old = store.get_pipeline(connection, home, name)
             pipeline_id = store.find_pipeline_id(connection, home, name)
         if old is not None:
@@ -146,13 +157,13 @@ class PipelineService(JobUseCases):
             last_job_reason=old.last_job_reason if old is not None else "",
             created_at=old.created_at if old is not None else now, updated_at=now,
         )  # fmt: skip
-        commits = heads_of(self._versioning, shown)
+        commits = {} if is_spout(shown) else heads_of(self._versioning, shown)
         planner = self._steps.planner
         return PipelinePreview(
             pipeline=made, is_new=old is None,
             changes=tuple(changed_fields(old.spec, shown)) if old is not None else (),
-            work=planner.preview(made, pipeline_id, commits),
-            datums=tuple(first_datums(planner, shown, commits, datums)),
+            work=Preview() if is_spout(shown) else planner.preview(made, pipeline_id, commits),
+            datums=() if is_spout(shown) else tuple(first_datums(planner, shown, commits, datums)),
         )  # fmt: skip
 
     def list_pipelines(self, project: str | None = None) -> list[Pipeline]:
@@ -201,7 +212,9 @@ class PipelineService(JobUseCases):
             "'trunkline update pipeline -f FILE' makes it follow"
             for source in lost
         )
-        return replace(found, notes=(*alerts, *found.notes))
+        with self._db.read() as connection:
+            details = self._staying.details(connection, found)
+        return replace(found, notes=(*alerts, *found.notes), details=details)
 
     def delete(self, project: str, name: str, *, force: bool = False, keep_repo: bool = False) -> None:
         """Delete a pipeline with its jobs and logs, and its output repo unless that is to stay.
@@ -221,9 +234,11 @@ class PipelineService(JobUseCases):
             self._jobs.queue.drop_queue(connection, queue_name(project, name))
             if keep_repo:
                 self._stop_following(connection, pipeline)
-                self._versioning.release_owned_repo(connection, project, name, _owner(name))
+                self._versioning.release_owned_repo(connection, project, name, owner_of_output(name))
             else:
-                self._versioning.delete_owned_repo(connection, project, name, _owner(name), force=force)
+                self._versioning.delete_owned_repo(
+                    connection, project, name, owner_of_output(name), force=force
+                )
             self.crons.release(connection, pipeline_id, name, keep=keep_repo, force=force)
             self._drop_waiting_branches(pipeline, None)
             store.delete_pipeline(connection, pipeline_id)
@@ -264,6 +279,12 @@ class PipelineService(JobUseCases):
             if pipeline_id is None:
                 raise no_pipeline(project, name)
             store.set_state(connection, pipeline_id, state)
+            found = store.get_pipeline(connection, project, name)
+            assert found is not None, "it was found in the same transaction"
+            if state == "running":
+                self._staying.begin(connection, found)
+            else:
+                self._staying.rest(connection, found)
             self._steps.wake(connection, project, name)
             self.crons.wake(connection)  # a stopped pipeline does not tick
         return self.inspect(project, name)
@@ -287,7 +308,7 @@ class PipelineService(JobUseCases):
     def _create(self, connection: Connection, spec: PipelineSpec, now: float) -> int:
         project, name = spec.pipeline.project, spec.pipeline.name
         description = spec.description or f"Output repo for pipeline {project}/{name}."
-        self._versioning.create_owned_repo(connection, project, name, _owner(name), description)
+        self._versioning.create_owned_repo(connection, project, name, owner_of_output(name), description)
         return store.insert_pipeline(connection, project, name, now)
 
     def _prepare_update(self, connection: Connection, old: Pipeline) -> int:
@@ -364,5 +385,6 @@ def _leaves(spec: Mapping[str, Any]) -> list[Leaf]:
     return leaves(spec.get("input") or {})
 
 
-def _owner(name: str) -> str:
+def owner_of_output(name: str) -> str:
+    """Who owns the output repo of a pipeline, for versioned data."""
     return f"pipeline:{name}"
