@@ -195,7 +195,7 @@ def test_a_service_from_its_start_to_its_end(server: ServerHarness, ports: tuple
     client.put_file("images@master:/a", b"1")
     first = serves(external, "a")
     assert fetch(internal) == ["a", first]
-    found = json.loads(server.cli("inspect", "pipeline", "web", "--raw", "-o", "json").stdout)
+    found = json.loads(server.cli("inspect", "pipeline", "web", "-o", "json").stdout)
     assert found["details"]["service"]["ip"] == "127.0.0.1"
     assert found["details"]["service"]["state"] == "running"
     client.put_file("images@master:/b", b"1")  # new input
@@ -204,7 +204,7 @@ def test_a_service_from_its_start_to_its_end(server: ServerHarness, ports: tuple
     assert [job.status for job in jobs[:2]] == ["running", "succeeded"]
     fetch(external, "/die")  # a crash
     serves(external, "a", "b")
-    text = "".join(line.text for line in _log(client))
+    text = "".join(line["text"] for line in _log(client))
     assert "listening" in text and "exit code 3" in text
     client.stop_pipeline("web")
     eventually(lambda: fetch(external) is None and fetch(internal) is None, "it is gone")
@@ -279,11 +279,13 @@ def test_a_spout_commits_and_what_follows_runs(server: ServerHarness) -> None:
     assert client.list_jobs("ticks") == []
     lines = eventually(
         lambda: [
-            line for line in client.pipeline_logs("ticks", follow=False) if "it is started again" in line.text
+            line
+            for line in client.pipeline_logs("ticks", follow=False)
+            if "it is started again" in line["text"]
         ],
         "it is started again",
     )
-    assert "the spout has ended (exit code 0)" in lines[0].text
+    assert "the spout has ended (exit code 0)" in lines[0]["text"]
 
 
 def test_a_spout_may_write_nowhere_else(server: ServerHarness) -> None:
@@ -296,8 +298,10 @@ def test_a_spout_may_write_nowhere_else(server: ServerHarness) -> None:
         "trunkline create repo mine; trunkline list repo; echo asked; sleep 1000"
     )
     client.create_pipeline(spout(script))
-    eventually(lambda: [x for x in client.pipeline_logs("ticks", follow=False) if x.text == "asked"], "asked")
-    text = "\n".join(line.text for line in client.pipeline_logs("ticks", follow=False))
+    eventually(
+        lambda: [x for x in client.pipeline_logs("ticks", follow=False) if x["text"] == "asked"], "asked"
+    )
+    text = "\n".join(line["text"] for line in client.pipeline_logs("ticks", follow=False))
     assert text.count("may not write to") == 2, text
     assert [repo.name for repo in client.list_repos()] == ["images", "ticks"]
     assert client.list_commits("images@master") == []

@@ -219,6 +219,12 @@ class TaskQueue:
         where = (tasks.c.queue == queue, tasks.c.status == Status.RUNNING, tasks.c.cancel.is_(False))
         return connection.execute(sa.select(tasks.c.id).where(*where).limit(1)).one_or_none() is not None
 
+    def running(self, connection: Connection, kind: str, key: str) -> Task | None:
+        """A task, if somebody works on it and is to go on."""
+        where = (tasks.c.kind == kind, tasks.c.key == key, tasks.c.status == Status.RUNNING)
+        row = connection.execute(sa.select(tasks).where(*where, tasks.c.cancel.is_(False))).one_or_none()
+        return _task(row) if row is not None else None
+
     def held(self, connection: Connection, lease: Lease) -> Task | None:
         """The task, if the lease still holds it."""
         row = connection.execute(sa.select(tasks).where(*self._held(lease))).one_or_none()

@@ -166,6 +166,12 @@ class PipelineService(JobUseCases):
             datums=() if is_spout(shown) else tuple(first_datums(planner, shown, commits, datums)),
         )  # fmt: skip
 
+    def writes_as(self, subject: str, project: str, name: str, branch: str) -> str | None:
+        """As whom the subject of a token may write to a branch: a spout that runs, to its own output; None: it may not."""
+        with self._db.read() as connection:
+            may = self._staying.may_write(connection, subject, project, name, branch)
+        return owner_of_output(name) if may else None
+
     def list_pipelines(self, project: str | None = None) -> list[Pipeline]:
         with self._db.read() as connection:
             found = store.list_pipelines(connection, project)
@@ -231,6 +237,7 @@ class PipelineService(JobUseCases):
                 self._release_readers(connection, project, name, force=force)
             for row in store.unfinished_jobs(connection, pipeline_id):
                 self._steps.end(connection, row, Status.CANCELLED, "its pipeline was deleted")
+            self._staying.rest(connection, pipeline)
             self._jobs.queue.drop_queue(connection, queue_name(project, name))
             if keep_repo:
                 self._stop_following(connection, pipeline)

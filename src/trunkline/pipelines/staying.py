@@ -4,6 +4,7 @@ commit by themselves. What makes them so is one task each, that ends only when n
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,9 +40,10 @@ def is_spout(spec: Mapping[str, Any]) -> bool:
     return spec.get("spout") is not None
 
 
-def spout_subject(project: str, name: str, branch: str) -> str:
-    """Whom the token of a spout stands for: it may write to that branch."""
-    return f"spout:{project}/{name}@{branch}"
+def spout_subject(pipeline: Pipeline, task: Task) -> str:
+    """Whom the token of a spout stands for: one run of it, as long as that is the present one."""
+    run = hashlib.sha256(task.lease_token.encode()).hexdigest()[:16]
+    return f"spout:{pipeline.project}/{pipeline.name}@{pipeline.spec['output_branch']}#{run}"
 
 
 def no_jobs(project: str, name: str) -> StateError:
@@ -112,8 +114,8 @@ class Staying:
         """Have its process run, in the present version; one that runs in another is replaced."""
         if is_spout(pipeline.spec):
             self._declare(connection, pipeline)
-            key = _spout_key(pipeline)
-            self._queue.revoke(connection, SPOUT, key)
+            self._end_token(connection, pipeline)
+            self._queue.revoke(connection, SPOUT, _spout_key(pipeline))
             self._ask(connection, pipeline)
         elif pipeline.spec.get("service"):
             for row in self._running(connection, pipeline):
@@ -122,8 +124,8 @@ class Staying:
     def rest(self, connection: Connection, pipeline: Pipeline) -> None:
         """Have its process end. The job of a service stays as it is, and goes on at the next ``begin``."""
         if is_spout(pipeline.spec):
+            self._end_token(connection, pipeline)
             self._queue.drop(connection, SPOUT, _spout_key(pipeline))
-            self._ended(connection, pipeline)
         elif pipeline.spec.get("service"):
             for row in self._running(connection, pipeline):
                 self._queue.drop(connection, DATUM_SET, f"{job_key(row)}/")
@@ -145,10 +147,19 @@ class Staying:
             payload={"project": pipeline.project, "pipeline": pipeline.name}, after_seconds=after_seconds,
         )  # fmt: skip
 
-    def _ended(self, connection: Connection, pipeline: Pipeline) -> None:
-        """Its token is worth nothing any more."""
-        subject = spout_subject(pipeline.project, pipeline.name, pipeline.spec["output_branch"])
-        self._outbox.publish(connection, "spout.ended", {"subject": subject})
+    def may_write(self, connection: Connection, subject: str, project: str, name: str, branch: str) -> bool:
+        """Whether a token's subject is the present run of the spout whose output this is."""
+        pipeline = store.get_pipeline(connection, project, name)
+        if pipeline is None or not is_spout(pipeline.spec) or branch != pipeline.spec["output_branch"]:
+            return False
+        task = self._queue.running(connection, SPOUT, _spout_key(pipeline))
+        return task is not None and spout_subject(pipeline, task) == subject
+
+    def _end_token(self, connection: Connection, pipeline: Pipeline) -> None:
+        """The token of the present run is worth nothing any more."""
+        task = self._queue.running(connection, SPOUT, _spout_key(pipeline))
+        if task is not None:
+            self._outbox.publish(connection, "spout.ended", {"subject": spout_subject(pipeline, task)})
 
     # --- the worker's side of a spout ---
 
@@ -161,14 +172,13 @@ class Staying:
             pipeline = self._pipeline(connection, task)
         if pipeline is None:
             raise NotFoundError(f"the pipeline of {task.key} is gone", kind="no_pipeline")
-        subject = spout_subject(pipeline.project, pipeline.name, pipeline.spec["output_branch"])
         return {
             **self._sets.of_pipeline(pipeline),
             "job": {
                 "project": pipeline.project, "pipeline": pipeline.name, "id": "", "version": pipeline.version,
             },
             "set": 0, "careful": False, "stays": True,
-            "job_token": self._issue_token("job", subject, None),
+            "job_token": self._issue_token("job", spout_subject(pipeline, task), None),
             "env_extra": {
                 "PPS_PIPELINE_NAME": pipeline.name, "PPS_PROJECT_NAME": pipeline.project,
                 "PPS_SPEC_COMMIT": f"v{pipeline.version}", "TRUNKLINE_PROJECT": pipeline.project,
@@ -205,11 +215,11 @@ class Staying:
 
     def _again(self, connection: Connection, task: Task, after_seconds: float) -> None:
         pipeline = self._pipeline(connection, task)
-        self._queue.forget(connection, task.id)
         if pipeline is not None:
-            self._ended(connection, pipeline)
-            if self._is_wanted(pipeline):
-                self._ask(connection, pipeline, after_seconds)
+            self._end_token(connection, pipeline)
+        self._queue.forget(connection, task.id)
+        if pipeline is not None and self._is_wanted(pipeline):
+            self._ask(connection, pipeline, after_seconds)
 
     def _pipeline(self, connection: Connection, task: Task) -> Pipeline | None:
         return store.get_pipeline(connection, task.payload["project"], task.payload["pipeline"])

@@ -57,7 +57,7 @@ def put_file(
     project: str, at: At, body: Body, use: Use, caller: Caller, append: bool = False, mtime: float | None = None,
     executable: bool = False, mtime_ns: int | None = None,
 ) -> Commit:  # fmt: skip
-    owner = writes_as(caller, project, at)
+    owner = writes_as(use, caller, project, at)
     change = PutFile(
         path=_path_in(project, at),
         source=body,
@@ -72,7 +72,7 @@ def put_file(
 @router.delete("/projects/{project}/files")
 @allow(Scope.JOB)
 def delete_file(project: str, at: At, use: Use, caller: Caller, recursive: bool = True) -> Commit:
-    owner = writes_as(caller, project, at)
+    owner = writes_as(use, caller, project, at)
     ask = Delete(path=_path_in(project, at), recursive=recursive)
     return _modified(use, project, at, deletions(use, project, at, [ask]), owner=owner)
 
@@ -86,7 +86,7 @@ def copy_file(project: str, ask: CopyFile, use: Use) -> Commit:
 @router.post("/projects/{project}/files/change")
 @allow(Scope.JOB)
 def change_files(project: str, ask: ChangeFiles, use: Use, caller: Caller) -> Commit:
-    owner = writes_as(caller, project, ask.at)
+    owner = writes_as(use, caller, project, ask.at)
     if owner is not None and any(one.op not in ("take", "delete") for one in ask.changes):
         raise PermissionDeniedError("the token of a spout may only put and delete files", kind="wrong_scope")
     return _modified(use, project, ask.at, changes_of(use, project, ask), ask.description, owner=owner)
@@ -167,7 +167,7 @@ def put_archive(
     append: bool = False,
     content_type: ContentType = None,
 ) -> Commit:
-    owner = writes_as(caller, project, at)
+    owner = writes_as(use, caller, project, at)
     into = parse_address(at, project).path or "/"
     return _modified(use, project, at, changes_in(body, content_type, into=into, append=append), owner=owner)
 

@@ -58,7 +58,7 @@ class Changing(UseCases):
                     writer.finish()
                     with self._db.write() as connection:
                         if self._target(connection, where, as_owner) == (target, base):
-                            return self._write(connection, where, target, ref, description)
+                            return self._write(connection, where, target, ref, description, as_owner)
         raise ConflictError(
             f"{address}: other writers were faster {ATTEMPTS_MAX} times; try again", kind="busy"
         )
@@ -92,7 +92,13 @@ class Changing(UseCases):
         return pk, EMPTY_ROOT if root is None else bytes.fromhex(root)
 
     def _write(
-        self, connection: Connection, where: Address, pk: int | None, ref: Ref, description: str
+        self,
+        connection: Connection,
+        where: Address,
+        pk: int | None,
+        ref: Ref,
+        description: str,
+        as_owner: str | None,
     ) -> Commit:
         tree = tree_info(ref)
         present = None if pk is None else store.commit_by_pk(connection, pk)
@@ -109,4 +115,6 @@ class Changing(UseCases):
             return store.commit_by_pk(connection, present.pk).commit
         branch = self._ensure_branch(connection, where, where.branch or DEFAULT_BRANCH)
         now = self._clock.now()
-        return commits.commit_whole(connection, self._publish, branch, tree, description, now).commit
+        is_owner = as_owner is not None and branch.repo.owner == as_owner
+        commit = commits.commit_aside if is_owner else commits.commit_whole
+        return commit(connection, self._publish, branch, tree, description, now).commit
