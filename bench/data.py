@@ -21,36 +21,32 @@ BIG_BYTES = 2 * 10**9
 TINY_FILES, TINY_PER_FOLDER = 1_000_000, 1000
 
 
-def change_files(folder: Path, share: float) -> list[Path]:
-    """Rewrite so many of the files; returns which."""
+def change_files(folder: Path, share: float) -> None:
+    """Rewrite so many of the files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    changed = files[:: max(1, round(1 / share))]
-    for path in changed:
+    for path in files[:: max(1, round(1 / share))]:
         path.write_bytes(os.urandom(path.stat().st_size))
-    return changed
 
 
-def change_big(folder: Path, share: float) -> list[Path]:
+def change_big(folder: Path, share: float) -> None:
     """Overwrite a run of so many bytes in the middle."""
     path = folder / "big.bin"
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(size // 2)
         file.write(os.urandom(int(size * share)))
-    return [path]
 
 
-def insert_byte(folder: Path) -> list[Path]:
+def insert_byte(folder: Path) -> None:
     """One byte more at the start: everything behind it moves."""
     path, moved = folder / "big.bin", folder.parent / "moved.bin"
     with path.open("rb") as source, moved.open("wb") as target:
         target.write(b"!")
         shutil.copyfileobj(source, target, 1 << 20)
     moved.replace(path)
-    return [path]
 
 
-Change = Callable[[Path], list[Path]]
+Change = Callable[[Path], None]
 
 
 def compare(make: Callable[[Path], None], changes: list[tuple[str, Change]], rounds: int) -> None:
@@ -86,22 +82,23 @@ def one_round(
     program: Program, source: Path, changes: list[tuple[str, Change]], times: dict[str, list[float]],
     grown: dict[str, int], out: Path,
 ) -> None:  # fmt: skip
-    def put(what: str, changed: list[Path] | None) -> None:
+    def put(what: str, *, again: bool = True) -> None:
         if isinstance(program, Dvc):
             program.place(source)
         before = program.stored_bytes()
-        if isinstance(program, Trunkline) and changed is not None:
-            seconds = timed(lambda: program.put_only(changed, source))
+        if isinstance(program, Trunkline) and again:
+            seconds = timed(lambda: program.put_again(source))
         else:
             seconds = timed(lambda: program.put(source))
         times.setdefault(what, []).append(seconds)
         grown[what] = program.stored_bytes() - before
 
-    put("put", None)
+    put("put", again=False)
     times.setdefault("get", []).append(timed(lambda: program.get(out)))
     shutil.rmtree(out, ignore_errors=True)
     for what, change in changes:
-        put(what, change(source))
+        change(source)
+        put(what)
 
 
 def print_table(

@@ -127,25 +127,9 @@ class Trunkline(Program):
     def put(self, source: Path) -> None:
         self.server.cli("put", "file", "bench@master:/", "-r", "-f", str(source))
 
-    def put_only(self, files: list[Path], source: Path) -> None:
-        """Some files of the folder, as one commit."""
-        listed = self.work / "list"
-        listed.write_text("".join(f"{path.relative_to(source)}\n" for path in files))
-        run(
-            *(
-                sys.executable,
-                "-m",
-                "trunkline.cli.main",
-                "put",
-                "file",
-                "bench@master:/",
-                "--full-path",
-                "-i",
-                listed,
-            ),
-            env=self.server.env,
-            cwd=source,
-        )
+    def put_again(self, source: Path) -> None:
+        """The whole folder once more, of which some has changed."""
+        self.server.cli("put", "file", "bench@master:/", "-r", "-f", str(source), "--changed")
 
     def get(self, target: Path) -> None:
         self.server.cli("get", "file", "bench@master:/", "-r", "-o", str(target))

@@ -1,6 +1,6 @@
 """Measure what the documents promise, on this machine, and print it as the tables of ``docs/benchmarks.md``.
 
-    python bench/run.py [start] [data] [install]      (no word: all)
+    python bench/run.py [start] [data] [plan] [install]      (no word: all)
 
 Peers run in the same minutes on the same disk, and results are ratios to them: absolute times on shared machines mean little.
 """
@@ -18,6 +18,8 @@ from pathlib import Path
 
 from common import Server, run
 from data import data
+
+from pipelines import plan
 
 RUNS = 3
 
@@ -61,7 +63,7 @@ def install() -> None:
 
 
 def main() -> None:
-    parts = {"start": start, "data": data, "install": install}
+    parts = {"start": start, "data": data, "plan": plan, "install": install}
     chosen = sys.argv[1:] or list(parts)
     when = f"{datetime.now(UTC):%Y-%m-%d}"
     print(f"{when}, {os.cpu_count()} processors, {platform.machine()}, Python {platform.python_version()}\n")

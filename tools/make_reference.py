@@ -14,7 +14,7 @@ import typer
 from trunkline.api.errors import STATUS
 from trunkline.cli.errors import EXIT
 from trunkline.cli.grammar import ID_COMMAND
-from trunkline.cli.main import build
+from trunkline.cli.tree import build
 from trunkline.sdk.client import Client
 from trunkline.settings import Settings
 

@@ -132,7 +132,10 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     queue = TaskQueue(db, clock, settings.lease_seconds)
     table = ProcessTable(db, clock, {"process": ProcessEngine()})
     commands = WorkerCommands(settings, access)
-    pool = Pool(db=db, queue=queue, table=table, command=commands, limits={"trial": settings.trials_max})
+    pool = Pool(
+        db=db, queue=queue, table=table, command=commands, limits={"trial": settings.trials_max},
+        standby=settings.standby_workers, wants_standby=pipeline_store.is_any,
+    )  # fmt: skip
     jobs = JobsService(db=db, clock=clock, queue=queue, outbox=outbox, pool=pool)
     objects = open_store(settings.place_of_objects, settings.options_of_objects)
     buckets = Buckets(s3_endpoint=settings.fetch_s3_endpoint)

@@ -121,6 +121,13 @@ class Settings(BaseSettings):
         default=None, description="URL of an S3 service other than Amazon's."
     )
     objects_region: str | None = Field(default=None, description="Region of the bucket.")
+    pipeline_defaults: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of pipeline specs that hold where a spec does not say them."
+    )
+    project_pipeline_defaults: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="The same for the pipelines of one project; before `pipeline_defaults`.",
+    )
     environments: dict[str, Environment] = Field(
         default_factory=dict, description="Maps the `image` of a pipeline to an environment on this machine."
     )
@@ -129,6 +136,11 @@ class Settings(BaseSettings):
     )
     worker_idle_seconds: float = Field(
         default=10.0, ge=0, description="An idle worker leaves after this long."
+    )
+    standby_workers: int = Field(
+        default=1,
+        ge=0,
+        description="Idle workers that are kept ready for the next pipeline that has work; 0: none.",
     )
     trials_max: int = Field(
         default_factory=lambda: max(1, (os.cpu_count() or 1)),

@@ -410,3 +410,66 @@ def test_a_reader_that_has_enough_is_no_error(shell: Shell, repo: str, tmp_path:
             assert len(process.stdout.read(1000)) == 1000
             process.stdout.close()
             assert process.stderr.read() == b"" and process.wait() == 0
+
+
+# --- put again what hardly changed ---
+
+
+def test_changed_sends_only_what_differs(shell: Shell, repo: str, tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    for name in ("a/1", "a/2", "a-b", "b/c/3", "z"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    put = f"put file {repo}@master:/in -r -f {folder} --changed"
+    shell(put)  # neither the branch nor the path is there yet
+    assert paths(shell, repo) == ["/in/a-b", "/in/a/1", "/in/a/2", "/in/b/c/3", "/in/z"]
+    assert "nothing differs" in shell(put).err and shell(f"{put} -o json").out == "null\n"
+    assert commits(shell, repo) == 1
+    (folder / "a/2").write_text("longer")
+    (folder / "z").chmod(0o755)
+    os.utime(folder / "a-b", ns=(5, 5))
+    (folder / "b/c/4").write_text("new")
+    (folder / "a/1").unlink()
+    hidden = (folder / "b/c/3").stat()
+    (folder / "b/c/3").write_text("b/c/X")
+    os.utime(folder / "b/c/3", ns=(hidden.st_atime_ns, hidden.st_mtime_ns))
+    shell(put)
+    assert commits(shell, repo) == 2
+    files = {
+        one["path"]: one for one in json.loads(shell(f"list files {repo}@master:/in -r -o json").out) if not one["is_dir"]
+    }  # fmt: skip
+    assert sorted(files) == ["/in/a-b", "/in/a/1", "/in/a/2", "/in/b/c/3", "/in/b/c/4", "/in/z"]
+    assert (files["/in/a/2"]["size"], files["/in/z"]["executable"], files["/in/a-b"]["modified_ns"]) == (
+        6,
+        True,
+        5,
+    )
+    assert shell(f"get file {repo}@master:/in/b/c/3").out == "b/c/3"  # as the guide says
+    assert "nothing differs" in shell(put).err
+
+
+def test_changed_of_single_files_and_beside_folders(shell: Shell, repo: str, tmp_path: Path) -> None:
+    for name in ("x/b", "x/a", "y/c", "d"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    line = f"put file {repo}@master -r -f {tmp_path}/y -f {tmp_path}/d -f {tmp_path}/x/b -f {tmp_path}/x/a --changed"
+    shell(line)
+    assert "nothing differs" in shell(line).err and commits(shell, repo) == 1
+    (tmp_path / "x/a").write_text("other")
+    (tmp_path / "y/e").write_text("more")
+    shell(line)
+    changed = json.loads(shell(f"diff file {repo}@master:/ -o json").out)
+    assert sorted((one["op"], one["new"]["path"]) for one in changed) == [
+        ("added", "/y/e"),
+        ("changed", "/a"),
+    ]
+
+
+def test_changed_is_for_local_files(shell: Shell, repo: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    refused(shell, f"put file {repo}@master:/f -f - --changed", "no stdin")
+    refused(shell, f"put file {repo}@master -f http://127.0.0.1:1/f --changed", "no URL")
+    for option in ("--append", "--untar", "--link"):
+        refused(shell, f"put file {repo}@master -f {tmp_path}/f --changed {option}", "--changed compares")
+    assert commits(shell, repo) == 0
+    shell(f"put file nowhere@master -f {tmp_path}/f --changed", code=4)

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cli.conftest import Shell
+from tests.cli.conftest import Shell, run_here
+from trunkline.testing.server import running_server
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """On a server of its own: all of its pipelines are listed."""
+    with running_server(tmp_path_factory.mktemp("home") / "t") as server:
+        yield Shell(server)
 
 
 def spec(name: str, input_: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -51,7 +59,7 @@ def names(shell: Shell) -> list[str]:
         ("list.json", json.dumps([spec("one"), spec("two")])),
         ("joined.json", json.dumps(spec("one"), indent="\t") + json.dumps(spec("two"))),
         ("documents.yaml", "---\n" + yaml.safe_dump(spec("one")) + "---\n" + yaml.safe_dump(spec("two")) + "---\n"),
-        ("two.jsonnet", "[%s, %s]" % (json.dumps(spec("one")), json.dumps(spec("two")))),
+        ("two.jsonnet", f"[{json.dumps(spec('one'))}, {json.dumps(spec('two'))}]"),
     ],
 )  # fmt: skip
 def test_many_specs_in_one_file(shell: Shell, shapes: Path, name: str, text: str) -> None:
@@ -170,29 +178,30 @@ def editor(folder: Path, *edits: str) -> str:
     return f"{sys.executable} {script}"
 
 
+def edit(shell: Shell, program: str, *, code: int = 0) -> str:
+    done = run_here("edit pipeline p", {**shell.server.env, "EDITOR": program})
+    assert done.code == code, str(done)
+    return done.err
+
+
 def test_editing_reopens_until_it_is_right(shell: Shell, shapes: Path) -> None:
     shell(f"create pipeline -f {write(shapes, 'p.json', spec('p', description='first'))}")
-    shell.server.env["EDITOR"] = editor(shapes, "datum_tries: 3=>datum_tries: many", "many=>5")
-    assert "updated to version 2" in shell("edit pipeline p").err
+    assert "updated to version 2" in edit(
+        shell, editor(shapes, "datum_tries: 3=>datum_tries: many", "many=>5")
+    )
     assert json.loads(shell("inspect pipeline p -o json").out)["spec"]["datum_tries"] == 5
     assert (shapes / "seen1").read_text().startswith("# pipeline spec: datum_tries: ")
-    shell.server.env["EDITOR"] = editor(shapes, "no such text=>x")
-    assert "is as it was" in shell("edit pipeline p").err
+    assert "is as it was" in edit(shell, editor(shapes, "no such text=>x"))
     for wrong, said in [
         ("datum_tries: 5=>datum_tries: 0", "datum_tries: "),
         ("name: p=>name: q", "the name of a pipeline cannot be edited: it is 'p'"),
         ("cmd:=>cmd: [", "neither JSON nor YAML"),
     ]:
         (shapes / "count").unlink(missing_ok=True)
-        shell.server.env["EDITOR"] = editor(shapes, wrong, "no such text=>x")
-        done = shell("edit pipeline p", code=2)
-        assert said in done.err and len(done.err.splitlines()) == 1, (
-            "left as it was: the error is what is said"
-        )
-    shell.server.env["EDITOR"] = "/nonexistent/editor"
-    assert "cannot be started" in shell("edit pipeline p", code=2).err
-    shell.server.env["EDITOR"] = "false"
-    assert "ended with code 1" in shell("edit pipeline p", code=2).err
+        err = edit(shell, editor(shapes, wrong, "no such text=>x"), code=2)
+        assert said in err and len(err.splitlines()) == 1, "left as it was: the error is what is said"
+    assert "cannot be started" in edit(shell, "/nonexistent/editor", code=2)
+    assert "ended with code 1" in edit(shell, "false", code=2)
     assert json.loads(shell("inspect pipeline p -o json").out)["version"] == 2
 
 
@@ -202,8 +211,7 @@ def test_editing_keeps_the_code_folder(shell: Shell, shapes: Path) -> None:
     with_code = spec("p", transform={"cmd": ["sh", "run.sh"], "code": "src"})
     shell(f"create pipeline -f {write(shapes, 'p.json', with_code)}")
     before = json.loads(shell("inspect pipeline p -o json").out)
-    shell.server.env["EDITOR"] = editor(shapes, "description: ''=>description: edited")
-    shell("edit pipeline p")
+    edit(shell, editor(shapes, "description: ''=>description: edited"))
     after = json.loads(shell("inspect pipeline p -o json").out)
     assert (after["description"], after["code_root"]) == ("edited", before["code_root"])
 
@@ -214,7 +222,7 @@ def test_rerun_and_delete_of_jobs(shell: Shell, shapes: Path) -> None:
     made = json.loads(shell("rerun pipeline p -o json").out)
     assert shell(f"wait job p@{made['id']}")
     jobs = json.loads(shell("list jobs -p p -o json").out)
-    assert [job["id"] for job in jobs][0] == made["id"] and len(jobs) == 2
+    assert jobs[0]["id"] == made["id"] and len(jobs) == 2
     assert "has ended already" in shell(f"restart datum p@{made['id']} /a", code=5).err
     shell(f"delete job p@{made['id']}")
     assert [job["id"] for job in json.loads(shell("list jobs -p p -o json").out)] == [jobs[1]["id"]]
@@ -229,7 +237,7 @@ def test_cron_at_hand(shell: Shell, shapes: Path) -> None:
     cron = {"cron": {"name": "tick", "spec": "@never"}}
     shell(f"create pipeline -f {write(shapes, 'p.json', spec('report', cron))}")
     assert "default/report_tick@" in shell("run cron report").err
-    assert shell("list files report_tick@master").out.count("Z") == 1
+    assert shell("list files report_tick@master").out.count("Z\n") == 1
     assert "has no cron input tock: it has tick" in shell("run cron report --input tock", code=2).err
     assert "tick:@never" in shell("list pipeline report").out
 

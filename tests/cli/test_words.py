@@ -14,8 +14,8 @@ from tests.cli.conftest import run_here
 from trunkline import errors
 from trunkline.cli.errors import EXIT, exit_code
 from trunkline.cli.grammar import NOUNS
-from trunkline.cli.main import root
 from trunkline.cli.output import bar, duration_text, one_line, short_age, size_text
+from trunkline.cli.tree import root
 
 ROOT = root()
 ENV = {"TRUNKLINE_HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}

@@ -20,7 +20,7 @@ VARIES = [
     (r"\b[0-9a-f]{32}\b", "ID"),
     (r"\d{8}t\d{6}z-[0-9a-f]{6}", "BACKUP"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME"),
-    (r"(less than a|\d+) seconds? ago", "AGO"),
+    (r"(less than a|\d+) (second|minute)s? ago", "AGO"),
     (r"\d+ packs of [\d.]+[A-Za-z]+, \d+ trees", "SIZES"),
     (r"[ -]+", " "),
 ]

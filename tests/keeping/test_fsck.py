@@ -14,10 +14,9 @@ from tests.versioning.conftest import contents, open_service, put, shown
 from trunkline.storage.db import schema
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.local import LocalStore
-from trunkline.versioning.nodes import Entry, encode_inner, encode_leaf
+from trunkline.versioning.nodes import Entry, decode_tree, encode_inner, encode_leaf
 from trunkline.versioning.packs import object_key
 from trunkline.versioning.service import VersioningService
-from trunkline.versioning.trees import decode_tree
 
 pytestmark = pytest.mark.local_only
 

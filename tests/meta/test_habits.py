@@ -16,12 +16,13 @@ FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 
 MAY_READ_THE_ENVIRONMENT = {
-    "cli/editor.py",
+    "cli/editor.py": "which editor a user wants",
     "settings.py": "the control server's settings",
     "sdk/config.py": "how a client finds its server",
     "cli/server.py": "'up' hands the environment on to the server it starts",
     "sdk/job.py": "what a job knows of itself",
     "training/context.py": "what a trial knows of itself",
+    "batching.py": "what a datum knows of itself",
     "demo/run.py": "starts commands as a user would",
 }
 """Files, or folders that end with ``/``, that read ``os.environ``; all others get what they need from their caller."""

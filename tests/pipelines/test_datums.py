@@ -8,10 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.errors import InvalidInputError
 from trunkline.pipelines.datums import (
     Code,
-    check_glob,
     code_changes,
     datum_id,
     digest_of_code,
@@ -109,17 +107,3 @@ def test_identities_never_change_between_releases() -> None:
 @given(st.sets(st.text(alphabet="ab/c", min_size=1, max_size=6), max_size=20))
 def test_no_two_datums_share_a_name(paths: set[str]) -> None:
     assert len({datum_id((seen("/" + path),)) for path in paths}) == len(paths)
-
-
-@pytest.mark.parametrize(
-    ("given_glob", "normal"), [("/", "/"), ("*", "/*"), ("/**.png", "/**.png"), ("/{a,b}/*", "/{a,b}/*")]
-)
-def test_globs(given_glob: str, normal: str) -> None:
-    assert check_glob(given_glob) == normal
-
-
-@pytest.mark.parametrize("bad", ["", "/[a", "/{a", "/(a", "/a)", "/a\\"])
-def test_bad_globs_name_the_field(bad: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"input.pfs.glob: .*for example '/'") as caught:
-        check_glob(bad)
-    assert caught.value.kind == "bad_glob"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.errors import InvalidInputError
-from trunkline.pipelines.spec import effective, input_in_short, notes, parse_spec
+from trunkline.pipelines.spec import effective, input_in_short, notes, parse_spec, with_defaults
 
 GUIDE = {
     "pipeline": {"name": "dogs-and-cats-model"},
@@ -74,6 +74,22 @@ def test_camel_case_is_the_same() -> None:
     assert shown["datum_timeout"] == 90.0
 
 
+def test_defaults_hold_where_a_spec_says_nothing() -> None:
+    said = {
+        "pipeline": {"name": "p"}, "input": {"pfs": {"repo": "r", "glob": "/"}}, "datumTries": 2,
+        "transform": {"cmd": ["x"], "env": {"A": "spec"}}, "resource_limits": {"memory": "1G"},
+    }  # fmt: skip
+    of_project = {"resourceLimits": {"memory": "2G", "cpu": 1}, "transform": {"env": {"datumTries": "x"}}}
+    of_all = {"datum_tries": 9, "job_timeout": "1h", "resource_limits": {"cpu": 2, "disk": "3G"},
+              "transform": {"cmd": ["y", "z"], "env": {"A": "default", "B": "default"}}}  # fmt: skip
+    shown = effective(parse_spec(with_defaults(said, of_project, of_all), "default"))
+    assert (shown["datum_tries"], shown["job_timeout"]) == (2, 3600.0)
+    assert shown["resource_limits"] == {"memory": "1G", "cpu": 1, "disk": "3G"}
+    assert shown["transform"]["cmd"] == ["x"]
+    assert shown["transform"]["env"] == {"A": "spec", "B": "default", "datumTries": "x"}
+    assert with_defaults(said) is said
+
+
 def test_the_effective_spec_is_a_spec() -> None:
     shown = effective(parse_spec(GUIDE, "default"))
     assert effective(parse_spec(shown, "default")) == shown
@@ -125,7 +141,8 @@ def test_refusals_name_the_field(path: str, value: Any, message: str) -> None:
 def test_what_is_missing_is_named() -> None:
     said = refusal({"pipeline": {"name": "p"}, "input": {"pfs": {"repo": "r"}}})
     assert said == "pipeline spec: transform: missing | input.pfs.glob: missing"
-    for nothing in ({}, {"input": {}}, {"input": None}):
+    said_nothing: list[dict[str, Any]] = [{}, {"input": {}}, {"input": None}]
+    for nothing in said_nothing:
         said = refusal({"pipeline": {"name": "p"}, "transform": {"cmd": ["x"]}, **nothing})
         assert said == "pipeline spec: input: missing (for example input.pfs with its repo and glob)"
 

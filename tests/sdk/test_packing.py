@@ -7,7 +7,7 @@ import pytest
 
 from trunkline.core.filestream import StreamedFile
 from trunkline.errors import ConflictError, InvalidInputError
-from trunkline.sdk.packing import LocalFile, Share, local_files, send_files, total_bytes
+from trunkline.sdk.packing import Share, names_of, send_files, total_bytes
 from trunkline.sdk.unpacking import move_into_place, write_files
 
 
@@ -16,7 +16,7 @@ def one(name: str, data: bytes = b"x", time: int | None = None, executable: bool
 
 
 def names(folder: Path) -> list[str]:
-    return [file.name for file in local_files([("", folder)]) if isinstance(file, LocalFile)]
+    return list(names_of([("", folder)]))
 
 
 def make(folder: Path, *paths: str) -> None:

@@ -50,3 +50,46 @@ def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(UnavailableError, match="upgrade trunkline"):
         Database(f"sqlite:///{path}")
+
+
+def test_jobs_of_version_2_keep_their_datums_and_those_at_work_are_planned_again(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    connection = sqlite3.connect(path)
+    connection.executescript((FIXTURES / "schema-v2.sql").read_text())
+    inputs = '[{"name": "in", "project": "default", "repo": "in", "branch": "master", "commit": "c"}]'
+    seen = (
+        '[{"name": "in", "project": "default", "repo": "in", "branch": "master", "commit": "c", "root": "r", '
+    )
+    seen += '"paths": ["/a"], "hash": "h", "size": 3}]'
+    connection.executescript(
+        "INSERT INTO pipelines VALUES (1, 'default', 'p', 1, 'running', 0);"
+        "INSERT INTO jobs VALUES "
+        f"(1, 'one', 1, 1, 'succeeded', '', '', '{inputs}', 2, 1, 0, 0, 1, '{{}}', 0, 0, 0),"
+        f"(2, 'two', 1, 1, 'running', 'processing', '', '{inputs}', 1, 0, 0, 0, 0, '{{}}', 0, 0, NULL);"
+        "INSERT INTO datums VALUES "
+        f"(1, 'd1', 'i1', 'succeeded', '{seen}', 'out', 1, '', '{{}}', 0, 0),"
+        f"(1, 'd2', 'i2', 'succeeded', '{seen}', NULL, 1, 'exit', '{{\"recovered\": true}}', 0, 0),"
+        f"(2, 'd1', 'i3', 'queued', '{seen}', NULL, 0, '', '{{}}', NULL, NULL);"
+        "INSERT INTO datum_results VALUES ('i1', 'out', 'one', 0);"
+        "INSERT INTO tasks VALUES "
+        "(1, 'datum', 'default/p@two/d1', 'pipeline:default/p', '{}', 'queued', 0, 0, 0, 0, NULL, NULL, NULL, 0, 0);"
+    )
+    connection.close()
+    Database(f"sqlite:///{path}").close()
+    connection = sqlite3.connect(path)
+    rows = connection.execute(
+        "SELECT id, status, files, output_root, stats FROM datums ORDER BY id"
+    ).fetchall()
+    assert rows == [
+        ("d1", "succeeded", '[[0, "/a", "h", 3]]', "out", "{}"), ("d2", "recovered", '[[0, "/a", "h", 3]]', None, "{}"),
+    ]  # fmt: skip
+    found = connection.execute("SELECT status, phase, total, inputs FROM jobs ORDER BY pk").fetchall()
+    assert [row[:3] for row in found] == [("succeeded", "", 2), ("queued", "waiting", 0)]
+    assert '"root": "r"' in found[0][3]
+    assert connection.execute("SELECT kind, key, status FROM tasks").fetchall() == [
+        ("plan-job", "default/p", "queued")
+    ]
+    assert connection.execute(
+        "SELECT identity, output_root, output_prefix FROM datum_results"
+    ).fetchall() == [("i1", "out", "")]
+    connection.close()

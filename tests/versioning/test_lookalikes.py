@@ -17,7 +17,7 @@ from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.local import LocalStore
 from trunkline.storage.objects.memory import MemoryStore
 from trunkline.versioning.lookalikes import Lookalikes
-from trunkline.versioning.model import Change, CopyTree, DeletePath
+from trunkline.versioning.model import Change, CopyTree, DeletePath, TreePart
 from trunkline.versioning.service import VersioningService
 
 NFC, NFD = "/caf\u00e9", "/cafe\u0301"
@@ -58,7 +58,11 @@ def test_within_one_commit_and_between_folders(versioning: VersioningService) ->
     tree = versioning.stage([put(NFD + "/b", b"4")])
     refused(versioning, [CopyTree(path="/", root=tree.root, merge=True)])
     with pytest.raises(ConflictError):
-        versioning.merge({"one": versioning.stage([put(NFC)]).root, "two": versioning.stage([put(NFD)]).root})
+        versioning.assemble(None, [], _parts(versioning))
+
+
+def _parts(versioning: VersioningService) -> list[TreePart]:
+    return [TreePart(name, versioning.stage([put(name)]).root, "") for name in (NFC, NFD)]
 
 
 def test_a_setting_allows_both(db: Database, objects: LocalStore, clock: FakeClock) -> None:
@@ -67,7 +71,7 @@ def test_a_setting_allows_both(db: Database, objects: LocalStore, clock: FakeClo
     )
     root = service.stage([put(NFC, b"1"), put(NFD, b"2")]).root
     assert contents(service, root) == {NFC: b"1", NFD: b"2"}
-    merged = service.merge({"one": service.stage([put(NFC)]).root, "two": service.stage([put(NFD)]).root})
+    merged = service.assemble(None, [], _parts(service))
     assert merged.file_count == 2
 
 

@@ -13,7 +13,7 @@ from tests.versioning.conftest import contents, put, stage
 from trunkline.core.hashing import digest
 from trunkline.core.ids import TreeHash
 from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
-from trunkline.versioning import trees
+from trunkline.versioning import comparing, trees
 from trunkline.versioning.model import CopyTree, DeletePath, FileInfo, PutFile
 from trunkline.versioning.nodes import EMPTY_LEAF, EMPTY_ROOT, Entry, Ref, TreeNode, decode_tree
 from trunkline.versioning.service import VersioningService
@@ -93,9 +93,9 @@ def test_comparing_finds_exactly_what_differs(
     base: dict[bytes, bytes | None] = {b"k%d/%d" % (i % 13, i): b"" for i in range(start)}
     old, new = ({k: v for k, v in {**base, **side}.items() if v is not None} for side in (left, right))
     a, b = grove.edit(EMPTY_ROOT, dict(old)), grove.edit(EMPTY_ROOT, dict(new))
-    found = {(x or y).key for x, y in trees.compare(grove.load, a.hash, b.hash)}  # type: ignore[union-attr]
+    found = {(x or y).key for x, y in comparing.compare(grove.load, a.hash, b.hash)}  # type: ignore[union-attr]
     assert found == {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
-    within = {(x or y).key for x, y in trees.compare(grove.load, a.hash, b.hash, b"k1/", b"k10")}  # type: ignore[union-attr]
+    within = {(x or y).key for x, y in comparing.compare(grove.load, a.hash, b.hash, b"k1/", b"k10")}  # type: ignore[union-attr]
     assert within == {key for key in found if key.startswith(b"k1/")}
 
 
@@ -122,7 +122,7 @@ def test_looking_reads_a_handful_of_nodes(forest: tuple[Forest, Ref]) -> None:
     read, _ = made.counting(lambda: trees.find(made.load, ref.hash, b"d07/s0/f0007"))
     assert read <= 3
     changed = made.edit(ref.hash, {b"d07/s0/f0007": b"y", b"d40/x": b"z"})
-    read, _ = made.counting(lambda: list(trees.compare(made.load, ref.hash, changed.hash)))
+    read, _ = made.counting(lambda: list(comparing.compare(made.load, ref.hash, changed.hash)))
     assert read <= 16
 
 
@@ -289,26 +289,6 @@ def test_differences(versioning: VersioningService) -> None:
 
 def _never() -> FileInfo:
     raise AssertionError
-
-
-def test_merging(versioning: VersioningService) -> None:
-    one = stage(versioning, {"/a": b"1", "/d/x": b"2"})
-    two = stage(versioning, {"/a": b"1", "/d/y": b"3"})
-    merged = versioning.merge({"one": one, "two": two, "again": one})
-    assert contents(versioning, merged.root) == {"/a": b"1", "/d/x": b"2", "/d/y": b"3"}
-    assert (merged.size, merged.file_count) == (3, 3)
-    assert versioning.merge({}).file_count == 0
-    assert versioning.merge({"one": one}).root == one
-    other = stage(versioning, {"/d/x": b"other"})
-    with pytest.raises(ConflictError, match=r"/d/x .*one.*three") as caught:
-        versioning.merge({"one": one, "two": two, "three": other})
-    assert caught.value.kind == "duplicate_path"
-    assert caught.value.details == {"path": "/d/x", "labels": ["one", "three"]}
-    for files in ({"/d": b""}, {"/a/b": b""}):
-        with pytest.raises(ConflictError, match="directory") as caught:
-            versioning.merge({"one": one, "clash": stage(versioning, files)})
-        assert caught.value.kind == "path_collision"
-        assert set(caught.value.details["labels"]) == {"one", "clash"}
 
 
 def test_what_is_no_tree_is_told(versioning: VersioningService) -> None:

@@ -14,7 +14,9 @@ from trunkline.settings import Settings
 
 
 def main() -> None:
-    settings = Settings(home=Path(sys.argv[1]), port=0, lease_seconds=5.0, worker_idle_seconds=2.0)
+    settings = Settings(
+        home=Path(sys.argv[1]), port=0, lease_seconds=5.0, worker_idle_seconds=2.0, standby_workers=0
+    )
     home.prepare(settings)
     listener = home.bind(settings)
     settings = settings.model_copy(update={"port": listener.getsockname()[1]})

@@ -34,7 +34,13 @@ class Server:
     """A control server in this process, whose workers are real processes."""
 
     def __init__(self, folder: Path, **settings_given: Any) -> None:
-        settings = Settings(home=folder, port=0, lease_seconds=4.0, worker_idle_seconds=1.0, **settings_given)
+        settings = Settings(
+            home=folder,
+            port=0,
+            lease_seconds=4.0,
+            worker_idle_seconds=1.0,
+            **{"standby_workers": 0, **settings_given},
+        )
         home.prepare(settings)
         listener = home.bind(settings)
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})

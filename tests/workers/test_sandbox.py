@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import pytest
 
 from tests.conftest import folder_on_disk
 from trunkline.errors import InvalidInputError, UnavailableError
+from trunkline.workers.limits import Limits, make_group
 from trunkline.workers.outputs import files_of
 from trunkline.workers.sandbox import Box, Ended, choose_mode, run
 
@@ -160,6 +162,86 @@ def test_what_cannot_be_stored_is_named(box: Box, script: str, message: str) -> 
     assert ended.exit_code == 0
     with pytest.raises(InvalidInputError, match=message):
         list(files_of(box))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a device")
+def test_a_device_is_no_output(box: Box) -> None:
+    os.mknod(box.out / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    with pytest.raises(
+        InvalidInputError, match="/pfs/out/null is a device; only files and folders can be stored"
+    ):
+        list(files_of(box))
+
+
+def limited(box: Box, program: str, **given: Any) -> tuple[Ended, list[str]]:
+    lines: list[str] = []
+    ended = run(
+        box, [sys.executable, "-I", "-S", "-c", program], stdin_lines=(), env={}, cwd="/",
+        on_line=lambda text, _: lines.append(text), interrupted=threading.Event(), timeout_seconds=None,
+        limits=Limits(**given),
+    )  # fmt: skip
+    return ended, lines
+
+
+EAT = "import sys; print('begin', flush=True); x = [bytearray(b'x' * 2**20) for _ in range(400)]"
+
+
+def test_out_of_memory_is_said(box: Box) -> None:
+    ended, lines = limited(box, EAT, memory_bytes=96 * 2**20)
+    assert ended.exit_code != 0 and "begin" in lines
+    group = make_group("trunkline-test-of-limits")
+    if group is None:
+        assert "its memory limit is 96 MB: out of memory?" in ended.reason
+        return
+    group.remove()
+    assert ended.oom and ended.reason.startswith("out of memory: killed by the system, its limit is 96 MB")
+    assert not list(Path("/sys/fs/cgroup").glob("**/trunkline-*"))
+    inner = f'{sys.executable} -c "x = bytearray(400000000)[::1]"'
+    shell = f"import os; os.system({inner!r}) and os._exit(3)"
+    ended, _ = limited(box, shell, memory_bytes=96 * 2**20)
+    assert ended.oom and ended.exit_code == 3  # not the command itself, but a process of it
+
+
+def test_without_control_groups_a_process_is_refused_memory(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trunkline.workers.limits.CGROUPS", box.folder)
+    ended, _ = limited(box, EAT, memory_bytes=96 * 2**20)
+    assert ended.reason.startswith("exit code 1 (its memory limit is 96 MB: out of memory?)")
+    assert "MemoryError" in ended.reason
+
+
+def test_no_network(box: Box) -> None:
+    program = """
+import socket
+server = socket.create_server(("127.0.0.1", 8123))
+socket.create_connection(("127.0.0.1", 8123), 5)
+try:
+    socket.create_connection(("192.0.2.1", 80), 5)
+except OSError as error:
+    print(error.strerror)
+"""
+    ended, lines = limited(box, program, network=False)
+    assert (ended.reason, lines) == ("", ["Network is unreachable"])
+
+
+def test_a_file_that_is_too_large(box: Box) -> None:
+    ended, _ = limited(box, "open('/pfs/out/x', 'wb').write(bytes(3 * 2**20))", disk_bytes=2**20)
+    assert ended.exit_code != 0
+    assert "larger than its disk limit of 1 MB" in ended.reason or "File too large" in ended.reason
+
+
+def test_what_it_used_is_measured(box: Box) -> None:
+    program = "x = bytearray(b'x' * 50_000_000)\nfor _ in range(2_000_000): pass"
+    ended, _ = limited(box, program)
+    assert 50_000_000 < ended.memory_bytes < 200_000_000 and ended.cpu_seconds > 0.01
+
+
+def test_a_command_sees_only_its_own_processes(box: Box) -> None:
+    _, lines = sh(
+        box, "ls /proc | grep -c '^[0-9]'; echo $$; kill -9 1; kill -TERM 1; kill -0 1 && echo still"
+    )
+    assert lines == ["4", "2", "still"]  # the first process, sh, and the two of the pipe
 
 
 def test_links_are_stored_as_what_they_lead_to(box: Box) -> None:

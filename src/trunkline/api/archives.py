@@ -6,12 +6,13 @@ from __future__ import annotations
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, Protocol
 
 from starlette.responses import Response
 
 from trunkline.api import filestreams
-from trunkline.api.stream import StreamedBody, streamed
+from trunkline.api.stream import StreamedBody, streamed, streamed_batches
 from trunkline.core import filestream, tar
 from trunkline.core.ids import TreeHash
 from trunkline.core.paths import clean_path
@@ -103,11 +104,14 @@ def changes_in(
 
 
 def answer_with(
-    versioning: VersioningService, root: TreeHash, files: Iterable[FileInfo], accept: str | None
+    versioning: VersioningService, root: TreeHash, tops: Iterable[str], accept: str | None
 ) -> Response:
-    """Files of one tree as a body: our own stream for who asks for it, else tar."""
+    """The files of one tree at or below ``tops`` as a body: our own stream for who asks for it, or its heads, else tar."""
     if accept == filestream.MEDIA_TYPE:
-        return streamed(filestreams.stream_of(versioning, root, files), media_type=filestream.MEDIA_TYPE)
+        return streamed_batches(filestreams.stream_of(versioning, root, tops), media_type=accept)
+    if accept == filestream.HEADS_MEDIA_TYPE:
+        return streamed(filestreams.heads_of(versioning, root, tops), media_type=accept)
+    files = chain.from_iterable([versioning.walk(root, top) for top in tops])
     return streamed(archive_of(versioning, root, files), media_type="application/x-tar")
 
 

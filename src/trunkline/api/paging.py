@@ -6,11 +6,15 @@ two pages neither repeats an item nor leaves one out. Callers must not look into
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
+from dataclasses import fields
+from functools import cache
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Query, Response
+from pydantic import TypeAdapter
 
 from trunkline.core.ids import TreeHash
 from trunkline.errors import InvalidInputError
@@ -35,9 +39,26 @@ def page_of(
     return Page(items=shown, next=cursor_of(shown[-1]) if len(items) > limit else None)
 
 
-def answer_page(page: Page[Item]) -> Response:
-    """A long page as an answer: FastAPI would check each item again, which takes longer than finding it."""
-    return Response(page.model_dump_json(), media_type="application/json")
+def answer_rows(
+    kind: type[Wire], found: Iterable[Any], limit: int, cursor_of: Callable[[Any], str],
+    finish: Callable[[list[Any]], list[Any]] = list,
+) -> Response:  # fmt: skip
+    """The same for pages that are long: the domain's own dataclasses, which have the fields of the wire model, as they are.
+    Checking each of them takes longer than finding it. ``finish`` completes those that are shown."""
+    rows = list(islice(found, limit + 1))
+    shown = finish(rows[:limit])
+    cursor = cursor_of(shown[-1]) if len(rows) > limit else None
+    row: Any = type(shown[0]) if shown else None
+    data = _writer(kind, row).dump_json(shown) if shown else b"[]"
+    return Response(
+        b'{"items":%b,"next":%b}' % (data, json.dumps(cursor).encode()), media_type="application/json"
+    )
+
+
+@cache
+def _writer(kind: type[Wire], row: type[Any]) -> TypeAdapter[list[Any]]:
+    assert list(kind.model_fields) == [field.name for field in fields(row)], f"{row} is not what {kind} says"
+    return TypeAdapter(list[row])  # type: ignore[valid-type]
 
 
 def tree_cursor(cursor: str | None, trees: int) -> tuple[list[TreeHash], str] | None:

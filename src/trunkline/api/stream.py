@@ -223,6 +223,12 @@ def streamed(
     return Streamed(chain([first], batches), media_type=media_type, headers=headers, status=status)
 
 
+def streamed_batches(batches: Iterator[list[Piece]], *, media_type: str) -> Streamed:
+    """The same, of pieces that come in batches, each good until the next one is asked for."""
+    first = next(batches, [])
+    return Streamed(chain([first], batches), media_type=media_type, headers=None, status=200)
+
+
 def batched(parts: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Small parts gathered to larger batches: each costs a system call, or a switch of threads."""
     pending: list[Piece] = []

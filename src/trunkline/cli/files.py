@@ -1,31 +1,28 @@
-"""``put``, ``get``, ``copy``, ``diff`` and ``glob file``."""
+"""``copy``, ``diff``, ``glob`` and ``walk file``; and the place of ``put`` and ``get file``, which are in ``moving``."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from trunkline.cli.client import client, transfers
-from trunkline.cli.grammar import Number, Output, Project, command, new_verb
-from trunkline.cli.output import counted, done, progress, say, show, size_text, structured_line
-from trunkline.cli.sources import STDIN, Puts, is_url, listed, local_files, opened, put_mixed
-from trunkline.core.paths import Address, parse_address
-from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
-from trunkline.sdk.packing import total_bytes
-from trunkline.sdk.transfer import Transfers, copied
+from trunkline.cli import quick
+from trunkline.cli.client import client
+from trunkline.cli.grammar import ADDRESS, Number, Output, Project, command, new_verb, with_options
+from trunkline.cli.moving import get_file, put_file
+from trunkline.cli.output import done, show, size_text, structured_line
 
-FileArgument = Annotated[str, typer.Argument(metavar="REPO@BRANCH[:PATH]")]
+FileArgument = Annotated[str, ADDRESS]
 
 
 def register(app: typer.Typer, get: typer.Typer) -> None:
     put = new_verb(app, "put", "Write files into a repo.")
-    register_transfers(put, get)
+    command(put, "file", "trunkline put file dogs-and-cats@master:/data1 -f dog-cat/ -r")(
+        with_options(put_file, quick.PUT)
+    )
+    command(get, "file", "trunkline get file dogs-and-cats@master:/data1 -r -o pictures/")(
+        with_options(get_file, quick.GET)
+    )
     copy = new_verb(app, "copy", "Copy files inside the store.")
     command(copy, "file", "trunkline copy file images@staging:/cats images@master:/cats")(copy_file)
     diff = new_verb(app, "diff", "Show what changed.")
@@ -34,174 +31,6 @@ def register(app: typer.Typer, get: typer.Typer) -> None:
     command(glob, "file", "trunkline glob file 'images@master:/**.png'")(glob_file)
     walk = new_verb(app, "walk", "Walk through directories.")
     command(walk, "file", "trunkline walk file images@master:/cats")(walk_file)
-
-
-def register_transfers(put: typer.Typer, get: typer.Typer) -> None:
-    """The two that move data; they need little of the program, and start at once."""
-    command(put, "file", "trunkline put file dogs-and-cats@master:/data1 -f dog-cat/ -r")(put_file)
-    command(get, "file", "trunkline get file dogs-and-cats@master:/data1 -r -o pictures/")(get_file)
-
-
-def put_file(
-    address: FileArgument,
-    files: Annotated[
-        list[str] | None,
-        typer.Option("--file", "-f", help="A file, a URL or - for stdin; may be given many times."),
-    ] = None,
-    lists: Annotated[
-        list[str] | None,
-        typer.Option("--input-file", "-i", help="A file (or -) with a path or URL in each line."),
-    ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Put whole folders.")] = False,
-    append: Annotated[bool, typer.Option("--append", "-a", help="Add to what is there.")] = False,
-    untar: Annotated[
-        bool, typer.Option("--untar", help="Put what is in the archives: tar (gz, bz2, xz, zst) or zip.")
-    ] = False,
-    full_path: Annotated[
-        bool, typer.Option("--full-path", help="Keep the whole path of a source, not only its name.")
-    ] = False,
-    link: Annotated[
-        bool, typer.Option("--link", help="Copy nothing: files of the server's machine, or s3://.")
-    ] = False,
-    unlink: Annotated[
-        bool, typer.Option("--unlink", help="Copy in what was linked at or below PATH.")
-    ] = False,
-    parallel: Annotated[
-        int, typer.Option("--parallel", "-p", min=1, max=64, help="Send over so many connections at once.")
-    ] = 1,
-    project: Project = None,
-    output: Output = None,
-) -> None:
-    """Put files, as one commit. Given PATH, a single file is stored under it, a folder's files below it; several sources
-    go below it by their names."""
-    if unlink:
-        _copy_in(address, files, lists, project, output)
-        return
-    api = transfers()
-    where = parse_address(address, project or api.project)
-    puts = Puts(
-        sources=listed(files or [], lists or []), into=None if ":" not in address else address.partition(":")[2],
-        recursive=recursive, append=append, unpack=untar, link=link, full_path=full_path, streams=parallel,
-    )  # fmt: skip
-    if link and (append or untar):
-        raise InvalidInputError("--link goes with neither --append nor --untar", kind="bad_option")
-    commit = _put(api, address, puts, where, project)
-    done(commit, output, f"commit {commit['project']}/{commit['repo']}@{commit['id']} {commit['status']}")
-
-
-def _put(api: Transfers, address: str, puts: Puts, where: Address, project: str | None) -> dict[str, Any]:
-    if puts.link or any(is_url(source) for source in puts.sources):
-        if STDIN in puts.sources and not (puts.unpack or puts.link):
-            raise InvalidInputError("stdin cannot be put together with URLs: put it alone", kind="bad_file")
-        return put_mixed(client(), address, puts, project).model_dump(mode="json")
-    if puts.unpack:
-        if len(puts.sources) > 1:
-            return put_mixed(client(), address, puts, project).model_dump(mode="json")
-        with opened(puts.sources[0]) as archive:
-            commit = client().unpack_file(address, archive, append=puts.append, project=project)
-        return commit.model_dump(mode="json")
-    if STDIN in puts.sources:
-        if len(puts.sources) > 1 or where.path in (None, "/") or address.endswith("/"):
-            raise InvalidInputError(
-                "stdin is one file: write REPO@BRANCH:/PATH -f -, and nothing beside it", kind="bad_file"
-            )
-        return api.send_file(address, sys.stdin.buffer, append=puts.append, project=project)
-    found = local_files(puts, puts.sources)
-    with progress(lambda: total_bytes(found)) as count:
-        return api.send_files(
-            address.partition(":")[0],
-            found,
-            append=puts.append,
-            project=project,
-            progress=count,
-            streams=puts.streams,
-        )
-
-
-def _copy_in(
-    address: str, files: list[str] | None, lists: list[str] | None, project: str | None, output: Output
-) -> None:
-    if files or lists:
-        raise InvalidInputError(
-            "--unlink takes no -f and no -i: it copies in what was linked", kind="bad_option"
-        )
-    found = client().copy_in_files(address, project=project)
-    done(found, output, f"{counted(found.file_count, 'file')} ({size_text(found.size)}) copied in")
-
-
-def get_file(
-    address: FileArgument,
-    target: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File or folder; default, or -: stdout.")
-    ] = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="A whole directory, or all that a glob matches.")
-    ] = False,
-    offset: Annotated[int, typer.Option("--offset", min=0, help="Bytes to leave out at the start.")] = 0,
-    length: Annotated[int | None, typer.Option("--length", min=1, help="At most so many bytes.")] = None,
-    as_tar: Annotated[
-        bool, typer.Option("--tar", help="As a tar archive; a directory or glob, too.")
-    ] = False,
-    with_progress: Annotated[
-        bool, typer.Option("--progress/--no-progress", help="Show a bar, on a terminal.")
-    ] = True,
-    project: Project = None,
-) -> None:
-    """Get a file to stdout or into a file, or with -r a directory into a folder. PATH may be a glob: without -r or --tar
-    it must match one file."""
-    api = transfers()
-    if target == Path(STDIN):
-        target = None
-    if (recursive or as_tar) and (offset or length is not None):
-        raise InvalidInputError("--offset and --length are for one file", kind="bad_option")
-    if as_tar:
-        source, glob = _as_glob(address, project)
-        stream = client().get_archive(source, glob=glob, project=project)
-    elif recursive:
-        if target is None:
-            raise InvalidInputError("a directory needs a folder: add -o FOLDER", kind="no_output")
-        source, glob = _as_glob(address, project)
-        count = api.get_files(source, target, glob=glob, project=project)
-        say(f"{counted(count, 'file')} in {target}")
-        return
-    else:
-        stream = api.get_file(address, offset=offset, length=length, project=project)
-    with stream:
-        if target is None:
-            copied(stream, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-            return
-        size = int(stream.headers.get("content-length") or 0)
-        with progress(lambda: (1, size), shown=with_progress) as count_bytes, _whole(target) as file:
-            copied(stream, file, count_bytes)
-
-
-def _as_glob(address: str, project: str | None) -> tuple[str, str | None]:
-    """``(address, glob)``: a path that is there is meant as it is, else as a glob, if it looks like one."""
-    where, _, pattern = address.partition(":")
-    if any(character in pattern for character in "*?[{("):
-        try:
-            client().inspect_file(address, project=project)
-        except NotFoundError as error:
-            if error.kind != "no_file":
-                raise
-            return where, pattern
-    return address, None
-
-
-@contextlib.contextmanager
-def _whole(target: Path) -> Iterator[typer.FileBinaryWrite]:
-    """A file that appears under its name only when it is complete."""
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with part.open("wb") as file:
-            yield file  # type: ignore[misc]
-        part.replace(target)
-    except OSError as error:
-        kind = LimitError if error.errno == 28 else UnavailableError
-        raise kind(f"cannot write {target}: {error.strerror}", kind="not_written") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def copy_file(

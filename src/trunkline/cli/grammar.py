@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
+from trunkline.cli import quick
 from trunkline.cli.output import Format
 from trunkline.core.ids import is_commit_id
 from trunkline.core.suggest import did_you_mean
@@ -104,10 +107,45 @@ def command(parent: typer.Typer, name: str, example: str) -> Callable[[Function]
     return parent.command(name, epilog=f"Example: {example}")
 
 
+def _declared(option: quick.Option) -> Any:
+    flags = [*option.flags]
+    if option.off is not None:
+        flags[0] += f"/{option.off}"
+    return typer.Option(
+        *flags, help=option.help, min=option.least, max=option.most, metavar=option.metavar
+    )  # fmt: skip
+
+
+def with_options(function: Callable[..., None], options: Mapping[str, quick.Option]) -> Callable[..., None]:
+    """A command function, and what is declared of its parameters elsewhere."""
+    hints = get_type_hints(function)
+    declared = {name: _declared(option) for name, option in options.items()}
+    declared["address"] = ADDRESS
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        function(**values)
+
+    command.__annotations__ = {
+        name: Annotated[hint, declared[name]] if name in declared else Output if name == "output" else hint
+        for name, hint in hints.items()
+    }
+    signature = inspect.signature(function)
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[
+            one.replace(annotation=command.__annotations__[name])
+            for name, one in signature.parameters.items()
+        ]
+    )
+    return command
+
+
 # Options that many commands share.
 
+ADDRESS: Any = typer.Argument(metavar="REPO@BRANCH[:PATH]")
+
 Output = Annotated[Format | None, typer.Option("--output", "-o", help="Print json or yaml.")]
-Project = Annotated[str | None, typer.Option("--project", help="The project; default: 'default'.")]
+Project = Annotated[str | None, _declared(quick.PROJECT)]
 FullTimestamps = Annotated[bool, typer.Option("--full-timestamps", help="Times instead of ages.")]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="The namespace.")]
 Force = Annotated[bool, typer.Option("--force", help="Even if others depend on it.")]

@@ -7,11 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
-
-import typer
 
 HEADER_EVERY_LINES = 50
 
@@ -149,6 +146,8 @@ def time_text(at: float | None, full: bool) -> str:
     if at is None:
         return "-"
     if full:
+        from datetime import UTC, datetime  # noqa: PLC0415 (not for commands that must start at once)
+
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return f"{duration_text(time.time() - at)} ago"
 
@@ -165,6 +164,8 @@ def progress(total: Callable[[], tuple[int, int]], *, shown: bool = True) -> Ite
     if not shown or not sys.stderr.isatty():
         yield lambda _: None
         return
+    import typer  # noqa: PLC0415 (takes longer to import than a small put takes)
+
     count, size = total()
     with typer.progressbar(length=max(size, 1), label=counted(count, "file"), file=sys.stderr) as bar_shown:
         yield bar_shown.update

@@ -3,20 +3,18 @@ takes the path itself; several go below it by their names."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from trunkline.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnavailableError
 from trunkline.sdk import packing
-from trunkline.sdk.packing import Source
 
 if TYPE_CHECKING:
     from trunkline.sdk.client import Client
     from trunkline.sdk.files import FileChange
+    from trunkline.sdk.packing import Source
     from trunkline.wire.commits import Commit
     from trunkline.wire.files import Link
 
@@ -26,8 +24,7 @@ BUCKETS = ("s3://", "gs://")
 LIST_BYTES_MAX = 64 * 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Puts:
+class Puts(NamedTuple):
     """What was asked for. ``into`` is the address's path, None if it has none."""
 
     sources: Sequence[str]
@@ -73,7 +70,7 @@ def _lines(name: str) -> list[str]:
         if name == STDIN:
             raw = sys.stdin.buffer.read(LIST_BYTES_MAX + 1)
         else:
-            with Path(name).open("rb") as file:
+            with open(name, "rb") as file:
                 raw = file.read(LIST_BYTES_MAX + 1)
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -102,32 +99,37 @@ def local_files(puts: Puts, sources: Iterable[str]) -> list[tuple[str, Source]]:
 def _refuse_doubles(found: list[tuple[str, Source]]) -> None:
     seen: dict[str, Source] = {}
     for pair in found:
-        for file in packing.local_files([pair]):
-            other = seen.setdefault(file[0], pair[1])
+        for name in packing.names_of([pair]):
+            other = seen.setdefault(name, pair[1])
             if other is not pair[1]:
                 raise AlreadyExistsError(
-                    f"of {other!s} and {pair[1]!s}, two would both become /{file[0]}: put them apart, "
+                    f"of {other!s} and {pair[1]!s}, two would both become /{name}: put them apart, "
                     "or with --full-path",
                     kind="same_target",
                 )
 
 
 def _where(puts: Puts, source: str) -> tuple[str, Source]:
-    path = Path(source)
-    top = _top(puts, source, path.resolve().name)
-    if path.is_dir():
+    is_folder = os.path.isdir(source)
+    top = _top(puts, source, _own_name(source))
+    if is_folder:
         if not puts.recursive:
             raise InvalidInputError(f"{source} is a folder: put it with -r", kind="is_directory")
-    elif not path.exists():
+    elif not os.path.exists(source):
         raise InvalidInputError(f"there is no file {source}", kind="no_file")
-    elif not path.is_file():
+    elif not os.path.isfile(source):
         raise InvalidInputError(f"{source} is no plain file: pipe it in with -f -", kind="bad_file")
-    return top, path
+    return top, source
+
+
+def _own_name(source: str) -> str:
+    """Also of ``.`` and of what ends with a slash; of the file that a link leads to."""
+    return os.path.basename(os.path.realpath(source))
 
 
 def _top(puts: Puts, source: str, name: str) -> str:
     """The path in the repo, without the leading slash."""
-    is_folder = puts.recursive and (source.startswith(BUCKETS) or Path(source).is_dir())
+    is_folder = puts.recursive and (source.startswith(BUCKETS) or os.path.isdir(source))
     if puts.full_path:
         name = _full(source)
     if puts.into is None:
@@ -139,11 +141,17 @@ def _top(puts: Puts, source: str, name: str) -> str:
 
 
 def _full(source: str) -> str:
-    text = unquote(urlsplit(source).path) if is_url(source) else source
+    text = _url_path(source) if is_url(source) else source
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise InvalidInputError(f"{source} has '..' in it, which no path in a repo has", kind="bad_path")
     return "/".join(parts)
+
+
+def _url_path(url: str) -> str:
+    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 (takes longer to import than a small put takes)
+
+    return unquote(urlsplit(url).path, errors="strict")
 
 
 def url_target(puts: Puts, url: str) -> str:
@@ -151,7 +159,7 @@ def url_target(puts: Puts, url: str) -> str:
 
     :raises InvalidInputError: ``no_path`` if neither it nor the address says so.
     """
-    path = unquote(urlsplit(url).path, errors="strict").rstrip("/")
+    path = _url_path(url).rstrip("/")
     name = path.rpartition("/")[2]
     top = _top(puts, url, name)
     if not top and not (puts.recursive or puts.unpack):
@@ -197,9 +205,8 @@ def _link(puts: Puts, source: str) -> Link:
         )
     if is_url(source):
         return Link(source=source, path=url_target(puts, source), recursive=puts.recursive)
-    absolute = str(Path(source).absolute())
-    name = Path(source).resolve().name
-    return Link(source=absolute, path="/" + _top(puts, source, name), recursive=puts.recursive)
+    absolute = os.path.join(os.getcwd(), source)
+    return Link(source=absolute, path="/" + _top(puts, source, _own_name(source)), recursive=puts.recursive)
 
 
 def opened(source: str) -> IO[bytes]:
@@ -207,9 +214,9 @@ def opened(source: str) -> IO[bytes]:
     if source == STDIN:
         return sys.stdin.buffer
     try:
-        if Path(source).is_dir():
+        if os.path.isdir(source):
             raise InvalidInputError(f"{source} is a folder, no archive", kind="is_directory")
-        return Path(source).open("rb")
+        return open(source, "rb")
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no file {source}", kind="no_file") from error
     except OSError as error:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import typer
-
 from trunkline import __version__
-from trunkline.cli.grammar import Output, command
-from trunkline.cli.output import show, structured
+from trunkline.cli.output import Format, show, structured
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "version", "trunkline version")(version)
-
-
-def version(output: Output = None) -> None:
+def version(output: Format | None = None) -> None:
     """Show the version."""
     if output is not None:
         structured({"version": __version__}, output)

@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol
 from trunkline.errors import InvalidInputError
 
 MEDIA_TYPE = "application/x-trunkline-files"
+HEADS_MEDIA_TYPE = "application/x-trunkline-heads"
+"""The same stream without the content of the files."""
 MAGIC = b"TLFILES\x01"
 HEAD = struct.Struct("<BBHqQ")
 """Kind, flags, bytes of the name, modification time, bytes of content."""
@@ -72,6 +74,14 @@ class StreamFailureError(Exception):
         self.said = said
 
 
+def read_heads(source: Source) -> Iterator[tuple[bytes, int, int | None, bool]]:
+    """The files of a stream without content: name, size, modification time and executable bit of each.
+
+    :raises InvalidInputError: ``bad_stream``. :raises StreamFailureError:
+    """
+    return _Reader(source).heads()
+
+
 def read_files(source: Source) -> Iterator[StreamedFile]:
     """The files of a stream, to its end marker.
 
@@ -127,6 +137,27 @@ class _Reader:
             content = buffer[self._at : self._at + size]
             self._at += size
             yield StreamedFile(name, size, modified_ns, executable, content, ())
+
+    def heads(self) -> Iterator[tuple[bytes, int, int | None, bool]]:
+        unpack, head_bytes, buffer = HEAD.unpack_from, HEAD.size, self._buffer
+        self._need(len(MAGIC))
+        if self._take(len(MAGIC)) != MAGIC:
+            raise bad_stream("it does not begin as one of version 1 does")
+        count = 0
+        while True:
+            if self._filled - self._at < head_bytes:
+                self._need(head_bytes)
+            kind, flags, name_bytes, time, size = unpack(buffer, self._at)
+            self._at += head_bytes
+            if kind != FILE or flags > EXECUTABLE | TIMED:
+                self._last(kind, size, count)
+                return
+            if self._filled - self._at < name_bytes:
+                self._need(name_bytes)
+            name = bytes(buffer[self._at : self._at + name_bytes])
+            self._at += name_bytes
+            count += 1
+            yield name, size, time if flags & TIMED else None, bool(flags & EXECUTABLE)
 
     def _parts(self) -> Iterator[memoryview]:
         ready = min(self._filled - self._at, self._left)

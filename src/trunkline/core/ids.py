@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
-import uuid
 from typing import NewType
 
 from trunkline.errors import InvalidInputError
@@ -35,11 +33,15 @@ _COMMIT_ID = re.compile(r"[0-9a-f]{32}")
 
 def new_commit_id() -> CommitId:
     """A random (version 4) UUID as 32 hex digits."""
+    import uuid  # noqa: PLC0415 (not for commands that must start at once)
+
     return CommitId(uuid.uuid4().hex)
 
 
 def new_token() -> str:
     """256 bits from the system's generator, safe in URLs and headers."""
+    import secrets  # noqa: PLC0415 (brings hashlib and more along)
+
     return secrets.token_urlsafe(32)
 
 

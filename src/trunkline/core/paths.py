@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 from trunkline.core.ids import (
@@ -42,6 +40,8 @@ def clean_path(path: str) -> str:
     if len(encoded) > PATH_BYTES_MAX:
         raise _bad_path(path[:80] + "…", f"it has {len(encoded)} bytes, at most {PATH_BYTES_MAX} are allowed")
     if not body.isprintable():  # quick: most paths have nothing unusual
+        import unicodedata  # noqa: PLC0415
+
         for character in body:
             if unicodedata.category(character) == "Cc":
                 raise _bad_path(path, f"it contains the control character U+{ord(character):04X}")
@@ -261,8 +261,7 @@ class _Translator:
 # --- addresses ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Address:
+class Address(NamedTuple):
     """``[project/]repo@branch|tag|ID|branch=ID[^|^^|^3|~|.N][:path]``, taken apart. Only a repo: ``branch`` and ``commit``
     None. Whether a name is a branch's or a tag's is not to be seen here; ``branch`` holds either."""
 

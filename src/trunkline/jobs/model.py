@@ -16,6 +16,9 @@ CONTROL_QUEUE = "control"
 SLOW_QUEUE = "control:slow"
 """Steps of the control server that may take minutes, and so have threads of their own."""
 
+ANY_QUEUE = ""
+"""What a worker in reserve asks for: a task of whatever queue has work and too few workers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 from trunkline.core.clock import Clock
 from trunkline.errors import UnavailableError
 from trunkline.jobs.engines.base import Engine
-from trunkline.jobs.model import LaunchSpec, Process
+from trunkline.jobs.model import ANY_QUEUE, LaunchSpec, Process
 from trunkline.jobs.queue import TaskQueue
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import processes
@@ -25,6 +26,12 @@ log = logging.getLogger(__name__)
 STOP_GRACE_SECONDS = 5.0
 ADOPTION_SECONDS = 10.0
 """A row without a handle after this long belongs to a launch that a crash cut short."""
+
+STANDBY_WORKER = "datum"
+"""The kind of workers that are kept in reserve."""
+STANDBY_LOOK_SECONDS = 1.0
+"""So often the reserve is filled: not at the very moment when one has been taken, and has work to do."""
+STANDBY_TAKES_SECONDS = 1.0
 
 WorkerCommand = Callable[[str, str, str], LaunchSpec]
 """``(process id, worker kind, queue) -> what to launch``; given by the composition root, which knows urls and tokens."""
@@ -69,6 +76,18 @@ class ProcessTable:
                 .where(processes.c.id == process_id)
                 .values(handle=handle, status="running")
             )
+
+    def count_workers(self, connection: Connection, queue: str) -> int:
+        """How many workers serve a queue."""
+        return connection.execute(
+            sa.select(sa.func.count()).where(
+                processes.c.kind == "worker", processes.c.subject == queue, processes.c.status != "exited"
+            )
+        ).scalar_one()
+
+    def assign(self, connection: Connection, process_id: str, subject: str) -> None:
+        """A process that was there for whatever comes is there for this from now on."""
+        connection.execute(sa.update(processes).where(processes.c.id == process_id).values(subject=subject))
 
     def exited(self, process_id: str) -> None:
         with self._db.write() as connection:
@@ -117,7 +136,8 @@ class ProcessTable:
 
 
 class Pool:
-    """Launches workers for queues that have work; idle workers leave by themselves."""
+    """Launches workers for queues that have work; idle workers leave by themselves. A few are kept in reserve, idle and warm,
+    for whatever queue of datums has work next: so the first datum of a pipeline does not wait for a process."""
 
     def __init__(
         self,
@@ -127,12 +147,19 @@ class Pool:
         table: ProcessTable,
         command: WorkerCommand,
         limits: Mapping[str, int],
+        standby: int = 0,
+        wants_standby: Callable[[Connection], bool] = lambda _: True,
     ) -> None:
+        """``standby``: how many workers are kept in reserve, while ``wants_standby`` says that they may be of use."""
         self.table = table
         self._db = db
         self._queue = queue
         self._command = command
         self._limits = limits
+        self._standby = standby
+        self._wants_standby = wants_standby
+        self._look_at = 0.0
+        self._left_to_standby: dict[str, float] = {}
 
     def adopt(self) -> None:
         """At the server's start: forget the workers that died while nobody looked. Call it before any can ask for work."""
@@ -140,12 +167,44 @@ class Pool:
         with self._db.write() as connection:
             self._queue.expire_held_by(connection, self._queue.owners(connection) - alive)
 
+    def queue_for_standby(self, connection: Connection) -> str | None:
+        """A queue that has work for a worker in reserve: one that may have more workers than it has."""
+        for name, workers_max in self._queue.ready_queues(connection, STANDBY_WORKER):
+            if self.table.count_workers(connection, name) < workers_max:
+                return name
+        return None
+
     def step(self) -> bool:
         """Bring the number of workers up to what the queues ask for. Returns whether anything was launched."""
+        now = time.monotonic()
         with self._db.read() as connection:
             demand = self._demand(connection)
-        if not demand:
+            look = self._standby > 0 and now >= self._look_at
+            wants_standby = look and self._wants_standby(connection)
+        if look:
+            self._look_at = now + STANDBY_LOOK_SECONDS
+        if not demand and not wants_standby:
             return False
+        alive, by_worker = self._count_alive()
+        launched = False
+        reserve = alive[ANY_QUEUE]
+        for row, count in demand:
+            wanted = min(row.workers_max, count) - alive[row.name]
+            if row.worker in self._limits:
+                wanted = min(wanted, self._limits[row.worker] - by_worker[row.worker])
+            if wanted > 0 and reserve and row.worker == STANDBY_WORKER and self._may_wait(row.name, now):
+                reserve -= 1
+                wanted -= 1
+            for _ in range(wanted):
+                launched |= self._launch(row.worker, row.name)
+                by_worker[row.worker] += 1
+        if wants_standby:
+            for _ in range(self._standby - alive[ANY_QUEUE]):
+                launched |= self._launch(STANDBY_WORKER, ANY_QUEUE)
+        return launched
+
+    def _count_alive(self) -> tuple[Counter[str], Counter[str]]:
+        """Living workers by queue, and by kind. What the dead ones held is free at once."""
         alive: Counter[str] = Counter()
         by_worker: Counter[str] = Counter()
         dead = []
@@ -158,15 +217,15 @@ class Pool:
         if dead:  # nobody has to wait until it would have been missed
             with self._db.write() as connection:
                 self._queue.expire_held_by(connection, dead)
-        launched = False
-        for row, count in demand:
-            wanted = min(row.workers_max, count) - alive[row.name]
-            if row.worker in self._limits:
-                wanted = min(wanted, self._limits[row.worker] - by_worker[row.worker])
-            for _ in range(wanted):
-                launched |= self._launch(row.worker, row.name)
-                by_worker[row.worker] += 1
-        return launched
+        return alive, by_worker
+
+    def _may_wait(self, queue: str, now: float) -> bool:
+        """Whether a queue's work can be left to a worker in reserve, which takes it within milliseconds; if it did not, the
+        queue gets a worker of its own."""
+        since = self._left_to_standby.get(queue, 0.0)
+        if now - since > 2 * STANDBY_TAKES_SECONDS:
+            self._left_to_standby[queue] = since = now
+        return now - since < STANDBY_TAKES_SECONDS
 
     def _demand(self, connection: Connection) -> list[tuple[Row[Any], int]]:
         return self._queue.demand(connection)

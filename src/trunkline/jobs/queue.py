@@ -187,6 +187,22 @@ class TaskQueue:
             )
         ).scalar()
 
+    def ready_queues(self, connection: Connection, worker: str) -> list[tuple[str, int]]:
+        """Queues of a kind of worker that have tasks ready, the one that has waited longest first, and how many workers each
+        may have."""
+        first = sa.func.min(tasks.c.run_after)
+        rows = connection.execute(
+            sa.select(queues.c.name, queues.c.workers_max)
+            .join(tasks, tasks.c.queue == queues.c.name)
+            .where(
+                queues.c.worker == worker, tasks.c.status == Status.QUEUED,
+                tasks.c.run_after <= self._clock.now(),
+            )
+            .group_by(queues.c.name, queues.c.workers_max)
+            .order_by(first, queues.c.name)
+        )  # fmt: skip
+        return [(row[0], row[1]) for row in rows]
+
     def keep_alive(self, leases: Iterable[Lease]) -> tuple[list[TaskId], list[TaskId]]:
         """Renew leases. Returns the tasks whose lease is lost, and those that are to be cancelled."""
         lost, cancelled = [], []

@@ -16,7 +16,16 @@ from sqlalchemy.engine import Connection
 from trunkline.core.clock import Clock
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, TrunklineError
-from trunkline.jobs.model import CONTROL_QUEUE, SLOW_QUEUE, Again, ControlHandler, Report, Task, WorkerHandler
+from trunkline.jobs.model import (
+    ANY_QUEUE,
+    CONTROL_QUEUE,
+    SLOW_QUEUE,
+    Again,
+    ControlHandler,
+    Report,
+    Task,
+    WorkerHandler,
+)
 from trunkline.jobs.outbox import Outbox
 from trunkline.jobs.pool import Pool
 from trunkline.jobs.queue import Lease, TaskQueue
@@ -54,9 +63,24 @@ class JobsService:
 
     # --- what worker processes call ---
 
+    def has_work(self, queue: str) -> bool:
+        """Whether a claim would find a task."""
+        with self._db.read() as connection:
+            if queue == ANY_QUEUE:
+                return self.pool.queue_for_standby(connection) is not None
+            ready_at = self.queue.next_ready_at(connection, queue)
+        return ready_at is not None and ready_at <= self._clock.now()
+
     def claim(self, queue: str, worker: str, limit: int) -> list[tuple[Task, dict[str, Any]]]:
-        """Lease up to ``limit`` ready tasks; each comes with all its worker needs."""
+        """Lease up to ``limit`` ready tasks; each comes with all its worker needs. A worker in reserve, which asks for any queue,
+        belongs to the queue of the task that it gets."""
         with self._db.write() as connection:
+            if queue == ANY_QUEUE:
+                found = self.pool.queue_for_standby(connection)
+                if found is None:
+                    return []
+                self.pool.table.assign(connection, worker, found)
+                queue = found
             claimed = self.queue.claim(connection, queue, worker, limit)
             for task in claimed:
                 self._workers[task.kind].started(connection, task)

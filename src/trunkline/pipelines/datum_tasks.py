@@ -21,6 +21,7 @@ from trunkline.pipelines.inputs import Leaf, leaves
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.results import Result
 from trunkline.pipelines.runner import Steps
+from trunkline.pipelines.spec import limits_of
 from trunkline.pipelines.store import JobRow
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
@@ -89,10 +90,10 @@ class DatumSets:
         with self._db.read() as connection:
             row = store.get_job_by_pk(connection, task.payload["job_pk"])
             pipeline = None
-            rows: list[Row[Any]] = []
+            told: list[dict[str, Any]] = []
             if row is not None:
                 pipeline = store.get_pipeline(connection, row.job.project, row.job.pipeline, row.job.version)
-                rows = set_store.open_in_set(connection, row.pk, number)
+                told = set_store.described(connection, row.pk, number)
         if row is None or pipeline is None or row.job.status != Status.RUNNING:
             raise StateError(f"the job of {task.key} is not running any more", kind="job_over")
         spec = pipeline.spec
@@ -106,12 +107,7 @@ class DatumSets:
             "job_token": self._token_of(row),
             "env_extra": _environment_of(row, pipeline),
             "inputs": _inputs_of(row, pipeline),
-            "datums": [
-                {
-                    "id": one.id, "identity": one.identity, "attempts": one.attempts, "files": one.files, "env": one.env,
-                }
-                for one in rows
-            ],
+            "datums": told,
             "service": spec.get("service"),
             "stays": bool(spec.get("service")),
             "s3_out": bool(spec.get("s3_out")),
@@ -170,9 +166,9 @@ class DatumSets:
     def started(self, connection: Connection, task: Task) -> None:
         """A worker took the set; it is at the first of its datums."""
         job_pk, number = task.payload["job_pk"], task.payload["set"]
-        rows = set_store.open_in_set(connection, job_pk, number)
-        if rows:
-            set_store.mark_running(connection, job_pk, number, rows[0].id, self._clock.now())
+        first = set_store.first_open(connection, job_pk, number)
+        if first is not None:
+            set_store.mark_running(connection, job_pk, number, first, self._clock.now())
 
     def progress(
         self, connection: Connection, task: Task, results: Sequence[Mapping[str, Any]], current: str | None
@@ -362,13 +358,6 @@ def add_stats(sums: dict[str, float], stats: Mapping[str, Any]) -> None:
     for name in GREATEST:
         if value := stats.get(name):
             sums[name] = max(sums.get(name, 0), value)
-
-
-def limits_of(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a datum may use, as the worker enforces it."""
-    given = spec.get("limits")
-    unlimited = {"memory_bytes": None, "cpus": None, "disk_bytes": None, "network": True}
-    return {**unlimited, **given} if isinstance(given, Mapping) else unlimited
 
 
 def _inputs_of(row: JobRow, pipeline: Pipeline) -> list[dict[str, Any]]:

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trunkline.core.paths import Glob
-from trunkline.errors import InvalidInputError
 from trunkline.pipelines.inputs import Combination, leaves
 
 IDENTITY_VERSION = 1
@@ -37,26 +35,6 @@ TRANSFORM_FIELDS_THAT_DECIDE = (
 )  # fmt: skip
 FIELDS_THAT_DECIDE_WHERE_GIVEN = ("user", "datum_batching", "requirements", "dockerfile")
 """Left out of the digest where a spec does not say them, so that they change nothing for specs that are older than they are."""
-
-
-def check_glob(glob: str) -> str:
-    """The pattern in its normal form, with a leading ``/``.
-
-    :raises InvalidInputError: ``bad_glob``, naming the pattern and what is wrong with it.
-    """
-    problem = "it is empty"
-    if glob:
-        try:
-            Glob(glob)
-            return glob if glob.startswith("/") else "/" + glob
-        except InvalidInputError as error:
-            problem = error.message
-    raise InvalidInputError(
-        f"pipeline spec: input.pfs.glob: {problem}; for example '/' is all as one datum, '/*' is one datum for each "
-        "file or folder at the top",
-        kind="bad_glob",
-        details={"glob": glob},
-    )
 
 
 def datum_id(combination: Combination) -> str:

@@ -37,6 +37,8 @@ class Leaf:
     s3: bool = False
     reference: bool = False
     """Its content does not count: a change of it makes no datum new."""
+    quiet: bool = False
+    """A new commit on it makes no job by itself."""
 
     @property
     def source(self) -> str:
@@ -121,6 +123,7 @@ def tree(spec_input: Mapping[str, Any]) -> Node:
         kind="pfs",
         leaf=Leaf(
             name=pfs["name"], project=pfs["project"], repo=pfs["repo"], branch=pfs["branch"], glob=pfs["glob"],
+            quiet=bool((pfs.get("propagation_spec") or {}).get("never")),
             **{name: pfs[name] for name in _OPTIONS if pfs.get(name)},
         ),
     )  # fmt: skip
@@ -132,6 +135,12 @@ _OPTIONS = ("join_on", "outer_join", "group_by", "lazy", "empty_files", "s3", "r
 def leaves(spec_input: Mapping[str, Any]) -> list[Leaf]:
     """All leaves, from left to right. None for a spec without input, as a spout has it."""
     return list(tree(spec_input).leaves) if any(spec_input.values()) else []
+
+
+def quiet_sources(spec_input: Mapping[str, Any]) -> set[str]:
+    """Branches of which a new commit makes no job by itself."""
+    found = leaves(spec_input)
+    return {leaf.source for leaf in found if leaf.quiet} - {leaf.source for leaf in found if not leaf.quiet}
 
 
 def combinations(spec_input: Mapping[str, Any], matches: Matches) -> Iterator[Combination]:

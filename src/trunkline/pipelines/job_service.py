@@ -17,7 +17,7 @@ from trunkline.jobs.service import JobsService
 from trunkline.pipelines import datum_store, store
 from trunkline.pipelines.datum_tasks import COUNTERS, DatumSets, IssueToken, add_stats
 from trunkline.pipelines.events import Events
-from trunkline.pipelines.inputs import leaves
+from trunkline.pipelines.inputs import leaves, quiet_sources
 from trunkline.pipelines.keys import DATUM_SET, FINISH_JOB, JOB_TIMEOUT, PLAN_JOB, set_key
 from trunkline.pipelines.logs import JobLogs
 from trunkline.pipelines.model import Cost, Datum, Job, LogLine, Pipeline
@@ -150,7 +150,13 @@ class JobUseCases:
                 )  # fmt: skip
             upstream = dict.fromkeys(leaf.source for leaf in leaves(pipeline.spec["input"]))
             self._versioning.set_provenance(
-                connection, project, name, pipeline.spec["output_branch"], upstream, commit_id=commit_id
+                connection,
+                project,
+                name,
+                pipeline.spec["output_branch"],
+                upstream,
+                commit_id=commit_id,
+                quiet=quiet_sources(pipeline.spec["input"]),
             )
         return self.inspect_job(project, name, commit_id)
 

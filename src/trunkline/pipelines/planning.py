@@ -305,13 +305,16 @@ class Planner:
         """
         found: list[TreePart] = []
         datums = self.datums_of(pipeline, row)
+        place = places(row.job.inputs)
         while part := list(islice(datums, BATCH)):
             wanted = {one: identity for one, identity, _ in part}
+            seen = {one: files_of(combination, place) for one, _, combination in part}
             with self._db.read() as connection:
                 outputs = _outputs_before(connection, row.pipeline_id, row.pk, wanted)
             for one, result in outputs.items():
                 if result is not None and result.root is not None:
-                    found.append(TreePart(f"datum {one}", TreeHash(result.root), result.prefix))
+                    label = datum_store.label(seen[one], row.job.inputs)
+                    found.append(TreePart(label, TreeHash(result.root), result.prefix))
         return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from trunkline.core.clock import Clock
-from trunkline.core.ids import BranchName, PipelineName, ProjectName, TreeHash, new_commit_id
+from trunkline.core.ids import BranchName, new_commit_id
 from trunkline.core.status import Status
 from trunkline.errors import (
     AlreadyExistsError,
@@ -27,13 +27,13 @@ from trunkline.pipelines.crons import FIRE_CRONS, Crons
 from trunkline.pipelines.datum_tasks import IssueToken
 from trunkline.pipelines.egress.base import OpenTarget
 from trunkline.pipelines.egress.step import Egress
-from trunkline.pipelines.inputs import Leaf, leaves
+from trunkline.pipelines.inputs import Leaf, leaves, quiet_sources
 from trunkline.pipelines.job_service import JobUseCases, no_pipeline
 from trunkline.pipelines.keys import EGRESS_JOB, queue_name
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.planning import Preview
 from trunkline.pipelines.preview import PipelinePreview, changed_fields, first_datums, heads_of
-from trunkline.pipelines.spec import PipelineSpec, effective, input_in_short, notes, parse_spec
+from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec, with_defaults
 from trunkline.pipelines.staying import SPOUT, Staying, is_spout
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
@@ -92,37 +92,14 @@ class PipelineService(JobUseCases):
         :raises InvalidInputError: for a bad spec, glob or image; ``NotFoundError`` for a missing repo, project or secret;
             ``AlreadyExistsError`` without ``update``; ``ConflictError`` for a cycle.
         """
-        checked = parse_spec(spec, project)
+        checked = self._read(spec, project)
         if checked.dry_run:
             raise InvalidInputError(
                 "the spec says dry_run: use 'trunkline create pipeline -f FILE --dry-run'", kind="dry_run"
             )
         self._checks.check(checked, code_root)
-        home, name = checked.pipeline.project, checked.pipeline.name
-        now = self._clock.now()
         with self._db.write() as connection:
-            check_cycle(connection, checked)
-            self._staying.check(connection, checked)
-            old = store.get_pipeline(connection, home, name)
-            if old is None:
-                pipeline_id = self._create(connection, checked, now)
-            else:
-                _check_update(old, checked, update=update)
-                pipeline_id = self._prepare_update(connection, old)
-            code, salt = _settled(checked, old, code_root, reprocess=reprocess)
-            store.add_version(
-                connection, pipeline_id, spec=effective(checked), code_root=code, salt=salt, now=now
-            )
-            self.crons.adopt(connection, pipeline_id, name, checked.cron_inputs)
-            self._wait_where_asked(checked)
-            self._follow(connection, checked)
-            if old is not None:
-                self._drop_waiting_branches(old, checked)
-            created = store.get_pipeline(connection, home, name)
-            if created is not None and created.state == "running":
-                self._staying.begin(connection, created)
-        assert created is not None, "it was written in the same transaction"
-        return created
+            return self._make(connection, checked, code_root, update=update, reprocess=reprocess)
 
     def preview(
         self,
@@ -134,43 +111,74 @@ class PipelineService(JobUseCases):
         reprocess: bool = False,
         datums: int = 0,
     ) -> PipelinePreview:
-        """What ``create`` would do, and the first ``datums`` of all its datums. Raises what that would raise."""
-        checked = parse_spec(spec, project)
+        """What ``create`` would do, and the first ``datums`` of all its datums. Raises what that would raise, because it does
+        the same and then takes it back."""
+        checked = self._read(spec, project)
         self._checks.check(checked, code_root)
         home, name = checked.pipeline.project, checked.pipeline.name
-        now = self._clock.now()
         with self._db.read() as connection:
-            check_cycle(connection, checked)
-            self._staying.check(connection, checked)
             old = store.get_pipeline(connection, home, name)
             pipeline_id = store.find_pipeline_id(connection, home, name)
-        if old is not None:
-            _check_update(old, checked, update=update)
-        code, salt = _settled(checked, old, code_root, reprocess=reprocess)
-        shown = effective(checked)
-        made = Pipeline(
-            project=ProjectName(home), name=PipelineName(name), version=old.version + 1 if old is not None else 1,
-            state=old.state if old is not None else "running", description=checked.description, spec=shown,
-            code_root=TreeHash(code) if code else None, salt=salt, input=input_in_short(shown), notes=notes(shown),
-            last_job_id=old.last_job_id if old is not None else None,
-            last_job_status=old.last_job_status if old is not None else None,
-            last_job_reason=old.last_job_reason if old is not None else "",
-            created_at=old.created_at if old is not None else now, updated_at=now,
-        )  # fmt: skip
-        commits = {} if is_spout(shown) else heads_of(self._versioning, shown)
+        try:
+            with self._db.write(wakes=False) as connection:
+                made = self._make(connection, checked, code_root, update=update, reprocess=reprocess)
+                raise _Rehearsed
+        except _Rehearsed:
+            pass
+        stands_alone = is_spout(made.spec)
+        commits = {} if stands_alone else heads_of(self._versioning, made.spec)
         planner = self._steps.planner
         return PipelinePreview(
             pipeline=made, is_new=old is None,
-            changes=tuple(changed_fields(old.spec, shown)) if old is not None else (),
-            work=Preview() if is_spout(shown) else planner.preview(made, pipeline_id, commits),
-            datums=() if is_spout(shown) else tuple(first_datums(planner, shown, commits, datums)),
+            changes=tuple(changed_fields(old.spec, made.spec)) if old is not None else (),
+            work=Preview() if stands_alone else planner.preview(made, pipeline_id, commits),
+            datums=() if stands_alone else tuple(first_datums(planner, made.spec, commits, datums)),
         )  # fmt: skip
 
-    def writes_as(self, subject: str, project: str, name: str, branch: str) -> str | None:
-        """As whom the subject of a token may write to a branch: a spout that runs, to its own output; None: it may not."""
-        with self._db.read() as connection:
-            may = self._staying.may_write(connection, subject, project, name, branch)
-        return owner_of_output(name) if may else None
+    def _read(self, spec: Mapping[str, Any], project: str) -> PipelineSpec:
+        """With the defaults of its project and of the server, which are settings."""
+        of_projects, of_all = self._settings.project_pipeline_defaults, self._settings.pipeline_defaults
+        if not of_projects and not of_all:
+            return parse_spec(spec, project)
+        named = spec.get("pipeline") if isinstance(spec, Mapping) else None
+        own = named.get("project") if isinstance(named, Mapping) else None
+        home = own.get("name") if isinstance(own, Mapping) else own
+        own_defaults = of_projects.get(home if isinstance(home, str) and home else project, {})
+        return parse_spec(with_defaults(spec, own_defaults, of_all), project)
+
+    def _make(
+        self,
+        connection: Connection,
+        checked: PipelineSpec,
+        code_root: str | None,
+        *,
+        update: bool,
+        reprocess: bool,
+    ) -> Pipeline:
+        home, name = checked.pipeline.project, checked.pipeline.name
+        now = self._clock.now()
+        check_cycle(connection, checked)
+        self._staying.check(connection, checked)
+        old = store.get_pipeline(connection, home, name)
+        if old is None:
+            pipeline_id = self._create(connection, checked, now)
+        else:
+            _check_update(old, checked, update=update)
+            pipeline_id = self._prepare_update(connection, old)
+        code, salt = _settled(checked, old, code_root, reprocess=reprocess)
+        store.add_version(
+            connection, pipeline_id, spec=effective(checked), code_root=code, salt=salt, now=now
+        )
+        self.crons.adopt(connection, pipeline_id, name, checked.cron_inputs)
+        self._wait_where_asked(checked)
+        self._follow(connection, checked)
+        if old is not None:
+            self._drop_waiting_branches(old, checked)
+        made = store.get_pipeline(connection, home, name)
+        assert made is not None, "it was written in the same transaction"
+        if made.state == "running":
+            self._staying.begin(connection, made)
+        return made
 
     def list_pipelines(self, project: str | None = None) -> list[Pipeline]:
         with self._db.read() as connection:
@@ -350,11 +358,15 @@ class PipelineService(JobUseCases):
 
     def _follow(self, connection: Connection, spec: PipelineSpec) -> None:
         """Make the output branch follow the inputs; this opens an output commit, and that is the first job."""
-        upstream = [leaf.source for leaf in leaves(effective(spec).get("input", {}))]
+        read = effective(spec)["input"]
         self._versioning.set_provenance(
-            connection, spec.pipeline.project, spec.pipeline.name, spec.output_branch, upstream,
-            commit_id=new_commit_id(),
+            connection, spec.pipeline.project, spec.pipeline.name, spec.output_branch,
+            [leaf.source for leaf in leaves(read)], commit_id=new_commit_id(), quiet=quiet_sources(read),
         )  # fmt: skip
+
+
+class _Rehearsed(Exception):  # noqa: N818  (it is no error)
+    """All went well, and is to be taken back."""
 
 
 def _check_update(old: Pipeline, spec: PipelineSpec, *, update: bool) -> None:

@@ -48,13 +48,26 @@ def number_sets_by_size(connection: Connection, job_pk: int, bytes_per_set: int,
 
 
 def open_in_set(connection: Connection, job_pk: int, set_no: int) -> list[Row[Any]]:
-    """The datums of a set that have not ended, in order."""
-    return list(
-        connection.execute(
-            sa.select(datums)
-            .where(datums.c.job_pk == job_pk, datums.c.set_no == set_no, datums.c.status.in_(OPEN))
-            .order_by(datums.c.position)
-        )
+    """``id, status, attempts`` of the datums of a set that have not ended, in order."""
+    columns = (datums.c.id, datums.c.status, datums.c.attempts)
+    return list(connection.execute(_open(columns, job_pk, set_no)))
+
+
+def described(connection: Connection, job_pk: int, set_no: int) -> list[dict[str, Any]]:
+    """What a worker is told of them."""
+    columns = (datums.c.id, datums.c.identity, datums.c.attempts, datums.c.files, datums.c.env)
+    return [dict(row) for row in connection.execute(_open(columns, job_pk, set_no)).mappings()]
+
+
+def first_open(connection: Connection, job_pk: int, set_no: int) -> str | None:
+    return connection.execute(_open((datums.c.id,), job_pk, set_no).limit(1)).scalar()
+
+
+def _open(columns: Sequence[sa.Column[Any]], job_pk: int, set_no: int) -> sa.Select[Any]:
+    return (
+        sa.select(*columns)
+        .where(datums.c.job_pk == job_pk, datums.c.set_no == set_no, datums.c.status.in_(OPEN))
+        .order_by(datums.c.position)
     )
 
 

@@ -119,6 +119,11 @@ def list_versions(connection: Connection, project: str, name: str, before: int, 
     return [_pipeline(row) for row in connection.execute(statement.order_by(number.desc()).limit(limit))]
 
 
+def is_any(connection: Connection) -> bool:
+    """Whether there is a pipeline at all."""
+    return connection.execute(sa.select(pipelines.c.id).limit(1)).scalar() is not None
+
+
 def set_state(connection: Connection, pipeline_id: int, state: str) -> None:
     connection.execute(sa.update(pipelines).where(pipelines.c.id == pipeline_id).values(state=state))
 

@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trunkline.errors import UnauthenticatedError, UnavailableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def home() -> Path:
     """``$TRUNKLINE_HOME``, or ``~/.trunkline``."""
-    return Path(os.environ.get("TRUNKLINE_HOME") or Path.home() / ".trunkline").absolute()
+    from pathlib import Path  # noqa: PLC0415 (takes longer than a small command's own work)
+
+    return Path(_home())
+
+
+def _home() -> str:
+    return os.path.join(os.getcwd(), os.environ.get("TRUNKLINE_HOME") or os.path.expanduser("~/.trunkline"))
+
+
+def _text(file: str) -> str:
+    with open(file, encoding="utf-8", errors="replace") as opened:
+        return opened.read()
 
 
 def use_home(folder: Path) -> None:
@@ -37,7 +51,7 @@ def names_a_server() -> bool:
 def recorded_url() -> str | None:
     """The URL that the data directory's control server has written down; None if none ever ran there."""
     try:
-        found = json.loads((home() / "run" / "server.json").read_text())
+        found = json.loads(_text(f"{_home()}/run/server.json"))
         return str(found["url"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -48,7 +62,7 @@ def find_url() -> str:
     url = os.environ.get("TRUNKLINE_URL") or recorded_url()
     if url is None:
         raise UnavailableError(
-            f"no trunkline server runs in {home()}: start one with 'trunkline up', or set TRUNKLINE_URL",
+            f"no trunkline server runs in {_home()}: start one with 'trunkline up', or set TRUNKLINE_URL",
             kind="no_server",
         )
     return url
@@ -58,9 +72,9 @@ def find_token() -> str:
     """:raises UnauthenticatedError: ``no_token`` or ``bad_token_file``."""
     if token := os.environ.get("TRUNKLINE_TOKEN"):
         return _checked(token, "TRUNKLINE_TOKEN holds no token: unset it, to use the data directory's")
-    file = home() / "token"
+    file = f"{_home()}/token"
     try:
-        token = file.read_text("utf-8", errors="replace").strip()
+        token = _text(file).strip()
     except OSError as error:
         raise UnauthenticatedError(
             f"no token: set TRUNKLINE_TOKEN, or run this as the user who owns {file}", kind="no_token"
@@ -108,8 +122,11 @@ def set_active_transaction(transaction_id: str | None) -> None:
         raise UnavailableError(f"cannot write {file}: {error.strerror}", kind="not_written") from error
 
 
+MEMORY = "client.json"
+
+
 def _memory() -> Path:
-    return home() / "client.json"
+    return home() / MEMORY
 
 
 def _server_key() -> str:
@@ -119,7 +136,7 @@ def _server_key() -> str:
 
 def _remembered() -> dict[str, object]:
     try:
-        found = json.loads(_memory().read_text())["transactions"]
+        found = json.loads(_text(f"{_home()}/{MEMORY}"))["transactions"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return dict(found) if isinstance(found, dict) else {}

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trunkline.core.paths import Address, parse_address
 from trunkline.errors import InvalidInputError
-from trunkline.sdk.packing import Progress, Source
 from trunkline.sdk.transport import Body, Transport, path_of
+from trunkline.wire.base import Page, Wire
 from trunkline.wire.branches import Branch, BranchDetails
 from trunkline.wire.commits import Commit, CommitDetails, CommitSet
 from trunkline.wire.files import DiffEntry, FileInfo, TreeInfo
 from trunkline.wire.projects import Project
 from trunkline.wire.repos import Repo
+
+if TYPE_CHECKING:
+    from trunkline.sdk.packing import Progress, Source
+
+M = TypeVar("M", bound=Wire)
 
 POLL_SECONDS = 30.0
 """How long one request of a wait lasts."""
@@ -242,6 +247,18 @@ class DataMethods(Transport):
         answer = self.send_files(address, files, append=append, project=project, progress=progress)
         return Commit.model_validate(answer)
 
+    def put_changed_files(
+        self, address: str, files: Path | Iterable[tuple[str, Source]], *, project: str | None = None,
+        progress: Progress | None = None,
+    ) -> Commit | None:  # fmt: skip
+        """As ``put_files``, but only of those files whose size, modification time or executable bit is not that of what is
+        there; None, and no commit, if there are none. What is given as bytes is always written. Deletes nothing.
+
+        >>> client.put_changed_files("images@master:/cats", Path("cats/"))
+        """
+        answer = self.send_changed_files(address, files, project=project, progress=progress)
+        return None if answer is None else Commit.model_validate(answer)
+
     def inspect_file(self, address: str, *, project: str | None = None) -> FileInfo:
         """Size, hash and times of a file or directory.
 
@@ -259,8 +276,7 @@ class DataMethods(Transport):
         >>> [file.path for file in client.list_files("images@master:/")]
         """
         query = {"at": address, "walk": walk, "glob": glob}
-        found = self._pages(self._in(project, "tree"), query, limit)
-        return [FileInfo.model_validate(one) for one in found]
+        return list(self._models(FileInfo, self._in(project, "tree"), query, limit))
 
     def diff_files(
         self, address: str, old: str | None = None, *, shallow: bool = False, project: str | None = None
@@ -271,7 +287,7 @@ class DataMethods(Transport):
         >>> [(entry.op, entry.new) for entry in client.diff_files("images@master:/")]
         """
         query = {"at": address, "old": old, "shallow": shallow}
-        return [DiffEntry.model_validate(one) for one in self._pages(self._in(project, "diff"), query)]
+        return list(self._models(DiffEntry, self._in(project, "diff"), query))
 
     def copy_file(
         self, source: str, target: str, *, append: bool = False, project: str | None = None
@@ -320,6 +336,20 @@ class DataMethods(Transport):
         """The items of a list that may be long: all, or the first ``limit``."""
         size = PAGE_ITEMS_MAX if limit is None else max(1, min(limit, PAGE_ITEMS_MAX))
         return islice(self._items(path, {**(query or {}), "limit": size}), limit)
+
+    def _models(
+        self, kind: type[M], path: str, query: dict[str, Any] | None = None, limit: int | None = None
+    ) -> Iterator[M]:
+        """The same as models, whole pages at once: a listing has thousands."""
+        cursor, left = None, limit
+        while left is None or left > 0:
+            size = PAGE_ITEMS_MAX if left is None else min(left, PAGE_ITEMS_MAX)
+            data = self.call_raw("GET", path, query={**(query or {}), "limit": size, "cursor": cursor})
+            page = Page[kind].model_validate_json(data)  # type: ignore[valid-type]
+            yield from page.items
+            cursor, left = page.next, None if left is None else left - len(page.items)
+            if cursor is None:
+                return
 
     def _repo(self, repo: str, project: str | None, *parts: str) -> str:
         where = parse_address(repo.partition("@")[0], project or self.project)

@@ -6,11 +6,9 @@ Standard library only, and little of it: commands that move files start with thi
 from __future__ import annotations
 
 import json
-import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
 
 from trunkline import errors
 from trunkline.errors import TrunklineError, UnavailableError
@@ -37,17 +35,34 @@ T = TypeVar("T")
 
 def path_of(*parts: str | int) -> str:
     """``/v1/`` and the parts, each quoted whole: ``path_of("projects", "a/b")`` is ``/v1/projects/a%2Fb``."""
-    return "/v1/" + "/".join(quote(str(part), safe="") for part in parts)
+    return "/v1/" + "/".join(quoted(str(part)) for part in parts)
+
+
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~")
+
+
+def quoted(text: str) -> str:
+    """Percent-encoded, slashes too, as ``urllib.parse.quote(text, safe="")`` does it; importing that takes longer than all
+    of a small command's own work.
+
+    :raises InvalidInputError: ``bad_address``, for what is not UTF-8.
+    """
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        shown = text.encode("utf-8", "backslashreplace").decode()
+        raise errors.InvalidInputError(f"{shown!r} is not valid UTF-8", kind="bad_address") from error
+    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in data)
 
 
 def encode_query(query: Query | None) -> str:
     """``?a=1&b=true``; None is left out, lists are repeated."""
     pairs = []
     for name, value in (query or {}).items():
-        for one in value if isinstance(value, list | tuple) else [value]:
+        for one in value if type(value) in (list, tuple) else [value]:  # an address is one, too
             if one is not None:
                 pairs.append((name, str(one).lower() if isinstance(one, bool) else str(one)))
-    return "?" + urlencode(pairs) if pairs else ""
+    return "?" + "&".join(f"{quoted(name)}={quoted(value)}" for name, value in pairs) if pairs else ""
 
 
 class Endpoint:
@@ -89,6 +104,10 @@ class Endpoint:
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Repeat what finds no server, for ``retry_seconds``."""
+        if not self.retry_seconds:
+            return attempt()
+        import random  # noqa: PLC0415 (brings hashlib and more along)
+
         deadline = time.monotonic() + self.retry_seconds
         pause = BACKOFF_SECONDS_MIN
         while True:

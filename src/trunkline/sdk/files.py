@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 from trunkline.core.paths import parse_address
 from trunkline.errors import InvalidInputError
-from trunkline.sdk.data import PAGE_ITEMS_MAX, DataMethods
+from trunkline.sdk.data import DataMethods
 from trunkline.sdk.transport import Body, Download, path_of
 from trunkline.wire.commits import Commit
 from trunkline.wire.files import Copy, Delete, Fetch, FileInfo, Link, Take, TreeInfo
@@ -128,10 +127,7 @@ class FileMethods(DataMethods):
     def _files(
         self, address: str, query: dict[str, object], limit: int | None, project: str | None
     ) -> Iterator[FileInfo]:
-        size = PAGE_ITEMS_MAX if limit is None else max(1, min(limit, PAGE_ITEMS_MAX))
-        asked = {"at": address, "limit": size, **query}
-        for one in islice(self._items(self._in(project, "tree"), asked), limit):
-            yield FileInfo.model_validate(one)
+        return self._models(FileInfo, self._in(project, "tree"), {"at": address, **query}, limit)
 
 
 def _path(address: str) -> str:

@@ -6,98 +6,126 @@ Small files are read straight into one large buffer, large ones go from the file
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from trunkline.core import filestream
+from trunkline.core.filestream import EXECUTABLE, FILE, HEAD, TIMED
 from trunkline.errors import ConflictError, InvalidInputError
 from trunkline.sdk.exchange import Exchange
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    Source = Path | str | bytes
+    """A file or folder on disk, or the content of a file itself."""
+    Progress = Callable[[int], None]
+    """Called with the number of bytes that were just sent or received."""
 
 BUFFER_BYTES = 2**20
 SMALL_BYTES_MAX = 256 * 1024
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # not to wait for whoever puts a pipe where a file was
-
-Source = Path | bytes
-"""A file or folder on disk, or the content of a file itself."""
-Progress = Callable[[int], None]
-"""Called with the number of bytes that were just sent or received."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_KIND, _REGULAR, _MAY_RUN = 0o170000, 0o100000, 0o100
+"""Of a mode. (The module ``stat`` has them as calls, at a cost that is felt at so many files.)"""
 
 
-class LocalFile(NamedTuple):
-    name: str
-    """In the stream."""
-    path: str
-    """To be opened: relative to the folder, if there is one."""
+class Run(NamedTuple):
+    """Files of one folder that follow each other in the stream."""
+
     folder: int | None
-    """An open folder; good until the next file is asked for."""
+    """Open, and good until the next run is asked for; None: the names are paths."""
+    prefix: bytes
+    """What comes before each name in the stream."""
+    names: Sequence[bytes]
 
 
-def walk(folder: str, prefix: str = "", *, at: int | None = None) -> Iterator[LocalFile]:
+class Content(NamedTuple):
+    """A file that is on no disk."""
+
+    name: bytes
+    data: bytes
+
+
+def walk(folder: str | bytes, prefix: bytes = b"", *, at: int | None = None) -> Iterator[Run]:
     """Every file below a folder, in the order in which the server keeps them. Links to files are followed.
 
     :raises InvalidInputError: for a device, a socket, a dangling link or a link to a folder, naming it.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+    descriptor = os.open(folder, _FOLDER, dir_fd=at)
     try:
-        for key, name in _listed(descriptor, prefix):
-            if key.endswith(b"/"):
-                yield from walk(name, f"{prefix}{name}/", at=descriptor)
-            else:
-                yield LocalFile(prefix + name, name, descriptor)
+        names: list[bytes] = []
+        for key in _listed(descriptor, prefix):
+            if key[-1] != 0x2F:
+                names.append(key)
+                continue
+            if names:
+                yield Run(descriptor, prefix, names)
+                names = []
+            yield from walk(key[:-1], prefix + key, at=descriptor)
+        if names:
+            yield Run(descriptor, prefix, names)
     except FileNotFoundError as error:
         raise _changed(prefix, "went away") from error
     finally:
         os.close(descriptor)
 
 
-def _listed(descriptor: int, prefix: str) -> list[tuple[bytes, str]]:
-    """What is in a folder, sorted; the keys of folders end with a slash, which makes the order that of whole paths."""
+def _listed(descriptor: int, prefix: bytes) -> list[bytes]:
+    """What is in a folder, sorted; folders end with a slash, which makes the order that of whole paths."""
     found = []
     with os.scandir(descriptor) as entries:
         for entry in entries:
-            name = entry.name
             try:
-                key = name.encode()
+                key = entry.name.encode()
             except UnicodeEncodeError as error:
-                shown = os.fsencode(name).decode("utf-8", "replace")
+                shown = (prefix + os.fsencode(entry.name)).decode("utf-8", "replace")
                 raise InvalidInputError(
-                    f"{prefix}{shown} has a name that is not UTF-8: rename it", kind="bad_file"
+                    f"{shown} has a name that is not UTF-8: rename it", kind="bad_file"
                 ) from error
             if entry.is_dir(follow_symlinks=False):
                 key += b"/"
-            elif entry.is_dir():
-                raise InvalidInputError(
-                    f"{prefix}{name} is a link to a folder: put that folder itself", kind="bad_file"
-                )
             elif not entry.is_file():
-                raise InvalidInputError(f"{prefix}{name} is not a readable regular file", kind="bad_file")
-            found.append((key, name))
+                name = (prefix + key).decode()
+                if entry.is_dir():
+                    raise InvalidInputError(
+                        f"{name} is a link to a folder: put that folder itself", kind="bad_file"
+                    )
+                raise InvalidInputError(f"{name} is not a readable regular file", kind="bad_file")
+            found.append(key)
     found.sort()
     return found
 
 
-def local_files(files: Iterable[tuple[str, Source]]) -> Iterator[LocalFile | tuple[str, bytes]]:
+def runs(files: Iterable[tuple[str, Source]]) -> Iterator[Run | Content]:
     """The files behind ``(name, source)``: a folder stands for all that is below it."""
     for name, source in files:
         if isinstance(source, bytes):
-            yield name, source
-        elif source.is_dir():
-            yield from walk(str(source), f"{name}/" if name else "")
+            yield Content(name.encode(), source)
+        elif os.path.isdir(source):
+            yield from walk(os.fspath(source), f"{name}/".encode() if name else b"")
         else:
-            yield LocalFile(name, str(source), None)
+            yield Run(None, name.encode(), [os.fsencode(source)])
+
+
+def names_of(files: Iterable[tuple[str, Source]]) -> Iterator[str]:
+    """Each file's name in the stream."""
+    for run in runs(files):
+        if isinstance(run, Content):
+            yield run.name.decode()
+        else:
+            yield from (_name_of(run, name) for name in run.names)
 
 
 def total_bytes(files: Iterable[tuple[str, Source]]) -> tuple[int, int]:
     """How many files there are, and of how many bytes: for a progress bar."""
     count = size = 0
-    for found in local_files(files):
-        count += 1
-        if isinstance(found, LocalFile):
-            size += os.stat(found.path, dir_fd=found.folder).st_size
+    for run in runs(files):
+        if isinstance(run, Content):
+            count, size = count + 1, size + len(run.data)
         else:
-            size += len(found[1])
+            count += len(run.names)
+            size += sum(os.stat(name, dir_fd=run.folder).st_size for name in run.names)
     return count, size
 
 
@@ -121,15 +149,31 @@ def send_files(
 
     :raises ConflictError: ``file_changed``. :raises AnsweredEarlyError:
     """
+    return send_runs(exchange, runs(files) if share is ALL else _shared(runs(files), share), progress)
+
+
+def send_runs(exchange: Exchange, files: Iterable[Run | Content], progress: Progress | None = None) -> int:
+    """The same, for runs that somebody has chosen."""
     sender = _Sender(exchange, progress)
-    for number, found in enumerate(local_files(files)):
-        if number % share.of != share.number:
-            continue
-        if isinstance(found, LocalFile):
-            sender.add(found)
+    for run in files:
+        if isinstance(run, Content):
+            sender.add_content(*run)
         else:
-            sender.add_content(*found)
+            sender.add(run)
     return sender.finish()
+
+
+def _shared(files: Iterable[Run | Content], share: Share) -> Iterator[Run | Content]:
+    number = 0  # of the next file
+    for run in files:
+        first = (share.number - number) % share.of
+        if isinstance(run, Content):
+            number += 1
+            if not first:
+                yield run
+        else:
+            number += len(run.names)
+            yield Run(run.folder, run.prefix, run.names[first :: share.of])
 
 
 class _Sender:
@@ -143,43 +187,68 @@ class _Sender:
         self._buffer[: len(magic)] = magic
         self._at = len(magic)
 
-    def add(self, file: LocalFile) -> None:
-        try:
-            descriptor = os.open(file.path, _OPEN, dir_fd=file.folder)
-        except FileNotFoundError as error:
-            raise _changed(file.name, "went away") from error
-        try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise InvalidInputError(f"{file.name} is not a readable regular file", kind="bad_file")
-            size = found.st_size
-            executable = bool(found.st_mode & stat.S_IXUSR)
-            head = filestream.file_head(file.name.encode(), size, found.st_mtime_ns, executable)
-            if size > SMALL_BYTES_MAX:
-                self._put(head)
-                self._send_large(descriptor, size, file.name)
-            else:
-                self._reserve(len(head) + size)
-                self._put(head)
-                end = self._at + size
-                while self._at < end:
-                    read = os.readv(descriptor, [self._buffer[self._at : end]])
-                    if not read:
-                        raise _changed(file.name, "became shorter")
-                    self._at += read
+    def add(self, run: Run) -> None:
+        """All files of a run. One loop without a call of ours in it: a call costs as much as a system call."""
+        folder, prefix, names = run
+        prefix_bytes, is_whole = len(prefix), folder is None
+        buffer, at = self._buffer, self._at
+        open_file, look, read, close, pack = os.open, os.fstat, os.readv, os.close, HEAD.pack
+        for name in names:
+            try:
+                descriptor = open_file(name, _OPEN, dir_fd=folder)
+            except FileNotFoundError as error:
+                raise _changed(prefix if is_whole else prefix + name, "went away") from error
+            try:
+                found = look(descriptor)
+                mode, size = found.st_mode, found.st_size
+                if mode & _KIND != _REGULAR:
+                    raise InvalidInputError(
+                        f"{_name_of(run, name)} is not a readable regular file", kind="bad_file"
+                    )
+                flags = TIMED | EXECUTABLE if mode & _MAY_RUN else TIMED
+                if is_whole:
+                    head = pack(FILE, flags, prefix_bytes, found.st_mtime_ns, size) + prefix
+                else:
+                    head = (
+                        pack(FILE, flags, prefix_bytes + len(name), found.st_mtime_ns, size) + prefix + name
+                    )
+                if at + len(head) + size > BUFFER_BYTES or size > SMALL_BYTES_MAX:
+                    self._at = at
+                    self._flush()
+                    at = 0
+                start = at + len(head)
+                buffer[at:start] = head
+                if size > SMALL_BYTES_MAX:
+                    self._at = start
+                    self._send_large(descriptor, size, _name_of(run, name))
+                    at = 0
+                    continue
+                at = start + size
+                if size and read(descriptor, [buffer[start:at]]) != size:
+                    self._read_again(descriptor, buffer[start:at], _name_of(run, name))
                 self._content += size
-        finally:
-            os.close(descriptor)
-        self._count += 1
+            finally:
+                close(descriptor)
+        self._at = at
+        self._count += len(names)
 
-    def add_content(self, name: str, content: bytes) -> None:
-        self._put(filestream.file_head(name.encode(), len(content), None, False))
-        self._content += len(content)
-        if len(content) > SMALL_BYTES_MAX:
+    def _read_again(self, descriptor: int, target: memoryview, name: str) -> None:
+        """A read that was not answered whole: piece by piece, from the start."""
+        at = 0
+        while at < len(target):
+            got = os.preadv(descriptor, [target[at:]], at)
+            if not got:
+                raise _changed(name, "became shorter")
+            at += got
+
+    def add_content(self, name: bytes, data: bytes) -> None:
+        self._put(filestream.file_head(name, len(data), None, False))
+        self._content += len(data)
+        if len(data) > SMALL_BYTES_MAX:
             self._flush()
-            self._exchange.write(content)
+            self._exchange.write(data)
         else:
-            self._put(content)
+            self._put(data)
         self._count += 1
 
     def finish(self) -> int:
@@ -217,5 +286,10 @@ class _Sender:
             self._content = 0
 
 
-def _changed(name: str, how: str) -> ConflictError:
-    return ConflictError(f"{name} {how} while it was read: repeat", kind="file_changed")
+def _name_of(run: Run, name: bytes) -> str:
+    return (run.prefix if run.folder is None else run.prefix + name).decode()
+
+
+def _changed(name: str | bytes, how: str) -> ConflictError:
+    shown = name.decode() if isinstance(name, bytes) else name
+    return ConflictError(f"{shown} {how} while it was read: repeat", kind="file_changed")

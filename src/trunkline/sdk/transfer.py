@@ -8,12 +8,10 @@ from __future__ import annotations
 import io
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import IO, Any, TypeVar
+from itertools import chain
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from trunkline.core import filestream
 from trunkline.core.filestream import StreamFailureError
@@ -21,8 +19,12 @@ from trunkline.core.paths import parse_address
 from trunkline.errors import InternalError, InvalidInputError, NotFoundError, UnavailableError
 from trunkline.sdk.endpoint import BACKOFF_SECONDS_MAX, Endpoint, Query, encode_query, error_named, path_of
 from trunkline.sdk.exchange import READ_SECONDS, AnsweredEarlyError, Download, Exchange
-from trunkline.sdk.packing import ALL, Progress, Share, Source, send_files
-from trunkline.sdk.unpacking import move_into_place, scratch_beside, write_files, write_whole
+from trunkline.sdk.packing import ALL, Share, send_files, send_runs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trunkline.sdk.packing import Progress, Source
 
 PART_BYTES = 256 * 1024
 
@@ -132,8 +134,12 @@ class Transfers(Endpoint):
 
         return self._patiently(attempt)
 
-    def download_folder(self, path: str, folder: Path, *, query: Query | None = None, ask: Any = None) -> int:
+    def download_folder(
+        self, path: str, folder: Path | str, *, query: Query | None = None, ask: Any = None
+    ) -> int:
         """Write the files of an answer below ``folder``, anew if the connection breaks; returns how many."""
+        from trunkline.sdk.unpacking import write_files  # noqa: PLC0415 (puts do not need it)
+
         deadline = time.monotonic() + self.retry_seconds
         while True:
             try:
@@ -167,13 +173,44 @@ class Transfers(Endpoint):
 
         >>> client.send_files("images@master:/cats", Path("cats/"))["id"]
         """
-        found: list[tuple[str, Source]] = [("", files)] if isinstance(files, Path) else list(files)
+        found: list[tuple[str, Source]] = [("", files)] if isinstance(files, os.PathLike) else list(files)
         if streams > 1 and not append:  # what is appended has an order
             return self._send_in_streams(address, found, project, progress, streams)
         query = {"at": address, "append": append or None}
         answer: dict[str, Any] = self.upload_files(
             self._in(project, "archive"), found, query=query, progress=progress
         )
+        return answer
+
+    def send_changed_files(
+        self, address: str, files: Path | Iterable[tuple[str, Source]], *, project: str | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, Any] | None:  # fmt: skip
+        """As ``put_changed_files``; the commit as it came.
+
+        >>> client.send_changed_files("images@master:/cats", Path("cats/"))
+        """
+        from trunkline.sdk.comparing import changed  # noqa: PLC0415 (only this needs it)
+
+        found: list[tuple[str, Source]] = [("", files)] if isinstance(files, os.PathLike) else list(files)
+        where, _, into = address.partition(":")
+
+        def heads(path: str) -> Iterator[tuple[bytes, int, int | None, bool]]:
+            query, accept = {"at": f"{where}:/{path}"}, {"accept": filestream.HEADS_MEDIA_TYPE}
+            with self.download(self._in(project, "archive"), query=query, headers=accept) as stream:
+                yield from filestream.read_heads(stream)
+
+        chosen = changed(found, into, heads)
+        first = next(chosen, None)
+        if first is None:
+            return None
+        begun = [chain([first], chosen)]
+
+        def send(exchange: Exchange) -> None:
+            send_runs(exchange, begun.pop() if begun else changed(found, into, heads), progress)
+
+        path, query = self._in(project, "archive"), {"at": address}
+        answer: dict[str, Any] = self._upload("PUT", path, query, filestream.MEDIA_TYPE, None, lambda: send)
         return answer
 
     def _send_in_streams(
@@ -185,6 +222,9 @@ class Transfers(Endpoint):
         streams: int,
     ) -> dict[str, Any]:
         """Each stream stores its share apart; then one commit takes them all, or none."""
+        import threading  # noqa: PLC0415 (neither this nor the next for those who need one stream)
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
         lock = threading.Lock()
 
         def count(size: int) -> None:
@@ -241,22 +281,24 @@ class Transfers(Endpoint):
         return self.download(self._in(project, "files"), query={"at": address}, headers=headers)
 
     def get_files(
-        self, address: str, folder: Path, *, glob: str | None = None, project: str | None = None
+        self, address: str, folder: Path | str, *, glob: str | None = None, project: str | None = None
     ) -> int:
         """Write the files of a directory below a local folder; returns how many. Nothing appears there before all has
         come.
 
         >>> client.get_files("images@master:/cats", Path("cats/"))
         """
+        from trunkline.sdk.unpacking import move_into_place, scratch_beside  # noqa: PLC0415
+
         where = parse_address(address, project or self.project)
         top = (where.path or "/").strip("/") if glob is None else ""
-        folder = Path(os.path.abspath(folder))  # noqa: PTH100 (no link is to be followed)
-        with scratch_beside(folder) as scratch:
+        target = os.path.abspath(folder)  # no link is to be followed
+        with scratch_beside(target) as scratch:
             query = {"at": address, "glob": glob}
             count = self.download_folder(self._in(project, "archive"), scratch, query=query)
             if not count:
                 raise NotFoundError(f"{address} holds no files", kind="no_file")
-            move_into_place(scratch / top, folder)
+            move_into_place(f"{scratch}/{top}" if top else scratch, target)
         return count
 
 
@@ -319,7 +361,9 @@ def copied(source: Download, target: IO[bytes], progress: Progress | None = None
         if descriptor is None:
             target.write(buffer[:read])
         else:
-            write_whole(descriptor, buffer[:read])
+            part = buffer[:read]
+            while part := part[os.write(descriptor, part) :]:
+                pass
         size += read
         if progress is not None:
             progress(read)

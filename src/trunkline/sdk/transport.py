@@ -54,6 +54,22 @@ class Transport(Transfers):
 
         >>> client.call("GET", "/v1/repos")["items"]
         """
+        data = self.call_raw(method, path, json, query, read_seconds=read_seconds)
+        return jsonlib.loads(data) if data else None
+
+    def call_raw(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        query: Query | None = None,
+        *,
+        read_seconds: float = READ_SECONDS,
+    ) -> bytes:
+        """The same, with the answer as it came.
+
+        >>> Page[Repo].model_validate_json(client.call_raw("GET", "/v1/repos"))
+        """
         body = None if json is None else jsonlib.dumps(json).encode()
         headers = {"content-type": "application/json"} if body is not None else {}
         return self._patiently(
@@ -69,7 +85,7 @@ class Transport(Transfers):
 
     def _call_once(
         self, method: str, target: str, body: bytes | None, headers: dict[str, str], read_seconds: float
-    ) -> Any:
+    ) -> bytes:
         try:
             response = self._pool.request(
                 method, self.url + target, body=body, redirect=False, preload_content=False,
@@ -87,7 +103,7 @@ class Transport(Transfers):
                 f"the connection broke while the answer was read: {type(error).__name__}", kind="unreachable"
             ) from error
         response.release_conn()
-        return jsonlib.loads(data) if data else None
+        return data
 
 
 def _error_of(response: urllib3.BaseHTTPResponse) -> TrunklineError:

@@ -5,46 +5,50 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import uuid
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trunkline.core.filestream import StreamedFile
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_NAMES = frozenset(("", ".", ".."))
 FOLDERS_OPEN_MAX = 64
 DISK_FULL = 28
 
 
-def write_files(files: Iterable[StreamedFile], folder: Path) -> int:
+def write_files(files: Iterable[StreamedFile], folder: Path | str) -> int:
     """Write the files of a stream below ``folder``, which is made if need be; returns how many.
 
     :raises InvalidInputError: ``bad_stream``, if a name leads out of it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    count = 0
+    os.makedirs(folder, exist_ok=True)
+    create, write, set_times, close = os.open, os.write, os.utime, os.close
+    count, last = 0, ""
     with _Folders(folder) as folders:
+        at = folders.find(last)
         for name, size, modified_ns, executable, content, parts in files:
             below, _, base = name.rpartition("/")
-            if base in ("", ".", "..") or "\0" in base or name[0] == "/":
+            if base in _NO_NAMES or "\0" in base or name[0] == "/":
                 raise _bad_name(name)
-            descriptor = os.open(base, _CREATE, 0o777 if executable else 0o666, dir_fd=folders.find(below))
+            if below != last:
+                at, last = folders.find(below), below
+            descriptor = create(base, _CREATE, 0o777 if executable else 0o666, dir_fd=at)
             try:
-                if content is not None:
-                    written = os.write(descriptor, content) if size else 0
-                    while written < size:
-                        written += os.write(descriptor, content[written:])
-                else:
+                if content is None:
                     for part in parts:
                         write_whole(descriptor, part)
+                elif size and write(descriptor, content) != size:
+                    os.lseek(descriptor, 0, os.SEEK_SET)
+                    write_whole(descriptor, content)
                 if modified_ns is not None:
-                    os.utime(descriptor, ns=(modified_ns, modified_ns))
+                    set_times(descriptor, ns=(modified_ns, modified_ns))
             finally:
-                os.close(descriptor)
+                close(descriptor)
             count += 1
     return count
 
@@ -61,9 +65,10 @@ def write_whole(descriptor: int, data: bytes | memoryview) -> None:
 class _Folders:
     """Folders below one, made and opened as names ask for them, never through a link."""
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path | str) -> None:
         self._top = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._open: OrderedDict[str, int] = OrderedDict()
+        self._open: dict[str, int] = {}
+        """The one asked for last comes last."""
         self._last: tuple[str, int] = ("", self._top)
 
     def __enter__(self) -> _Folders:
@@ -77,11 +82,11 @@ class _Folders:
         """An open folder, good until the next one is asked for."""
         if name == self._last[0]:
             return self._last[1]
-        descriptor = self._open.get(name)
+        descriptor = self._open.pop(name, None)
         if descriptor is None:
             descriptor = self._make(name)
         else:
-            self._open.move_to_end(name)
+            self._open[name] = descriptor
         self._last = (name, descriptor)
         return descriptor
 
@@ -89,7 +94,7 @@ class _Folders:
         at = self._top
         if name:
             above, _, base = name.rpartition("/")
-            if base in ("", ".", "..") or "\0" in base:
+            if base in _NO_NAMES or "\0" in base:
                 raise _bad_name(name)
             parent = self.find(above)
             with contextlib.suppress(FileExistsError):
@@ -102,7 +107,7 @@ class _Folders:
                 ) from error
             self._open[name] = at
             while len(self._open) > FOLDERS_OPEN_MAX:
-                os.close(self._open.popitem(last=False)[1])
+                os.close(self._open.pop(next(iter(self._open))))
         return at
 
 
@@ -111,45 +116,57 @@ def _bad_name(name: str) -> InvalidInputError:
 
 
 @contextlib.contextmanager
-def scratch_beside(target: Path) -> Iterator[Path]:
+def scratch_beside(target: str) -> Iterator[str]:
     """A new name beside ``target``, for what is not complete yet; what is left of it goes away at the end."""
-    scratch = target.with_name(f".{target.name}.part-{uuid.uuid4().hex[:8]}")
+    above, name = os.path.split(target)
+    scratch = os.path.join(above, f".{name}.part-{os.urandom(4).hex()}")
     try:
         yield scratch
     except OSError as error:
         kind = LimitError if error.errno == DISK_FULL else UnavailableError
         raise kind(f"cannot write {target}: {error.strerror or error}", kind="not_written") from error
     finally:
-        if scratch.is_dir():
-            shutil.rmtree(scratch, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                scratch.unlink()
+        _remove(scratch)
 
 
-def move_into_place(source: Path, folder: Path) -> None:
+def _remove(path: str) -> None:
+    try:
+        os.rmdir(path)  # all that is left where everything went well
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    except OSError:
+        import shutil  # noqa: PLC0415
+
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def move_into_place(source: Path | str, folder: Path | str) -> None:
     """Make what is in ``source`` appear below ``folder``: at once if that is not there yet, else file by file, each
     replacing what has its name. A link in the place of a folder is not followed.
 
     :raises InvalidInputError: ``is_link``.
     """
-    if source.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        source.replace(folder / source.name)
+    source, folder = os.fspath(source), os.fspath(folder)
+    if os.path.isfile(source):
+        os.makedirs(folder, exist_ok=True)
+        os.replace(source, f"{folder}/{os.path.basename(source)}")
         return
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise NotFoundError(f"there are no files to write below {folder}", kind="no_file")
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(folder)
+    if not os.path.exists(folder):
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
+        os.replace(source, folder)
         return
-    places = [(root, folder / Path(root).relative_to(source), names) for root, _, names in os.walk(source)]
+    places = [(root, folder + root[len(source) :], names) for root, _, names in os.walk(source)]
     for _, there, _ in places:
-        if there != folder and there.is_symlink():
+        if there != folder and os.path.islink(there):
             raise InvalidInputError(
                 f"{there} is a link: remove it, or get into another folder", kind="is_link"
             )
     for root, there, names in places:
-        there.mkdir(exist_ok=True)
+        os.makedirs(there, exist_ok=True)
         for name in names:
-            os.replace(f"{root}/{name}", there / name)  # noqa: PTH105 (many)
+            os.replace(f"{root}/{name}", f"{there}/{name}")

@@ -34,6 +34,12 @@ class ObjectStoreSuite:
         assert store.get("k", offset=8, length=100) == b"89"
         assert store.get("k", offset=20, length=5) == b""
         assert store.get("k", offset=2, length=0) == b""
+        buffer = bytearray(b"......")
+        assert store.get_into("k", memoryview(buffer)[:4], offset=3) == 4
+        assert store.get_into("k", memoryview(buffer)[4:], offset=9) == 1
+        assert buffer == b"34569."
+        with pytest.raises(NotFoundError):
+            store.get_into("absent", memoryview(buffer))
 
     def test_putting_again_is_harmless(self, store: ObjectStore) -> None:
         store.put("k", [b"same"])

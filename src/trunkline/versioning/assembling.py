@@ -6,7 +6,9 @@ of them goes later, nobody could say whether the file goes with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 from trunkline.core.hashing import from_hex
 from trunkline.core.paths import clean_path
@@ -14,9 +16,12 @@ from trunkline.errors import ConflictError
 from trunkline.versioning import trees
 from trunkline.versioning.chunks import ChunkWriter
 from trunkline.versioning.model import TreePart
-from trunkline.versioning.nodes import Entry, Ref
-from trunkline.versioning.staging import EDITS_MAX, TreeEditor
+from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref
+from trunkline.versioning.staging import TreeEditor
+from trunkline.versioning.steps import EDITS_MAX
 from trunkline.versioning.trees import Load
+
+STREAMS_MAX = 64
 
 Owner = Callable[[str], str | None]
 """The label of the part that a path of the base belongs to; asked only once something is wrong."""
@@ -24,7 +29,7 @@ Owner = Callable[[str], str | None]
 
 def assemble(
     base: bytes,
-    remove: Iterable[TreePart],
+    remove: Sequence[TreePart],
     add: Sequence[TreePart],
     writer: ChunkWriter,
     load: Load,
@@ -33,6 +38,12 @@ def assemble(
     lookalikes: bool = False,
 ) -> Ref:
     """:raises ConflictError: ``duplicate_path`` or ``path_collision``, naming the path and the labels of both parts."""
+    if _is_all(base, remove, load):
+        base, remove = EMPTY_ROOT, ()
+    if base == EMPTY_ROOT and 0 < len(add) <= STREAMS_MAX:
+        built = _side_by_side(add, writer, load, lookalikes=lookalikes)
+        if built is not None:
+            return built
     editor = _Assembler(base, writer, load, lookalikes=lookalikes)
     editor.owner, editor.parts = owner, add
     for part in remove:
@@ -59,6 +70,47 @@ def holds(load: Load, part: TreePart, key: bytes) -> bool:
     root = from_hex(part.root, "tree hash")
     at = (part.prefix.strip("/").encode() + b"/" if part.prefix else b"") + key
     return bool(trees.find(load, root, at)) or trees.has_any(load, root, at + b"/", at + b"0")
+
+
+def _is_all(base: bytes, remove: Sequence[TreePart], load: Load) -> bool:
+    """Whether what goes is all there is: then it need not be taken out file by file."""
+    if base == EMPTY_ROOT or len(remove) != 1:
+        return False
+    [part] = remove
+    low, high = trees.directory_range(part.prefix or "/")
+    whole = trees.root_ref(load, base)
+    gone = trees.summarize(load, from_hex(part.root, "tree hash"), low, high)
+    if (gone.files, gone.size) != (whole.files, whole.size):
+        return False
+    pairs = zip(trees.entries(load, base), entries_of(load, part), strict=True)
+    return all(one.key == other.key for one, other in pairs)
+
+
+def _side_by_side(
+    add: Sequence[TreePart], writer: ChunkWriter, load: Load, *, lookalikes: bool
+) -> Ref | None:
+    """A few parts read at once, in the order of their keys: a large one costs little per file. None if something is wrong, or
+    has to be looked at more closely."""
+
+    def refuse(_file: bytes, _key: bytes) -> NoReturn:
+        raise _CloserLook
+
+    builder = trees.OrderedBuilder(writer.add, refuse)
+    streams = (entries_of(load, part) for part in add)
+    last: bytes | None = None
+    try:
+        for entry in heapq.merge(*streams, key=lambda entry: entry.key):
+            if entry.key == last or (len(add) > 1 and not lookalikes and not entry.key.isascii()):
+                return None
+            last = entry.key
+            builder.add(entry)
+    except _CloserLook:
+        return None
+    return builder.finish()
+
+
+class _CloserLook(Exception):  # noqa: N818  (it is no error yet)
+    pass
 
 
 class _Assembler(TreeEditor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -85,22 +85,26 @@ def set_provenance(
     now: float,
     *,
     only_with_data: bool = False,
+    quiet: Collection[str] = (),
 ) -> None:
     """Let a branch follow others, and open its first commit, as well as those of all that follow it in turn. With
-    ``only_with_data`` not before one of them has a commit.
+    ``only_with_data`` not before one of them has a commit. A new commit on one that is ``quiet`` makes none here by itself.
 
     :raises InvalidInputError: ``provenance_cycle``, ``two_branches`` or ``trigger_and_provenance``.
     """
     wanted: dict[int, BranchRow] = {}
+    unheard: set[int] = set()
     for text in upstream:
         address, name = refs.parse_branch(branch.repo.project, text)
         repo = refs.need_repo(connection, address.project, address.repo)
         other = store.find_branch(connection, repo, name) or store.insert_branch(connection, repo, name, now)
         wanted[other.id] = other
+        if text in quiet:
+            unheard.add(other.id)
     _check_acyclic(connection, branch, wanted)
     if wanted and trigger_store.of_branch(connection, branch.id) is not None:
         raise exclusive(branch)
-    store.replace_provenance(connection, branch.id, wanted)
+    store.replace_provenance(connection, branch.id, wanted, quiet=unheard)
     _check_one_branch_per_repo(connection, branch)
     if wanted and not (only_with_data and all(other.head is None for other in wanted.values())):
         spread.open_with_downstream(connection, publish, branch.id, commit_id, now)

@@ -32,6 +32,18 @@ def downstream_edges(connection: Connection, starts: Iterable[int]) -> list[Edge
     return sorted((branch, upstream) for branch, upstream in connection.execute(query))
 
 
+def quiet_edges(connection: Connection, branch_ids: Collection[int]) -> set[Edge]:
+    """Those of the branches' links up that do not spread."""
+    found: set[Edge] = set()
+    keys = sorted(branch_ids)
+    for start in range(0, len(keys), KEYS_PER_STATEMENT):
+        some = branch_provenance.c.branch_id.in_(keys[start : start + KEYS_PER_STATEMENT])
+        query = sa.select(branch_provenance.c.branch_id, branch_provenance.c.upstream_id)
+        rows = connection.execute(query.where(some, branch_provenance.c.quiet))
+        found.update((branch, upstream) for branch, upstream in rows)
+    return found
+
+
 def upstream_edges(connection: Connection, starts: Iterable[int]) -> list[Edge]:
     """All links from ``starts`` up to everything that they follow, directly or not."""
     table = branch_provenance.c

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
-from trunkline.versioning import trees
+from trunkline.versioning import comparing, trees
 from trunkline.versioning.nodes import Entry
 from trunkline.versioning.trees import Edit, Load
 
@@ -169,7 +169,7 @@ def _changes(
     load: Load, base: bytes, ours: bytes, theirs: bytes
 ) -> Iterator[tuple[bytes, Entry | None, Entry | None, Entry | None]]:
     """``(key, base, ours, theirs)`` of every file that either side has changed, sorted."""
-    here, there = trees.compare(load, base, ours), trees.compare(load, base, theirs)
+    here, there = comparing.compare(load, base, ours), comparing.compare(load, base, theirs)
     a, b = next(here, None), next(there, None)
     while a is not None or b is not None:
         key = min(_key(pair) for pair in (a, b) if pair is not None)
@@ -197,7 +197,7 @@ def _changed_below(load: Load, base: bytes, other: bytes, key: bytes) -> bool:
     low, high = key + b"/", trees.prefix_end(key + b"/")
     if not trees.has_any(load, other, low, high):
         return False
-    pairs = trees.compare(load, base, other, low, high)
+    pairs = comparing.compare(load, base, other, low, high)
     return any(new is not None and (old is None or not _is_same(old, new)) for old, new in pairs)
 
 

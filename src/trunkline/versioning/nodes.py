@@ -72,13 +72,41 @@ class ListRef(NamedTuple):
     size: int
 
 
-class TreeNode(NamedTuple):
-    """A decoded node: a leaf (level 0) has entries as items, others have references."""
+class TreeNode:
+    """A node: a leaf (level 0) has entries as items, others have references. It is decoded when they are asked for: who
+    compares two nodes mostly needs a few of them."""
 
-    level: int
-    keys: list[bytes]
-    """Of each item: its key, or the last key below it."""
-    items: list[Entry] | list[Ref]
+    __slots__ = ("_decoded", "begin", "count", "data", "level")
+
+    def __init__(self, data: bytes) -> None:
+        """:raises CorruptionError: if it is not a tree node that this version can read, here or later."""
+        self.level, self.count, self.begin = _header(data, TREE_MAGIC, "tree node")
+        self.data = data
+        self._decoded: tuple[list[Entry] | list[Ref], list[bytes]] | None = None
+
+    @property
+    def items(self) -> list[Entry] | list[Ref]:
+        return (self._decoded or self.decode())[0]
+
+    @property
+    def keys(self) -> list[bytes]:
+        """Of each item: its key, or the last key below it."""
+        return (self._decoded or self.decode())[1]
+
+    def decode(self) -> tuple[list[Entry] | list[Ref], list[bytes]]:
+        data, count, level = self.data, self.count, self.level
+        items: list[Entry] | list[Ref]
+        try:
+            if level == 0:
+                items, keys, at = decode_entries(data, self.begin, count)
+            else:
+                items, keys, at = decode_refs(data, self.begin, count, level)
+        except IndexError as error:
+            raise CorruptionError("this tree node is cut short", kind="bad_node") from error
+        if at != len(data):
+            raise CorruptionError("this tree node has the wrong length", kind="bad_node")
+        self._decoded = items, keys
+        return self._decoded
 
 
 def closes(key: bytes, level: int) -> bool:
@@ -129,6 +157,9 @@ def encode_leaf(entries: Sequence[Entry]) -> bytes:
         flags = (_EXECUTABLE if executable else 0) | (level << _LEVEL_SHIFT)
         if mtime is None and size < 0x80 and shared < 0x80 and rest < 0x80:
             parts.append(b"%c%c%b%c%c%b" % (shared, rest, key[shared:], flags, size, content))
+        elif mtime is not None and mtime >= 0 and shared < 0x80 and rest < 0x80:
+            numbers = _varint_of(size) + _varint_of(mtime << 1)
+            parts.append(b"%c%c%b%c%b%b" % (shared, rest, key[shared:], flags | _HAS_MTIME, numbers, content))
         else:
             head = _varint_of(shared) + _varint_of(rest) + key[shared:]
             if mtime is None:
@@ -232,21 +263,16 @@ def _header(data: bytes, magic: int, what: str) -> tuple[int, int, int]:
 
 def decode_tree(data: bytes) -> TreeNode:
     """:raises CorruptionError: if it is not a tree node that this version can read."""
-    level, count, at = _header(data, TREE_MAGIC, "tree node")
-    try:
-        items, keys, at = (
-            _decode_entries(data, at, count) if level == 0 else _decode_refs(data, at, count, level)
-        )
-    except IndexError as error:
-        raise CorruptionError("this tree node is cut short", kind="bad_node") from error
-    if at != len(data):
-        raise CorruptionError("this tree node has the wrong length", kind="bad_node")
-    return TreeNode(level, keys, items)
+    node = TreeNode(data)
+    node.decode()
+    return node
 
 
-def _decode_entries(data: bytes, at: int, count: int) -> tuple[list[Entry], list[bytes], int]:
+def decode_entries(
+    data: bytes, at: int, count: int, key: bytes = b""
+) -> tuple[list[Entry], list[bytes], int]:
+    """So many entries from there on, and where they end. ``key``: of the entry before."""
     items: list[Entry] = []
-    key = b""
     for _ in range(count):
         shared, length = data[at], data[at + 1]
         if shared < 0x80 and length < 0x80:  # as in _decode_key; spelled out, since most are short
@@ -277,10 +303,12 @@ def _decode_entries(data: bytes, at: int, count: int) -> tuple[list[Entry], list
     return items, [item.key for item in items], at
 
 
-def _decode_refs(data: bytes, at: int, count: int, level: int) -> tuple[list[Ref], list[bytes], int]:
+def decode_refs(
+    data: bytes, at: int, count: int, level: int, key: bytes = b""
+) -> tuple[list[Ref], list[bytes], int]:
+    """The same for the references of a node of that level."""
     items: list[Ref] = []
     keys: list[bytes] = []
-    key = b""
     for _ in range(count):
         shared, length = data[at], data[at + 1]
         if shared < 0x80 and length < 0x80:  # as among entries
@@ -297,6 +325,31 @@ def _decode_refs(data: bytes, at: int, count: int, level: int) -> tuple[list[Ref
         keys.append(key)
         at = after
     return items, keys, at
+
+
+def skip_items(data: bytes, at: int, count: int, level: int, limit: int) -> tuple[int, bytes]:
+    """Behind those of so many items that end before ``limit``; and the key of the last of them."""
+    key = b""
+    for _ in range(count):
+        start, previous = at, key
+        shared, length = data[at], data[at + 1]
+        if shared < 0x80 and length < 0x80:
+            at += 2 + length
+            key = key[:shared] + data[at - length : at]
+        else:
+            key, at = _decode_key(data, at, key)
+        if level:
+            _, at = _varint(data, at + 2 * HASH_BYTES)
+            _, at = _varint(data, at)
+        else:
+            flags = data[at]
+            _, at = _varint(data, at + 1)
+            if flags & _HAS_MTIME:
+                _, at = _varint(data, at)
+            at += HASH_BYTES
+        if at > limit:
+            return start, previous
+    return at, key
 
 
 def _decode_key(data: bytes, at: int, previous: bytes) -> tuple[bytes, int]:

@@ -95,7 +95,7 @@ class Compressor:
 def _looks_random(raw: bytes | memoryview) -> bool:
     """Whether the bytes in the middle are about as diverse as random ones, of which 128 have 101 values."""
     middle = len(raw) // 2
-    sample = raw[max(0, middle - 64) : middle + 64]
+    sample = bytes(raw[max(0, middle - 64) : middle + 64])
     return len(set(sample)) > 0.55 * len(sample)
 
 

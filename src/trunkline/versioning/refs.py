@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sqlalchemy.engine import Connection
 
 from trunkline.core.ids import DEFAULT_BRANCH, BranchName, CommitId
@@ -130,7 +128,7 @@ def _tag_or_counted(connection: Connection, repo: RepoRow, address: Address) -> 
     if name is None:
         return address
     if address.from_root is None or tagstore.find_tag(connection, repo.id, name) is not None:
-        return replace(address, branch=BranchName(name), from_root=None)
+        return address._replace(branch=BranchName(name), from_root=None)
     if address.from_root == 0 or address.ancestors:
         why = (
             "'^' and '.N' cannot be mixed" if address.ancestors else "commits are counted from .1, the first"

@@ -145,11 +145,20 @@ def _open_all(
     if not starts:
         return
     edges = lineage.downstream_edges(connection, starts)
-    need = {branch for branch, _ in edges} | set(wanting)
+    quiet = lineage.quiet_edges(connection, {follower for follower, _ in edges}) if edges else set()
+    upstream: dict[int, list[int]] = {}
+    for follower, above in edges:
+        if (follower, above) not in quiet:
+            upstream.setdefault(follower, []).append(above)
     above_all = 0  # no branch has this key
     order = downstream_in_order([*edges, *((start, above_all) for start in starts)], above_all)
+    is_new = set(starts)
+    need = set(wanting)
     for key in order:
+        if any(above in is_new for above in upstream.get(key, ())):
+            need.add(key)
         if key in need:
+            is_new.add(key)
             for branch in store.branches_by_id(connection, [key]).values():  # none, if it was deleted since
                 open_auto(connection, publish, branch, commit_id, now)
 

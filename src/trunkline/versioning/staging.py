@@ -7,10 +7,9 @@ and is done again whenever somebody else's commit came in between.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 
 from trunkline.core.hashing import from_hex
-from trunkline.core.ids import TreeHash
 from trunkline.core.paths import clean_path
 from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
 from trunkline.versioning import trees
@@ -19,7 +18,7 @@ from trunkline.versioning.files import Content, append_content, write_content
 from trunkline.versioning.join import join_contents
 from trunkline.versioning.lookalikes import Lookalikes
 from trunkline.versioning.model import Change, CopyTree, DeletePath, JoinFiles, PutContent, PutFile, PutStream
-from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref, content_identity
+from trunkline.versioning.nodes import EMPTY_ROOT, Entry, Ref
 from trunkline.versioning.steps import (
     EDITS_MAX,
     Copy,
@@ -331,78 +330,4 @@ class TreeEditor:
             return False
         return any(
             entry.key not in self._edits for entry in trees.entries(self._load, self._root, below, end)
-        )
-
-
-# --- merging ------------------------------------------------------------------------------------------------------
-
-
-def merge(roots: Mapping[str, TreeHash], writer: ChunkWriter, load: Load, *, lookalikes: bool = False) -> Ref:
-    """The union of trees that do not contradict each other; the largest one is edited, so its size does not matter.
-
-    :raises ConflictError: ``duplicate_path`` or ``path_collision``, naming the path and the two labels.
-    """
-    named = {label: from_hex(root, "tree hash") for label, root in roots.items()}
-    if not named:
-        return trees.root_ref(load, EMPTY_ROOT)
-    counts = {label: trees.root_ref(load, root).files for label, root in named.items()}
-    order = sorted(named, key=lambda label: -counts[label])
-    editor = _Merger(named[order[0]], writer, load, lookalikes=lookalikes)
-    editor.owner_of = _owner_finder(named, order, load)
-    merged = {named[order[0]]}
-    for label in order[1:]:
-        if named[label] not in merged:
-            merged.add(named[label])
-            editor.add_tree(label, named[label])
-    return editor.finish()
-
-
-def _owner_finder(named: Mapping[str, bytes], order: list[str], load: Load) -> Callable[[bytes, str], str]:
-    """Which tree, other than the one asking, has a file at or below a key; only asked once something is wrong."""
-
-    def owner_of(key: bytes, asking: str) -> str:
-        low, high = key + b"/", key + b"0"
-        for label in order:
-            if label != asking and (
-                trees.find(load, named[label], key) or trees.has_any(load, named[label], low, high)
-            ):
-                return label
-        return asking
-
-    return owner_of
-
-
-class _Merger(TreeEditor):
-    owner_of: Callable[[bytes, str], str]
-
-    def add_tree(self, label: str, root: bytes) -> None:
-        for entry in self._entries(root):
-            present = self._find(entry.key)
-            if present is None:
-                self._add(label, entry)
-            elif (
-                content_identity(present) != content_identity(entry) or present.executable != entry.executable
-            ):
-                raise self._conflict(label, entry.key, entry.key, "with different content", "duplicate_path")
-
-    def _entries(self, root: bytes) -> Iterator[Entry]:
-        return trees.entries(self._load, root)
-
-    def _add(self, label: str, entry: Entry) -> None:
-        try:
-            self.put(entry)
-        except ConflictError as error:
-            parts = entry.key.split(b"/")
-            prefixes = [b"/".join(parts[:n]) for n in range(1, len(parts))]
-            at = next((key for key in prefixes if self._find(key) is not None), entry.key)
-            raise self._conflict(
-                label, entry.key, at, "once as a file and once as a directory", "path_collision"
-            ) from error
-
-    def _conflict(self, label: str, key: bytes, at: bytes, how: str, kind: str) -> ConflictError:
-        path, other = "/" + at.decode(), self.owner_of(at, label)
-        return ConflictError(
-            f"{path} is written by both {other} and {label}, {how}",
-            kind=kind,
-            details={"path": path, "labels": [other, label]},
         )

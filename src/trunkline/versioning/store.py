@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,9 +234,11 @@ def delete_branch(connection: Connection, branch_id: int) -> None:
     connection.execute(sa.delete(branches).where(branches.c.id == branch_id))
 
 
-def replace_provenance(connection: Connection, branch_id: int, upstream: Iterable[int]) -> None:
+def replace_provenance(
+    connection: Connection, branch_id: int, upstream: Iterable[int], *, quiet: Collection[int] = ()
+) -> None:
     connection.execute(sa.delete(branch_provenance).where(branch_provenance.c.branch_id == branch_id))
-    rows = [{"branch_id": branch_id, "upstream_id": other} for other in upstream]
+    rows = [{"branch_id": branch_id, "upstream_id": other, "quiet": other in quiet} for other in upstream]
     if rows:
         connection.execute(sa.insert(branch_provenance), rows)
 

@@ -12,7 +12,6 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice, takewhile
 from typing import NamedTuple, NoReturn, Protocol, cast
 
 from trunkline.errors import CorruptionError, InternalError
@@ -24,7 +23,6 @@ from trunkline.versioning.nodes import (
     Ref,
     TreeNode,
     closes,
-    decode_tree,
     encode_inner,
     encode_leaf,
     inner_identity,
@@ -72,12 +70,12 @@ class NodeCache:
             if get_many is not None and others:
                 for other, data in get_many([*others, name]).items():
                     if other == name:
-                        node = decode_tree(data)
+                        node = TreeNode(data)
                     else:
                         with suppress(CorruptionError):  # whoever asks for it is told
-                            self._keep(other, decode_tree(data))
+                            self._keep(other, TreeNode(data))
             if node is None:
-                node = decode_tree(get(name))
+                node = TreeNode(get(name))
             self._keep(name, node)
             return node
 
@@ -87,9 +85,9 @@ class NodeCache:
         with self._lock:
             if name not in self._nodes:
                 self._nodes[name] = node
-                self._items += len(node.items)
+                self._items += node.count
                 while self._items > CACHED_ITEMS_MAX and len(self._nodes) > 1:
-                    self._items -= len(self._nodes.popitem(last=False)[1].items)
+                    self._items -= self._nodes.popitem(last=False)[1].count
 
 
 class TreeBuilder:
@@ -216,7 +214,7 @@ def entries(load: Load, root: bytes, low: bytes = b"", high: bytes | None = None
     at = bisect_left(node.keys, low) if low else 0
     seen = 0
     while True:
-        if at >= len(node.items):
+        if at >= node.count:
             if not stack:
                 return
             node, at = stack.pop()
@@ -226,12 +224,13 @@ def entries(load: Load, root: bytes, low: bytes = b"", high: bytes | None = None
             seen += 1
             at = bisect_left(node.keys, low) if low else 0
         else:
-            for position in range(at, len(node.items)):
-                if high is not None and node.keys[position] >= high:
-                    return
-                yield cast(Entry, node.items[position])
+            keys, items = node.keys, cast("list[Entry]", node.items)
+            end = len(keys) if high is None else bisect_left(keys, high)
+            yield from items[at:end] if at or end < len(keys) else items
+            if end < len(keys):
+                return
             low = b""
-            at = len(node.items)
+            at = len(keys)
 
 
 def union(load: Load, roots: Sequence[bytes]) -> Iterator[Entry]:
@@ -394,87 +393,3 @@ def _keep_mtime(old: Entry, new: Entry) -> Entry:
     if new.mtime is None and new._replace(mtime=old.mtime) == old:
         return old
     return new
-
-
-# --- comparing ----------------------------------------------------------------------------------------------------
-
-
-def compare(
-    load: Load, old_root: bytes, new_root: bytes, low: bytes = b"", high: bytes | None = None
-) -> Iterator[tuple[Entry | None, Entry | None]]:
-    """The files that differ in any way, as ``(old, new)``. Parts that both trees share are never read."""
-    old, new = _Side(load, old_root, low, high), _Side(load, new_root, low, high)
-    while True:
-        _skip_equal(old.left, new.left)
-        a, b = old.peek(), new.peek()
-        if isinstance(a, Ref):
-            if isinstance(b, Ref) and a.hash == b.hash:
-                old.take()
-                new.take()
-            elif isinstance(b, Ref) and b.level > a.level:
-                new.expand(old)
-            else:
-                old.expand(new)
-        elif isinstance(b, Ref):
-            new.expand(old)
-        elif a is None and b is None:
-            return
-        elif a is not None and (b is None or a.key < b.key):
-            yield a, None
-            old.take()
-        elif b is not None and (a is None or b.key < a.key):
-            yield None, b
-            new.take()
-        else:
-            if a != b:
-                yield a, b
-            old.take()
-            new.take()
-
-
-def _skip_equal(old: list[Entry | Ref], new: list[Entry | Ref]) -> None:
-    """Most of what two trees have is the same, and goes here."""
-    while old and new and old[-1] == new[-1]:
-        old.pop()
-        new.pop()
-
-
-class _Side:
-    """What is left of one tree, next item last: entries, and nodes not opened yet."""
-
-    def __init__(self, load: Load, root: bytes, low: bytes, high: bytes | None) -> None:
-        self._load = load
-        self._low = low
-        self._high = high
-        self.left: list[Entry | Ref] = []
-        self._ahead: set[bytes] = set()
-        node = load(root)
-        if node.items:
-            last = node.keys[-1]
-            self.left.append(Ref(node.level, last, root, b"", 0, 0))
-
-    def peek(self) -> Entry | Ref | None:
-        return self.left[-1] if self.left else None
-
-    def take(self) -> None:
-        self.left.pop()
-
-    def expand(self, other: _Side) -> None:
-        """Open the next node. Of those of its level that wait behind it, what the other side does not have as well will
-        be opened too: let them come along."""
-        ref = cast(Ref, self.left.pop())
-        if ref.hash not in self._ahead:
-            shared = {item.hash for item in other.left}
-            waiting = (item for item in reversed(self.left) if isinstance(item, Ref))
-            same = (item.hash for item in takewhile(lambda item: item.level == ref.level, waiting))
-            self._ahead = set(islice((name for name in same if name not in shared), NODES_AHEAD_MAX))
-            node = self._load(ref.hash, list(self._ahead))
-        else:
-            node = self._load(ref.hash)
-        start = bisect_left(node.keys, self._low) if self._low else 0
-        end = len(node.keys)
-        if self._high is not None:
-            end = bisect_left(node.keys, self._high)
-            if node.level:
-                end = min(end + 1, len(node.keys))
-        self.left.extend(reversed(node.items[start:end]))

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from trunkline.core.paths import Glob, clean_path
 from trunkline.errors import NotFoundError
-from trunkline.versioning import trees
+from trunkline.versioning import comparing, trees
 from trunkline.versioning.model import DiffEntry, FileInfo
 from trunkline.versioning.nodes import Entry, content_identity
 from trunkline.versioning.trees import Load
@@ -111,6 +111,16 @@ def _walk(load: Load, root: bytes, path: str, *, dirs: bool, after: str | None) 
                 yield directory_info(load, root, "/" + directory.decode())
             seen = entry.key
         yield file_info(entry)
+
+
+def entries_below(load: Load, root: bytes, path: str) -> Iterator[Entry]:
+    """All files at or below a path, as the tree has them. Looks before the first is asked for."""
+    path = clean_path(path)
+    entry = find_file(load, root, path)
+    if entry is not None:
+        return iter([entry])
+    _check_directory(load, root, path)
+    return trees.entries(load, root, *trees.directory_range(path))
 
 
 def _first_unseen(low: bytes, after: str | None) -> bytes:
@@ -244,7 +254,7 @@ def _diff(
     high: bytes | None,
     pairs: list[tuple[Entry | None, Entry | None]],
 ) -> Iterator[DiffEntry]:
-    for some in (pairs, trees.compare(load, old, new, low, high)):
+    for some in (pairs, comparing.compare(load, old, new, low, high)):
         for a, b in some:
             if not _is_same(a, b):
                 yield _diff_entry(a and file_info(a), b and file_info(b))
@@ -261,7 +271,7 @@ def diff_children(
     low, high = trees.directory_range(path)
     at = low if after is None else max(low, _behind(_key_of(after)))
     while True:
-        pairs = trees.compare(load, old, new, at, high)
+        pairs = comparing.compare(load, old, new, at, high)
         key = next(((one or other).key for one, other in pairs if not _is_same(one, other)), None)  # type: ignore[union-attr]
         if key is None:
             return

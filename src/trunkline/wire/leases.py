@@ -11,6 +11,7 @@ from trunkline.wire.base import Ask, Wire
 
 class Claim(Ask):
     queue: str
+    """Empty: any queue of datums that has too few workers; the worker then stays with it."""
     worker: str
     limit: int = Field(default=1, ge=1, le=256)
     wait_seconds: float = Field(default=0.0, ge=0)
@@ -20,6 +21,7 @@ class LeasedTask(Wire):
     id: int
     kind: str
     key: str
+    queue: str
     token: str
     payload: dict[str, Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from trunkline.errors import LimitError, TrunklineError, UnavailableError
 from trunkline.workers.batching import Batching
-from trunkline.workers.inputs import Datum, Inputs, Part, Prefetch, size_of
+from trunkline.workers.inputs import Datum, Inputs, Part, Prefetch, disk_full, size_of
 from trunkline.workers.lease import Interrupted, Outcome, TaskContext, WorkerEnvironment, serve
 from trunkline.workers.logs import hiding
 from trunkline.workers.outputs import View
@@ -430,7 +430,7 @@ def write_file(path: str, text: str) -> None:
 def _known(error: Exception) -> Exception:
     """An error in words that help."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return LimitError("the disk is full: free some space in the data directory", kind="disk_full")
+        return disk_full()
     return error
 
 

@@ -6,6 +6,7 @@ What comes first lies in a *store*, a folder for each tree. A file or folder tha
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trunkline.errors import TrunklineError, UnavailableError
+from trunkline.errors import LimitError, TrunklineError, UnavailableError
 from trunkline.sdk.transport import Transport
 from trunkline.workers.box import Box
 from trunkline.workers.lazy import LazyPipes
@@ -112,7 +113,14 @@ class Inputs:
             ) -> None:
                 client.download_folder(f"/v1/filesets/{root}/archive", folder, ask={"paths": paths})
 
-            retrying(context, action)
+            try:
+                retrying(context, action)
+            except BaseException as error:
+                for path in paths:  # half of it would fill a disk that is full already
+                    _discard(f"{folder}{path.rstrip('/')}")
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise disk_full() from error
+                raise
             tree.paths.update(paths)
             size = sum(sizes[path] for path in paths)
             tree.size += size
@@ -318,6 +326,20 @@ def _outermost(paths: Any) -> list[str]:
         if not (found and found[-1].endswith("/") and path.startswith(found[-1])):
             found.append(path)
     return found
+
+
+def disk_full() -> LimitError:
+    """What is to be said when there is no room."""
+    return LimitError("the disk is full: free some space in the data directory", kind="disk_full")
+
+
+def _discard(place: str) -> None:
+    try:
+        os.unlink(place)  # noqa: PTH108
+    except FileNotFoundError:
+        pass
+    except OSError:
+        remove_tree(Path(place))
 
 
 def _link(source: str, target: str) -> None:

@@ -180,6 +180,7 @@ class _Worker:
         self._handler = handler
         self._stopping = threading.Event()
         self._current: TaskContext | None = None
+        self._queue = environment.queue
 
     def ask_to_end(self, _number: int, _frame: object) -> None:
         # In a thread: the one that the signal interrupts may hold the very locks that this takes.
@@ -199,6 +200,8 @@ class _Worker:
         idle_since = time.monotonic()
         while not self._stopping.is_set():
             idle_left = idle_since + self._environment.idle_seconds - time.monotonic()
+            if not self._queue:
+                idle_left = CLAIM_WAIT_SECONDS_MAX  # in reserve for whatever comes: it stays
             task = self._claim(max(0.0, min(idle_left, CLAIM_WAIT_SECONDS_MAX)))
             if task is not None:
                 self._take(task)
@@ -209,11 +212,12 @@ class _Worker:
 
     def _claim(self, wait_seconds: float) -> LeasedTask | None:
         body = {
-            "queue": self._environment.queue, "worker": self._environment.process_id, "limit": 1,
+            "queue": self._queue, "worker": self._environment.process_id, "limit": 1,
             "wait_seconds": wait_seconds,
         }  # fmt: skip
         answer = self._link.call("POST", "/v1/leases/claim", body, give_up=self._stopping.is_set)
         for found in answer["tasks"]:
+            self._queue = found["queue"]
             return LeasedTask(
                 id=found["id"],
                 kind=found["kind"],

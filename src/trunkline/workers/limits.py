@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
 CPU_PERIOD_MICROSECONDS = 100_000
+REMOVE_ROUNDS = 50
 ADDRESS_SPACE_BYTES_MIN = 64 * 2**20
 """Less, and not even the process that starts commands could go on."""
 
@@ -74,8 +76,11 @@ class Group:
     def remove(self) -> None:
         """Its processes must be gone; what cannot be removed yet is removed with the next worker's."""
         for folder in set(self._folders.values()):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            for _ in range(REMOVE_ROUNDS):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+                    break
+                time.sleep(0.01)  # its processes are dead, and the kernel has not noticed everywhere
 
 
 def make_group(name: str) -> Group | None:

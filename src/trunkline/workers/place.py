@@ -124,12 +124,7 @@ class Place:
 
     def _give_to_user(self, box: Box) -> None:
         if self._user is not None:
-            places = [
-                box.out,
-                *(box.private_home / name for name in ("", "code", "tmp")),
-                box.folder / "secrets",
-            ]
-            for place in places:
+            for place in [box.out, *(box.private_home / name for name in ("", "code", "tmp"))]:
                 os.chown(place, self._user[0], self._user[1])
 
     # --- code ---

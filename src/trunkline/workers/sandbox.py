@@ -304,9 +304,7 @@ class Sandbox:
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
         self._line.close()
-        if self.own_pids:
-            self._process.kill()  # and with it the first process of the namespace, and with that all others
-        try:
+        try:  # it hears that we are gone, ends what runs, and then itself
             self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()

@@ -56,7 +56,7 @@ KEPT_FLAGS = {
 DROPPED_CAPABILITIES = (2, 16, 17, 18, 19, 20, 21, 22, 25, 27, 38, 39, 40)
 """dac_read_search, sys_module, sys_rawio, sys_chroot, sys_ptrace, sys_pacct, sys_admin, sys_boot, sys_time, mknod, perfmon,
 bpf, checkpoint_restore: each a way out of the view or into another process."""
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 LENGTH = struct.Struct("!I")
 HOME_FOLDERS = ("run", "code", "tmp")
 COMMAND_NOT_FOUND, NOT_EXECUTABLE = 127, 126
@@ -217,9 +217,7 @@ def leave_network() -> None:
     """A network namespace with nothing in it but its own loopback."""
     check(libc.unshare(CLONE_NEWNET), "unshare network")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-        asked = fcntl.ioctl(handle, SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0))
-        flags = struct.unpack("16sH14x", asked)[1]
-        fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
+        fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
 
 
 def give_up_powers(plan: dict[str, Any]) -> None:
@@ -242,34 +240,28 @@ def give_up_powers(plan: dict[str, Any]) -> None:
             libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0)
 
 
-# --- messages ---
-
-
 class Line:
     """Messages over a socket, each perhaps with one file descriptor."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
-        self._buffer = b""
+        self.buffer = b""
         self._files: list[int] = []
 
     def receive(self) -> tuple[dict[str, Any], int | None]:
         """The next message. :raises EOFError: when the worker is gone."""
         while True:
-            if len(self._buffer) >= LENGTH.size:
-                end = LENGTH.size + LENGTH.unpack_from(self._buffer)[0]
-                if len(self._buffer) >= end:
-                    message = json.loads(self._buffer[LENGTH.size : end])
-                    self._buffer = self._buffer[end:]
+            if len(self.buffer) >= LENGTH.size:
+                end = LENGTH.size + LENGTH.unpack_from(self.buffer)[0]
+                if len(self.buffer) >= end:
+                    message = json.loads(self.buffer[LENGTH.size : end])
+                    self.buffer = self.buffer[end:]
                     return message, self._files.pop(0) if message.get("has_file") else None
             data, files, _, _ = socket.recv_fds(self.socket, 65536, 4)
             if not data:
                 raise EOFError
-            self._buffer += data
+            self.buffer += data
             self._files += files
-
-    def has_more(self) -> bool:
-        return bool(self._buffer)
 
     def send(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode()
@@ -370,7 +362,7 @@ class Commands:
             if found:
                 others += usage.ru_utime + usage.ru_stime
                 continue
-            for ready, _ in [(line, 0)] if self._line.has_more() else self._poll.poll():
+            for ready, _ in [(line, 0)] if self._line.buffer else self._poll.poll():
                 if ready == line:
                     message, _ = self._line.receive()
                     if message["do"] == "kill":
@@ -423,21 +415,12 @@ class Commands:
 
 
 def children_of(parent: int) -> list[int]:
-    try:  # one file, where the kernel is made with it
+    """The processes that a process has started or inherited; none where the system does not say."""
+    try:
         with open(f"/proc/{parent}/task/{parent}/children") as file:
             return [int(pid) for pid in file.read().split()]
     except OSError:
-        pass
-    found = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as stat_file:
-                    if int(stat_file.read().rpartition(b")")[2].split()[1]) == parent:
-                        found.append(int(name))
-            except OSError:
-                pass
-    return found
+        return []
 
 
 # --- life ---
@@ -481,8 +464,8 @@ def main() -> None:
     for number in map(int, sys.argv[1:]):
         os.set_inheritable(number, False)
     plan: dict[str, Any] = {}
+    commands = None
     try:
-        commands = None
         while True:
             message, file = line.receive()
             do = message["do"]

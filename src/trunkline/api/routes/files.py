@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Header, Response
@@ -13,7 +13,7 @@ from trunkline.api.archives import answer_with, changes_in
 from trunkline.api.auth import allow
 from trunkline.api.changes import changes_of, copied, deletions, file_of
 from trunkline.api.deps import Accept, At, Body, Caller, ContentType, Use
-from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, answer_page, page_of, tree_cursor
+from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, answer_rows, tree_cursor
 from trunkline.api.ranges import behind_the_end, parse_range
 from trunkline.api.routes import new_router
 from trunkline.api.spouts import writes_as
@@ -118,15 +118,16 @@ def list_files(
         found: Iterable[StoredFile] = use.versioning.glob(root, glob, after=after)
     else:
         found = (use.versioning.walk if walk else use.versioning.list_dir)(root, path, after=after)
-    return answer_page(_linked(use, page_of(FileInfo, found, limit, lambda file: root + file.path)))
+    return answer_rows(
+        FileInfo, found, limit, lambda file: root + file.path, lambda files: _linked(use, files)
+    )
 
 
 @router.get("/projects/{project}/stat")
 @allow(Scope.JOB)
 def inspect_file(project: str, at: At, use: Use) -> FileInfo:
     _, root, path = use.versioning.resolve(project, at)
-    found = FileInfo.model_validate(use.versioning.stat(root, path))
-    return _linked(use, Page(items=[found])).items[0]
+    return FileInfo.model_validate(_linked(use, [use.versioning.stat(root, path)])[0])
 
 
 @router.get("/projects/{project}/diff", response_model=Page[DiffEntry])
@@ -144,7 +145,9 @@ def diff_files(
         old_root = use.versioning.stage([]).root
     [old_root, new_root], after = tree_cursor(cursor, 2) or ([old_root, new_root], None)
     found = use.versioning.diff(old_root, new_root, path, after=after, shallow=shallow)
-    return answer_page(page_of(DiffEntry, found, limit, lambda entry: old_root + new_root + entry.path))
+    return answer_rows(
+        DiffEntry, found, limit, lambda entry: old_root + new_root + (entry.new or entry.old).path
+    )
 
 
 @router.get("/projects/{project}/archive", response_class=Response)
@@ -152,8 +155,7 @@ def diff_files(
 def get_archive(project: str, at: At, use: Use, glob: str | None = None, accept: Accept = None) -> Response:
     _, root, path = use.versioning.resolve(project, at)
     tops = [path] if glob is None else [info.path for info in use.versioning.glob(root, glob)]
-    found = chain.from_iterable(use.versioning.walk(root, top) for top in tops)
-    return answer_with(use.versioning, root, found, accept)
+    return answer_with(use.versioning, root, tops, accept)
 
 
 @router.put("/projects/{project}/archive")
@@ -187,16 +189,12 @@ def _modified(
     )
 
 
-def _linked(use: Use, page: Page[FileInfo]) -> Page[FileInfo]:
-    """The page, with what is linked marked as such."""
-    found = use.versioning.linked([file.hash for file in page.items if not file.is_dir])
+def _linked(use: Use, files: list[StoredFile]) -> list[StoredFile]:
+    """The files, with what is linked marked as such."""
+    found = use.versioning.linked([file.hash for file in files if not file.is_dir])
     if not found:
-        return page
-    items = [
-        file.model_copy(update={"linked": found.get(file.hash)}) if not file.is_dir else file
-        for file in page.items
-    ]
-    return Page(items=items, next=page.next)
+        return files
+    return [replace(file, linked=found.get(file.hash)) if not file.is_dir else file for file in files]
 
 
 def _other_root(use: Use, project: str, old: str, path: str) -> TreeHash:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Annotated
 
 from fastapi import Query, Response
@@ -68,8 +67,7 @@ def copy_into_fileset(ask: Copies, use: Use, base: str | None = None) -> TreeInf
 def _archive(use: Use, root: str, paths: list[str], accept: str | None) -> Response:
     tree = TreeHash(root)
     use.versioning.check_tree(tree, to_keep=False)
-    found = chain.from_iterable(use.versioning.walk(tree, one) for one in paths)
-    return answer_with(use.versioning, tree, found, accept)
+    return answer_with(use.versioning, tree, paths, accept)
 
 
 @router.get("/filesets/{root}/tree")

@@ -37,14 +37,19 @@ router = new_router("workers")
 def claim(ask: Claim, use: Use) -> Response:
     def look() -> Claimed:
         # A look that finds nothing must not write: every write wakes all who wait, and they would look again.
-        with use.db.read() as connection:
-            ready_at = use.jobs.queue.next_ready_at(connection, ask.queue)
-        if ready_at is None or ready_at > use.clock.now():
+        if not use.jobs.has_work(ask.queue):
             return Claimed(tasks=[])
         found = use.jobs.claim(ask.queue, ask.worker, ask.limit)
         return Claimed(
             tasks=[
-                LeasedTask(id=task.id, kind=task.kind, key=task.key, token=task.lease_token, payload=payload)
+                LeasedTask(
+                    id=task.id,
+                    kind=task.kind,
+                    key=task.key,
+                    queue=task.queue,
+                    token=task.lease_token,
+                    payload=payload,
+                )
                 for task, payload in found
             ]
         )

@@ -5,7 +5,14 @@
 
 from trunkline.pipelines.spec.inputs import CronInput, PfsInput, leaves_of
 from trunkline.pipelines.spec.model import PARALLELISM_MAX, PipelineSpec
-from trunkline.pipelines.spec.reading import effective, input_in_short, limits_of, notes, parse_spec
+from trunkline.pipelines.spec.reading import (
+    effective,
+    input_in_short,
+    limits_of,
+    notes,
+    parse_spec,
+    with_defaults,
+)
 
 __all__ = [
     "PARALLELISM_MAX",
@@ -18,4 +25,5 @@ __all__ = [
     "limits_of",
     "notes",
     "parse_spec",
+    "with_defaults",
 ]

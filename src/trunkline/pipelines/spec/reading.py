@@ -42,6 +42,39 @@ KEPT_FIELDS = {
 }
 
 
+def with_defaults(document: Mapping[str, Any], *defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A spec with what it does not say filled in from ``defaults``, the first ones before the later ones; in snake_case. What
+    is no mapping is taken whole: a spec's own list replaces that of the defaults."""
+    if not isinstance(document, Mapping) or not any(defaults):
+        return document
+    found: Mapping[str, Any] = _spelled(PipelineSpec, document)
+    for one in defaults:
+        found = _merged(found, _spelled(PipelineSpec, one))
+    return found
+
+
+def _merged(said: Any, default: Any) -> Any:
+    if isinstance(said, Mapping) and isinstance(default, Mapping):
+        names = dict.fromkeys((*said, *default))
+        return {
+            name: _merged(said[name], default.get(name)) if name in said else default[name] for name in names
+        }
+    return said
+
+
+def _spelled(model: type[BaseModel] | None, value: Any) -> Any:
+    """With the names of fields in snake_case, so that both spellings meet."""
+    if model is None or not isinstance(value, Mapping):
+        return value
+    names = {to_camel(name): name for name in model.model_fields}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = names.get(str(key), str(key))
+        field = model.model_fields.get(name)
+        found[name] = _spelled(_model_in(field.annotation) if field is not None else None, inner)
+    return found
+
+
 def parse_spec(document: Mapping[str, Any], project: str) -> PipelineSpec:
     """A checked spec; ``project`` is the pipeline's where the spec names none, and fills in for its inputs.
 
@@ -183,10 +216,14 @@ def notes(spec: Mapping[str, Any]) -> tuple[str, ...]:
 
 def limits_of(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What an effective spec allows a worker: ``memory_bytes``, ``cpus``, ``disk_bytes`` (None: no limit), ``network``."""
-    said = spec.get("resource_limits") or {}
+    said = spec.get("resource_limits")
+    said = said if isinstance(said, Mapping) else {}
 
     def quantity(name: str) -> float | None:
-        return parse_quantity(said[name]) if said.get(name) else None
+        try:
+            return parse_quantity(said[name]) if said.get(name) else None
+        except (TypeError, ValueError):  # stored when nobody looked at it yet
+            return None
 
     memory, disk = quantity("memory"), quantity("disk")
     return {

@@ -26,6 +26,12 @@ class ObjectStore(ABC):
     def get(self, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """The bytes of a range; shorter only at the object's end."""
 
+    def get_into(self, key: str, buffer: memoryview, *, offset: int = 0) -> int:
+        """Fill the buffer with the bytes from ``offset`` on; returns how many there were."""
+        data = self.get(key, offset=offset, length=len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     @abstractmethod
     def put(self, key: str, parts: Iterable[bytes]) -> None:
         """Write durably (the whole or nothing); putting the same key again is harmless."""

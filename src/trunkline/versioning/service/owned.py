@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from sqlalchemy.engine import Connection
 
@@ -71,16 +71,20 @@ class OwnedRepos(UseCases):
         upstream: Iterable[str],
         *,
         commit_id: CommitId,
+        quiet: Collection[str] = (),
     ) -> None:
         """Make ``repo@branch`` follow the upstream branches, and open an AUTO commit of the given ID on it and on all that
         follows from it in turn. An upstream branch that does not exist yet is created, empty. Following nothing opens nothing.
+        A new commit on one that is ``quiet`` opens none here by itself: it is taken up with the next one of another.
 
         :raises InvalidInputError: ``provenance_cycle`` or ``two_branches``.
         """
         check_name("branch", branch)
         where = Address(project=ProjectName(project), repo=RepoName(repo))
         row = self._ensure_branch(connection, where, branch)
-        commits.set_provenance(connection, self._publish, row, upstream, commit_id, self._clock.now())
+        commits.set_provenance(
+            connection, self._publish, row, upstream, commit_id, self._clock.now(), quiet=quiet
+        )
 
     def inputs_of(self, connection: Connection, project: str, repo: str, commit_id: str) -> dict[str, Commit]:
         """The direct upstream commits of a commit, by ``project/repo@branch``; a branch that was empty then is left out."""

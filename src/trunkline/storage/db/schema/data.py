@@ -57,6 +57,9 @@ branch_provenance = sa.Table(
     metadata,
     sa.Column("branch_id", sa.Integer, sa.ForeignKey("branches.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("upstream_id", sa.Integer, sa.ForeignKey("branches.id"), primary_key=True),
+    sa.Column(
+        "quiet", sa.Boolean, nullable=False, server_default=sa.false()
+    ),  # a commit upstream is taken up with the next one of another input, and makes none by itself
     sa.Index("branch_provenance_upstream", "upstream_id"),
 )
 commits = sa.Table(

@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 
 from trunkline.errors import UnavailableError
 from trunkline.storage.db.schema.base import add_indexes, meta, metadata
+from trunkline.storage.db.schema.data import branch_provenance
 from trunkline.storage.db.schema.v3 import delta_rows
 
 SCHEMA_VERSION = 3
@@ -19,7 +20,15 @@ def _v2(connection: Connection) -> None:
     add_indexes(connection)
 
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2, 3: delta_rows}
+def _v3(connection: Connection) -> None:
+    """Links that do not spread, and datum rows that say what differs."""
+    if "quiet" not in {column["name"] for column in sa.inspect(connection).get_columns("branch_provenance")}:
+        column = sa.schema.CreateColumn(branch_provenance.c.quiet).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE branch_provenance ADD COLUMN {column}")
+    delta_rows(connection)
+
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2, 3: _v3}
 """Version -> the step that leads to it from the one before. Steps are never edited once released."""
 
 

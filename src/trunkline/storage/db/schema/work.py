@@ -160,7 +160,7 @@ jobs = sa.Table(
     sa.Index("jobs_status", "status"),
     sqlite_autoincrement=True,  # a late word about a deleted job must not meet another one
 )
-datums = sa.Table(  # what differs from the job's base, no more: see decision 0014
+datums = sa.Table(  # what differs from the job's base, no more: see decision 0015
     "datums",
     metadata,
     sa.Column("job_pk", sa.Integer, sa.ForeignKey("jobs.pk", ondelete="CASCADE"), primary_key=True),

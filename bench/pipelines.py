@@ -1,0 +1,144 @@
+"""Measure pipelines: ``python bench/pipelines.py plan [--datums 100000] [--dir FOLDER]``.
+
+``plan``: a job of many datums, of which ten are new, from the commit to tasks that a worker could take; beside it the job that
+had all of them to do. Each step is a process of its own, so that its memory is its own and its caches are cold. The worker is one
+that says of every datum that it made nothing, without a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+NEW = 10
+FILES_PER_FOLDER = 1000
+REPO, PIPELINE = "in", "p"
+
+
+def open_services(folder: Path) -> Any:
+    from trunkline.services import build
+    from trunkline.settings import Settings
+
+    folder.mkdir(exist_ok=True)
+    (folder / "run").mkdir(exist_ok=True)
+    return build(Settings(home=folder))
+
+
+def settle(services: Any) -> None:
+    while services.jobs.outbox.drain() or services.jobs.step():
+        pass
+
+
+def work(services: Any) -> int:
+    """Do all datums there are; returns how many."""
+    from trunkline.core.status import Status
+    from trunkline.jobs.model import Report
+    from trunkline.jobs.queue import Lease
+
+    done = 0
+    while claimed := services.jobs.claim(f"pipeline:default/{PIPELINE}", "w", 1):
+        for task, payload in claimed:
+            lease = Lease(task_id=task.id, token=task.lease_token)
+            results = [
+                {"id": one["id"], "status": "succeeded", "attempts": 1, "root": None, "stats": {}}
+                for one in payload["datums"]
+            ]
+            services.jobs.progress(lease, results, None)
+            services.jobs.report(lease, Report(status=Status.SUCCEEDED))
+            done += len(results)
+    settle(services)
+    return done
+
+
+def puts(first: int, count: int) -> list[Any]:
+    from trunkline.versioning.model import PutFile
+
+    return [
+        PutFile(path=f"/{n // FILES_PER_FOLDER:04}/{n:07}", parts=[b"%d" % n])
+        for n in range(first, first + count)
+    ]
+
+
+def step_all(folder: Path, datums: int) -> dict[str, float]:
+    """The first job: everything is new."""
+    services = open_services(folder)
+    services.versioning.create_repo("default", REPO)
+    spec = {
+        "pipeline": {"name": PIPELINE}, "input": {"pfs": {"repo": REPO, "glob": "/*/*"}}, "transform": {"cmd": ["true"]},
+    }  # fmt: skip
+    services.pipelines.create("default", spec)
+    settle(services)
+    services.versioning.modify("default", f"{REPO}@master", puts(0, datums))
+    began = time.perf_counter()
+    settle(services)
+    planned = time.perf_counter() - began
+    began = time.process_time()
+    done = work(services)
+    assert done == datums
+    return {"seconds": planned, "work_seconds": time.process_time() - began, "datums": done}
+
+
+def step_new(folder: Path, datums: int) -> dict[str, float]:
+    """The next job: ten are new."""
+    services = open_services(folder)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    commit = services.versioning.modify("default", f"{REPO}@master", puts(datums, NEW))
+    began = time.perf_counter()
+    settle(services)
+    seconds = time.perf_counter() - began
+    job = services.pipelines.inspect_job("default", PIPELINE, commit.id)
+    assert (job.total, job.skipped) == (datums + NEW, datums), job
+    assert work(services) == NEW
+    return {"seconds": seconds, "base_mb": before / 1000, "datums": NEW}
+
+
+STEPS = {"all": step_all, "new": step_new}
+
+
+def plan(datums: int = 100_000, folder: Path | None = None) -> None:
+    """Planning a job of 100,000 datums, ten of them new."""
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        found = {name: _run(name, Path(made) / "home", datums) for name in STEPS}
+    print(f"| {datums:,} datums | seconds | peak memory | promised |\n|---|---|---|---|")
+    first, new = found["all"], found["new"]
+    print(f"| planned, all of them new | {first['seconds']:.2f} | {first['peak_mb']:.0f} MB | |")
+    print(
+        f"| planned, ten of them new | {new['seconds']:.2f} | {new['peak_mb']:.0f} MB | under 1 s and 300 MB |"
+    )
+    each = first["work_seconds"] / datums * 1e6
+    print(
+        f"| the server's part of doing them (processor) | {first['work_seconds']:.2f} ({each:.0f} us each) | | 150 us each |\n"
+    )
+
+
+def _run(name: str, folder: Path, datums: int) -> dict[str, float]:
+    command = [sys.executable, __file__, f"step:{name}", "--datums", str(datums), "--dir", str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=["plan", *(f"step:{name}" for name in STEPS)])
+    parser.add_argument("--datums", type=int, default=100_000)
+    parser.add_argument("--dir", type=Path)
+    asked = parser.parse_args()
+    if asked.part == "plan":
+        plan(asked.datums, asked.dir)
+        return
+    found = STEPS[asked.part.removeprefix("step:")](asked.dir, asked.datums)
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

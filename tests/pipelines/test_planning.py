@@ -1,0 +1,226 @@
+"""What a job has rows for, and why: the difference to its base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.pipelines.conftest import World, spec
+from trunkline.core.status import Status
+from trunkline.errors import NotFoundError
+from trunkline.pipelines import datum_store
+from trunkline.storage.db.schema import datum_results, datums, jobs
+from trunkline.versioning.model import DeletePath
+
+
+def made(path: str) -> dict[str, str]:
+    return {"/" + path.strip("/").replace("/", "-") if path != "/" else "/all": f"made {path}"}
+
+
+def rows(world: World, pipeline: str = "edges") -> dict[str, tuple[str, dict[str, Any]]]:
+    """Status and reason of the rows of the latest job, by path."""
+    with world.db.read() as connection:
+        pk = connection.execute(sa.select(sa.func.max(jobs.c.pk))).scalar_one()
+        found = datum_store.rows_of(connection, pk, 1000, removed=True)
+    return {row.files[0][1]: (row.status, row.why) for row in found}
+
+
+def latest(world: World) -> Any:
+    return world.pipelines.list_jobs("default", "edges")[0]
+
+
+@pytest.fixture
+def three(world: World) -> World:
+    """A pipeline that has done /a, /b and /d/."""
+    world.pipelines.create("default", spec())
+    world.put("images@master", {"/a": "1", "/b": "2", "/d/x": "3"})
+    assert world.work("edges", made) == 3
+    return world
+
+
+def test_only_what_differs_has_a_row_and_each_says_why(three: World) -> None:
+    three.versioning.modify(
+        "default", "images@master", [*three.puts({"/b": "22", "/c": "4"}), DeletePath(path="/d")]
+    )
+    three.settle()
+    assert rows(three) == {
+        "/b": ("queued", {"kind": "changed", "files": ["images:/b"]}),
+        "/c": ("queued", {"kind": "new"}),
+        "/d/": ("removed", {"kind": "removed"}),
+    }
+    assert (latest(three).total, latest(three).skipped) == (3, 1)
+    three.work("edges", made)
+    assert three.files("edges@master") == {**made("/a"), **made("/b"), **made("/c")}
+
+
+def test_a_commit_that_changes_nothing_has_no_rows(three: World) -> None:
+    three.put("images@master", {"/a": "1"})
+    assert rows(three) == {}
+    assert (latest(three).status, latest(three).skipped) == (Status.SUCCEEDED, 3)
+    assert len(three.files("edges@master")) == 3
+
+
+def test_a_file_in_a_folder_changes_its_folder(three: World) -> None:
+    three.put("images@master", {"/d/y": "new"})
+    assert rows(three) == {"/d/": ("queued", {"kind": "changed", "files": ["images:/d/"]})}
+    three.work("edges", made)
+    three.versioning.modify(
+        "default", "images@master", [DeletePath(path="/d"), *three.puts({"/d": "a file now"})]
+    )
+    three.settle()
+    assert {path: status for path, (status, _) in rows(three).items()} == {"/d": "queued", "/d/": "removed"}
+
+
+def test_what_is_known_says_from_where(three: World) -> None:
+    first = latest(three).id
+    three.put("images@master", {"/b": "other"})
+    three.work("edges", made)
+    three.put("images@master", {"/b": "2"})
+    assert rows(three) == {
+        "/b": ("skipped", {"kind": "cached", "was": "changed", "files": ["images:/b"], "from": first})
+    }
+
+
+def test_changed_code_says_what_changed(three: World) -> None:
+    new = spec(transform={"stdin": ["echo other"], "env": {"A": "1"}})
+    three.pipelines.create("default", new, update=True)
+    three.settle()
+    why = {"kind": "code", "code": ["transform.stdin", "transform.env"]}
+    assert rows(three) == dict.fromkeys(("/a", "/b", "/d/"), ("queued", why))
+    three.work("edges", made)
+    three.pipelines.rerun("default", "edges", reprocess=True)
+    three.settle()
+    assert {status_and_why[1]["kind"] for status_and_why in rows(three).values()} == {"forced"}
+
+
+def test_another_glob_uses_what_is_known(three: World) -> None:
+    three.pipelines.create("default", spec(glob="/[ab]"), update=True)
+    three.settle()
+    assert (latest(three).status, latest(three).total, latest(three).skipped) == (Status.SUCCEEDED, 2, 2)
+    assert three.files("edges@master") == {**made("/a"), **made("/b")}
+
+
+def test_code_that_comes_back_is_known(three: World) -> None:
+    three.pipelines.create("default", spec(transform={"stdin": ["echo other"]}), update=True)
+    three.settle()
+    three.work("edges", made)
+    three.pipelines.create("default", spec(), update=True)
+    three.settle()
+    assert rows(three) == {}  # its base is the job before the last
+    assert (latest(three).status, latest(three).skipped) == (Status.SUCCEEDED, 3)
+
+
+def test_what_failed_before_is_tried_again(three: World) -> None:
+    three.put("images@master", {"/c": "4"})
+    [(task, payload)] = three.claim("edges")
+    three.fail(task, payload, "exit code 1", "recovered")
+    job = latest(three)
+    three.put("images@master", {"/e": "5"})
+    assert rows(three) == {
+        "/c": ("queued", {"kind": "again", "was": "recovered", "from": job.id}), "/e": ("queued", {"kind": "new"}),
+    }  # fmt: skip
+
+
+def test_without_the_rows_of_its_base_everything_is_looked_at_again(three: World) -> None:
+    """The job that made an output was squashed, and the result forgotten: nothing that is not certain is built on."""
+    three.put("images@master", {"/c": "4"})
+    three.work("edges", made)
+    with three.db.write() as connection:
+        connection.execute(sa.delete(datums).where(datums.c.status == Status.SUCCEEDED))
+        connection.execute(sa.delete(datum_results))
+    three.put("images@master", {"/b": "changed"})
+    assert set(rows(three)) == {"/a", "/b", "/c", "/d/"}
+    assert three.work("edges", made) == 4
+    assert len(three.files("edges@master")) == 4
+
+
+def test_squashed_commits_leave_right_outputs(three: World) -> None:
+    second = three.put("images@master", {"/b": "22"})
+    three.work("edges", lambda _: {"/b-old-name": "x"})
+    three.put("images@master", {"/e": "1"})
+    three.work("edges", made)
+    three.versioning.squash("default", f"images@{second}", recursive=True)
+    three.settle()
+    three.put("images@master", {"/b": "222"})
+    three.work("edges", made)
+    assert three.files("edges@master") == {**made("/a"), **made("/b"), **made("/d/"), **made("/e")}
+
+
+def test_purged_inputs_take_their_outputs_along(three: World) -> None:
+    three.versioning.purge("default", "images:/a", everywhere=True)
+    three.settle()
+    three.put("images@master", {"/e": "1"})
+    assert set(rows(three)) >= {"/b", "/d/", "/e"}
+    three.work("edges", made)
+    assert three.files("edges@master") == {**made("/b"), **made("/d/"), **made("/e")}
+
+
+def test_a_conflict_with_a_datum_that_did_not_change_names_both(three: World) -> None:
+    three.put("images@master", {"/c": "4"})
+    three.work("edges", lambda _: made("/a"))
+    reason = "the outputs of its datums do not fit together: /a is written by both datum images:/a and datum images:/c"
+    assert latest(three).reason == reason
+    assert latest(three).status == Status.FAILED
+
+
+def test_many_datums_are_planned_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trunkline.pipelines.runner.ROWS_PER_WRITE", 5)
+    world.pipelines.create("default", spec())
+    commit = world.put("images@master", {f"/{n:02}": str(n) for n in range(12)})
+    assert (latest(world).total, latest(world).phase) == (12, "processing")
+    assert world.work("edges", made) == 12
+    assert world.pipelines.inspect_job("default", "edges", commit).status == Status.SUCCEEDED
+
+
+def test_a_plan_that_is_cut_short_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trunkline.pipelines.runner.ROWS_PER_WRITE", 5)
+    world.pipelines.create("default", spec())
+    world.settle()
+    insert = datum_store.insert
+
+    def torn(*args: Any, **more: Any) -> Any:
+        if more["first"] >= 5:
+            raise NotFoundError("the server dies here")
+        return insert(*args, **more)
+
+    def stop(*_args: Any, **_more: Any) -> None:
+        raise RuntimeError("dies")
+
+    monkeypatch.setattr(datum_store, "insert", torn)
+    monkeypatch.setattr(world.pipelines._steps, "_end", stop)
+    with pytest.raises(RuntimeError):
+        world.versioning.modify("default", "images@master", world.puts({f"/{n:02}": "x" for n in range(12)}))
+        world.settle()
+    monkeypatch.undo()
+    assert (latest(world).phase, latest(world).status) == ("planning", Status.QUEUED)
+    world = world.restart()
+    world.settle()
+    assert world.work("edges", made) == 12
+    assert (latest(world).total, latest(world).status) == (12, Status.SUCCEEDED)
+
+
+# --- looking ---
+
+
+def test_datums_are_listed_whether_they_have_rows_or_not(three: World) -> None:
+    three.put("images@master", {"/b": "22"})
+    three.work("edges", made)
+    found = three.pipelines.list_datums("default", "edges", latest(three).id)
+    assert [(one.inputs[0].paths, one.status.value) for one in found] == [
+        (("/b",), "succeeded"), (("/a",), "skipped"), (("/d/",), "skipped"),
+    ]  # fmt: skip
+    assert all(one.output_root and one.size and one.file_count == 1 for one in found)
+    unchanged = three.pipelines.inspect_datum("default", "edges", latest(three).id, found[1].id[:12])
+    assert unchanged == found[1]
+    assert three.pipelines.inspect_datum("default", "edges", latest(three).id, found[0].id) == found[0]
+    with pytest.raises(NotFoundError, match="no datum"):
+        three.pipelines.inspect_datum("default", "edges", latest(three).id, "f" * 64)
+
+
+def test_an_output_can_be_made_again_from_its_datums(three: World) -> None:
+    three.put("images@master", {"/b": "22"})
+    three.work("edges", made)
+    assert three.pipelines.make_output("default", "edges", latest(three).id)
+    assert not three.pipelines.make_output("default", "edges", "0" * 32)
