@@ -176,7 +176,7 @@ class Inputs:
     def _lay_names(self, context: TaskContext, one: Mapping[str, Any], path: str, top: str, box: Box) -> None:
         """Files of which only the names are there: empty ones, or pipes that are filled when they are opened."""
         if one["lazy"] and self._pipes is None:
-            self._pipes = LazyPipes(context.link)
+            self._pipes = LazyPipes(context.link, box.folder)
         for file in [path] if not path.endswith("/") else _listed(context, one["root"], path):
             target = top + file
             os.makedirs(target.rpartition("/")[0], exist_ok=True)  # noqa: PTH103

@@ -6,8 +6,8 @@ import errno
 import logging
 import os
 import threading
-import time
 from contextlib import suppress
+from pathlib import Path
 
 from trunkline.core import filestream
 from trunkline.errors import TrunklineError
@@ -21,12 +21,14 @@ END_SECONDS = 5.0
 
 
 class LazyPipes:
-    """Looks after the pipes of one datum. Each may be opened more than once, and is then filled from the front again."""
+    """Looks after the pipes of one datum. Each may be opened more than once, and is then filled from the front again: whoever
+    opens it gets a pipe of his own, since another takes its place."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, folder: Path) -> None:
+        """``folder``: for pipes that are not in their place yet; on the same file system."""
         self._link = link
+        self._folder = folder
         self._pipes: dict[str, tuple[str, str]] = {}
-        self._busy: set[str] = set()
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -52,8 +54,8 @@ class LazyPipes:
         wait = LOOK_SECONDS_MIN
         while not self._end.wait(wait):
             with self._lock:
-                idle = [place for place in self._pipes if place not in self._busy]
-            opened = [place for place in idle if self._opened(place)]
+                places = list(self._pipes)
+            opened = [place for place in places if self._opened(place)]
             wait = LOOK_SECONDS_MIN if opened else min(wait * 1.5, LOOK_SECONDS_MAX)
 
     def _opened(self, place: str) -> bool:
@@ -65,8 +67,9 @@ class LazyPipes:
                 log.warning("the pipe %s cannot be filled: %s", place, error)
             return False
         os.set_blocking(pipe, True)
-        with self._lock:
-            self._busy.add(place)
+        following = f"{self._folder}/pipe"
+        os.mkfifo(following, 0o644)
+        os.rename(following, place)  # noqa: PTH104
         filler = threading.Thread(target=self._fill, args=(place, pipe), name="fill", daemon=True)
         self._fillers = [thread for thread in self._fillers if thread.is_alive()] + [filler]
         filler.start()
@@ -86,9 +89,6 @@ class LazyPipes:
         finally:
             with suppress(OSError):
                 os.close(pipe)
-            time.sleep(LOOK_SECONDS_MIN)  # the reader sees the end before a new beginning
-            with self._lock:
-                self._busy.discard(place)
 
     def _send(self, client: Transport, root: str, path: str, pipe: int, written: list[int]) -> None:
         """``written``: what the reader has already, from an attempt whose connection broke."""

@@ -34,7 +34,6 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_SLAVE, MS_RELATIME = (
@@ -172,12 +171,13 @@ def build_view(plan: dict[str, Any], root: str) -> None:
             source_path = f"{plan['private_home']}/{name}"
             if os.path.isdir(source_path):
                 bind(source_path, f"{root}{target}/{name}")
-        make_read_only(f"{root}{target}/run")
     for path, source in kept:
         os.makedirs(root + path, exist_ok=True)
         bind(f"/proc/self/fd/{source}", root + path)
         make_read_only(root + path)
         os.close(source)
+    for target in plan["homes"]:
+        make_read_only(f"{root}{target}/run")
     own = {root}
     for path, files in plan["secrets"]:
         make_folder(root, path, own)
@@ -401,16 +401,15 @@ class Commands:
         """Without a namespace: what left the group, and was inherited by this process when its parent died."""
         seconds = 0.0
         for _ in range(STRAY_ROUNDS_MAX):
-            strays = children_of(os.getpid())
-            if not strays:
-                break
-            for one in strays:
+            for one in (strays := children_of(os.getpid())):
                 try:
                     os.kill(one, signal.SIGKILL)
                     _, _, usage = os.wait4(one, 0)
                     seconds += usage.ru_utime + usage.ru_stime
                 except (ProcessLookupError, PermissionError, ChildProcessError):
                     pass
+            if not strays:
+                break
         return seconds
 
 
