@@ -180,6 +180,12 @@ class PipelineService(JobUseCases):
             self._staying.begin(connection, made)
         return made
 
+    def writes_as(self, subject: str, project: str, name: str, branch: str) -> str | None:
+        """As whom the subject of a token may write to a branch: a spout that runs, to its own output; None: it may not."""
+        with self._db.read() as connection:
+            may = self._staying.may_write(connection, subject, project, name, branch)
+        return owner_of_output(name) if may else None
+
     def list_pipelines(self, project: str | None = None) -> list[Pipeline]:
         with self._db.read() as connection:
             found = store.list_pipelines(connection, project)
