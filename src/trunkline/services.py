@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,14 @@ from trunkline.access.model import Scope
 from trunkline.access.service import AccessService
 from trunkline.core.clock import Clock, SystemClock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, is_commit_id
-from trunkline.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError, StateError
+from trunkline.errors import (
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    NotFoundError,
+    StateError,
+    UnavailableError,
+)
 from trunkline.jobs.engines.process import ProcessEngine
 from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, LaunchSpec, Outcome, Task
 from trunkline.jobs.outbox import Outbox
@@ -62,6 +69,8 @@ log = logging.getLogger(__name__)
 FIRE_TRIGGERS = "fire-triggers"
 _REPO_URI = re.compile(r"(?:trunkline://)?([\w-]+/)?[\w-]+@[^:]+(:.*)?", re.ASCII)
 
+S3_REGION = "us-east-1"
+"""The door has one; clients must name it."""
 GC = "gc"
 BUSY_SECONDS = 600.0
 FIRST_GC_SECONDS = 900.0
@@ -88,6 +97,7 @@ class Services:
     training: TrainingService
     serving: ServingService
     lineage: PurgeLineage
+    job_door: JobEntrance
     started_at: float
 
     def start(self) -> None:
@@ -146,9 +156,11 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     sources = build_sources(settings, versioning, buckets)
     secrets = SecretsService(db=db, clock=clock)
     registry = RegistryService(db=db, clock=clock, versioning=versioning, publish=outbox.publish)
+    job_door = JobEntrance(access)
     pipelines = PipelineService(
         db=db, clock=clock, versioning=versioning, jobs=jobs, secrets=secrets, settings=settings,
         issue_token=access.issue, open_target=egress_targets(settings, secrets),
+        job_door=job_door,
     )  # fmt: skip
     training = TrainingService(
         db=db, clock=clock, versioning=versioning, registry=registry, jobs=jobs, settings=settings
@@ -180,6 +192,7 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
         lineage=PurgeLineage(
             db=db, versioning=versioning, pipelines=pipelines, training=training, registry=registry, serving=serving
         ),
+        job_door=job_door,
         started_at=clock.now(),
     )  # fmt: skip
 
@@ -223,6 +236,31 @@ def egress_targets(settings: Settings, secrets: SecretsService) -> Targets:
         files={"file": lambda url: FolderTarget(path_of(url)), "s3": bucket, "gs": bucket, "az": bucket},
         tables={"postgresql": postgres, "postgres": postgres, "sqlite": sqlite},
     )
+
+
+class JobEntrance:
+    """Where jobs find their buckets by S3. Whoever runs the server says how it is opened; it is, when a job needs it."""
+
+    def __init__(self, access: AccessService) -> None:
+        self._access = access
+        self._open: Callable[[], str] | None = None
+
+    def opens_with(self, opener: Callable[[], str] | None) -> None:
+        """``opener`` opens it, unless it is open, and returns its URL."""
+        self._open = opener
+
+    def __call__(self, token: str) -> dict[str, str]:
+        """The environment of a job, for the usual clients.
+
+        :raises UnavailableError: ``no_job_door``.
+        """
+        if self._open is None:
+            raise UnavailableError("this server speaks no S3 to its jobs", kind="no_job_door")
+        url, pair = self._open(), self._access.key_pair(token)
+        return {
+            "S3_ENDPOINT": url, "AWS_ENDPOINT_URL_S3": url, "AWS_ACCESS_KEY_ID": pair.id,
+            "AWS_SECRET_ACCESS_KEY": pair.secret, "AWS_REGION": S3_REGION, "AWS_DEFAULT_REGION": S3_REGION,
+        }  # fmt: skip
 
 
 class PeriodicGc:

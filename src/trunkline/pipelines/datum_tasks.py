@@ -21,6 +21,7 @@ from trunkline.pipelines.inputs import Leaf, leaves
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.results import Result
 from trunkline.pipelines.runner import Steps
+from trunkline.pipelines.s3 import JobDoor, needs_s3
 from trunkline.pipelines.spec import limits_of
 from trunkline.pipelines.store import JobRow
 from trunkline.secrets.service import SecretsService
@@ -68,7 +69,9 @@ class DatumSets:
         secrets: SecretsService,
         settings: Settings,
         issue_token: IssueToken,
+        job_door: JobDoor | None = None,
     ) -> None:
+        self._job_door = job_door
         self._db = db
         self._clock = clock
         self._steps = steps
@@ -105,7 +108,7 @@ class DatumSets:
             "set": number,
             "careful": number in row.sets_lost,
             "job_token": self._token_of(row),
-            "env_extra": _environment_of(row, pipeline),
+            "env_extra": self._environment(row, pipeline),
             "inputs": _inputs_of(row, pipeline),
             "datums": told,
             "service": spec.get("service"),
@@ -150,6 +153,12 @@ class DatumSets:
                 for key in [wanted["key"]] if wanted["key"] else secret.keys:
                     files[f"{folder}/{key}"] = self._secrets.value(secret.namespace, secret.name, key)
         return env, files
+
+    def _environment(self, row: JobRow, pipeline: Pipeline) -> dict[str, str]:
+        found = _environment_of(row, pipeline)
+        if self._job_door is not None and needs_s3(pipeline.spec):
+            found |= self._job_door(self._token_of(row))
+        return found
 
     def _token_of(self, row: JobRow) -> str:
         """One token for a job, as long as this server runs."""

@@ -105,6 +105,8 @@ class Finishing:
         if failed:
             reason = _why_failed(datum_store.label(failed[0].files, row.job.inputs), failed)
             return Done(apply=lambda connection: self._end(connection, row, Status.FAILED, reason))
+        if pipeline.spec.get("s3_out"):
+            return self._success(pipeline, row, self._written_by_s3(output))
         base = TreeHash(row.base_root) if row.base_root is not None else None
         try:
             tree = self._versioning.assemble(base, gone, came, owner=self._owner(row))
@@ -112,6 +114,12 @@ class Finishing:
             reason = f"the outputs of its datums do not fit together: {error}"
             return Done(apply=lambda connection: self._end(connection, row, Status.FAILED, reason))
         return self._success(pipeline, row, tree)
+
+    def _written_by_s3(self, output: Commit) -> TreeInfo:
+        """What was put into the bucket ``out``: it is in the open commit."""
+        if output.root is None:
+            return self._versioning.stage(())
+        return TreeInfo(root=output.root, size=output.size, file_count=output.file_count)
 
     def _success(self, pipeline: Pipeline, row: JobRow, tree: TreeInfo) -> Outcome:
         aside = self._aside(pipeline, row)

@@ -23,6 +23,7 @@ from trunkline.pipelines.logs import JobLogs
 from trunkline.pipelines.model import Cost, Datum, Job, LogLine, Pipeline
 from trunkline.pipelines.planning import Inexact, files_of, places
 from trunkline.pipelines.runner import Steps
+from trunkline.pipelines.s3 import JobBucket, JobDoor, buckets_of
 from trunkline.pipelines.staying import SPOUT, SPOUT_LOG, is_spout, no_jobs
 from trunkline.pipelines.store import JobRow
 from trunkline.secrets.service import SecretsService
@@ -47,6 +48,7 @@ class JobUseCases:
         secrets: SecretsService,
         settings: Settings,
         issue_token: IssueToken,
+        job_door: JobDoor | None = None,
     ) -> None:
         self._db = db
         self._clock = clock
@@ -59,7 +61,7 @@ class JobUseCases:
         self._events = Events(clock, self._steps)
         self._datum_sets = DatumSets(
             db=db, clock=clock, steps=self._steps, queue=jobs.queue, secrets=secrets, settings=settings,
-            issue_token=issue_token,
+            issue_token=issue_token, job_door=job_door,
         )  # fmt: skip
 
     def register(self) -> None:
@@ -114,6 +116,11 @@ class JobUseCases:
     def inspect_job(self, project: str, pipeline: str, job_id: str) -> Job:
         """:raises NotFoundError: ``no_job``."""
         return self._job(project, pipeline, job_id).job
+
+    def s3_buckets(self, subject: str) -> dict[str, JobBucket]:
+        """The buckets that the holder of a job's token sees, by their names; none once the job has ended."""
+        with self._db.read() as connection:
+            return buckets_of(connection, subject)
 
     # --- steering ---
 

@@ -209,6 +209,8 @@ class Steps(Finishing):
         )  # fmt: skip
         if not began:
             return
+        if pipeline.spec.get("s3_out"):
+            self._versioning.begin_output(connection, row.job.project, row.job.pipeline, row.job.id)
         if rows:
             done = _sum(done, self._insert(connection, row, plan, rows, done.to_do))
         to_do = done.to_do + done.waiting

@@ -33,6 +33,7 @@ from trunkline.pipelines.keys import EGRESS_JOB, queue_name
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.planning import Preview
 from trunkline.pipelines.preview import PipelinePreview, changed_fields, first_datums, heads_of
+from trunkline.pipelines.s3 import JobDoor
 from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec, with_defaults
 from trunkline.pipelines.staying import SPOUT, Staying, is_spout
 from trunkline.secrets.service import SecretsService
@@ -55,8 +56,9 @@ class PipelineService(JobUseCases):
         settings: Settings,
         issue_token: IssueToken,
         open_target: OpenTarget | None = None,
+        job_door: JobDoor | None = None,
     ) -> None:
-        super().__init__(db, clock, versioning, jobs, secrets, settings, issue_token)
+        super().__init__(db, clock, versioning, jobs, secrets, settings, issue_token, job_door)
         self._checks = SpecChecks(
             versioning=versioning, secrets=secrets, settings=settings, open_target=open_target
         )

@@ -146,7 +146,12 @@ class SetRun:
         self._careful = bool(payload["careful"])
         self._tries = int(payload["tries"])
         self._shown = hiding(
-            [payload["job_token"], *payload["secrets_env"].values(), *payload["secret_files"].values()]
+            [
+                payload["job_token"],
+                payload["env_extra"].get("AWS_SECRET_ACCESS_KEY", ""),
+                *payload["secrets_env"].values(),
+                *payload["secret_files"].values(),
+            ]
         )
         self._now: tuple[str | None, int] = (None, 1)
         """The datum that is being worked on, and which attempt it is."""
@@ -366,6 +371,8 @@ class SetRun:
         return True
 
     def _take(self, result: Result, datum: Datum) -> None:
+        if self._payload.get("s3_out"):  # what it put by S3 is its output
+            return
         if self._view is None:
             self._view = self._place.view()
         self._view.trees = self._inputs.trees_seen(self._place.box, datum)

@@ -166,6 +166,8 @@ def _problems_of_service(spec: PipelineSpec) -> Iterator[Problem]:
             yield Problem(f"{where}.internal_port", "missing: the port that the command listens on")
         if service is not None and not spec.transform.network:
             yield Problem("transform.network", f"a {where.partition('.')[0]} with a port needs it")
+    if not spec.transform.network and (spec.s3_out or any(leaf.s3 for leaf in spec.pfs_inputs)):
+        yield Problem("transform.network", "what is read or written by S3 needs it")
     if spec.spout is not None:
         for field in ("egress", "s3_out", "job_timeout", "supersede"):
             if getattr(spec, field):

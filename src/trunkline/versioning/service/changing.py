@@ -82,7 +82,7 @@ class Changing(UseCases):
             pk = branch.head if branch else None
         is_owner = as_owner is not None and repo.owner == as_owner
         if branch is not None:
-            if not is_owner or store.upstream_branches(connection, branch.id):
+            if not is_owner or (where.commit is None and store.upstream_branches(connection, branch.id)):
                 commits.refuse_written(connection, branch, pk)
         elif not is_owner:
             commits.refuse_owned(repo, "its files cannot be changed by hand; change its input instead")
