@@ -35,7 +35,8 @@ def cli_page() -> str:
                 child = command.get_command(context_type, name)
                 if child is not None and not child.hidden:
                     walk(child, f"{path} {name}")
-            return
+            if not getattr(command, "invoke_without_command", False):
+                return
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         shown = "".join(
             f" {'' if p.required else '['}{(p.metavar or (p.name or '').upper())}{'' if p.required else ']'}"

@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from trunkline import training
     from trunkline.batching import datums
     from trunkline.errors import TrunklineError
+    from trunkline.functions import pipeline
     from trunkline.sdk.client import Client
 
 __version__ = "0.1.0"
 
-__all__ = ["Client", "TrunklineError", "__version__", "datums", "training"]
+__all__ = ["Client", "TrunklineError", "__version__", "datums", "pipeline", "training"]
 
 _HOMES = {
     "Client": "trunkline.sdk.client", "TrunklineError": "trunkline.errors", "datums": "trunkline.batching",
+    "pipeline": "trunkline.functions",
 }  # fmt: skip
 
 

@@ -27,10 +27,19 @@ _SOCKET = "TRUNKLINE_DATUM_SOCKET"
 
 
 class Datum:
-    """One datum: its inputs lie below ``/pfs``, and what is in ``/pfs/out`` at its end is its output."""
+    """One datum: its inputs lie below ``/pfs``, and what is in ``out`` at its end is its output."""
 
-    def __init__(self, id: str, env: Mapping[str, str], inputs: Mapping[str, str]) -> None:  # noqa: A002
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        env: Mapping[str, str],
+        inputs: Mapping[str, str],
+        *,
+        out: Path | None = None,
+    ) -> None:
         self.id = id
+        self.out = out or Path(os.environ.get("PFS_ROOT") or "/pfs") / "out"
+        """Where its outputs go."""
         self.env = env
         """Its environment variables; they are in ``os.environ``, too."""
         self.inputs = {name: Path(path) for name, path in inputs.items()}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +25,7 @@ from pydantic_settings import (
 )
 
 from trunkline.core.suggest import did_you_mean
+from trunkline.environments import Container, ResolvedEnvironment, interpreter_of
 from trunkline.errors import InvalidInputError
 
 
@@ -38,6 +41,10 @@ class Environment(BaseModel):
     working_dir: str | None = None
     """The working directory, where the spec names none."""
     env: dict[str, str] = Field(default_factory=dict)
+    requirements: Path | None = None
+    """A requirements file: its packages are installed once, into an environment of their own on top of ``python``."""
+    container: bool | str = False
+    """Run commands in a container: of this image, or of the one that is named here."""
 
 
 BUILTIN_ENVIRONMENTS = {
@@ -130,6 +137,25 @@ class Settings(BaseSettings):
     )
     environments: dict[str, Environment] = Field(
         default_factory=dict, description="Maps the `image` of a pipeline to an environment on this machine."
+    )
+    container_images: bool = Field(
+        default=False,
+        description="Run images that `environments` does not map in containers; podman or docker may download them.",
+    )
+    container_engine: str = Field(
+        default="auto",
+        min_length=1,
+        description="What runs containers: `auto` (podman, else docker), or a command line such as `podman --runtime runc`.",
+    )
+    container_options: list[str] = Field(
+        default_factory=list,
+        description="More options for the engine's `run`, as `--ulimit=nofile=1024:4096`.",
+    )
+    environments_unused_days: float = Field(
+        default=30.0,
+        ge=0,
+        description="Python environments made from requirements files that nothing used for so long are removed when the next "
+        "is made; 0: never.",
     )
     lease_seconds: float = Field(
         default=15.0, gt=0, description="A worker that is silent for this long loses its work to another."
@@ -308,12 +334,16 @@ class Settings(BaseSettings):
         options = {"endpoint": self.objects_endpoint, "region": self.objects_region}
         return {name: value for name, value in options.items() if value is not None}
 
-    def environment_for(self, image: str) -> Environment:
-        """The environment that stands for ``image``; tags and digests are ignored for the built-in ones.
+    def environment_for(self, image: str, *, requirements: bool = False) -> ResolvedEnvironment:
+        """The environment that stands for ``image``; tags and digests are ignored for the built-in ones. ``requirements``:
+        the spec brings a requirements file of its own.
 
-        :raises InvalidInputError: ``unmapped_image``, saying how to map it; ``no_python``, if its Python is not there.
+        :raises InvalidInputError: ``unmapped_image``, saying how to map it; ``no_python``, if its Python is not there;
+            ``no_container_engine``; ``no_requirements``.
         """
         found = self.environments.get(image) or BUILTIN_ENVIRONMENTS.get(image.split("@")[0].split(":")[0])
+        if found is None and self.container_images:
+            found = Environment(container=True)
         if found is None:
             raise InvalidInputError(
                 f"image {image!r} is not mapped to an environment on this machine: add "
@@ -329,7 +359,48 @@ class Settings(BaseSettings):
                 kind="no_python",
                 details={"image": image, "python": found.python},
             )
-        return found
+        text = self._requirements_of(image, found)
+        if found.container and (requirements or text is not None):
+            raise InvalidInputError(
+                f"image {image!r} runs in a container, which has its packages already: leave out requirements",
+                kind="bad_environment",
+            )
+        needs_packages = requirements or text is not None
+        return ResolvedEnvironment(
+            python=found.python, path=found.path, working_dir=found.working_dir, env=found.env, requirements=text,
+            interpreter=interpreter_of(found.python).name if needs_packages else None,
+            unused_days=self.environments_unused_days if needs_packages else None,
+            container=self._container_of(image, found),
+        )  # fmt: skip
+
+    def _requirements_of(self, image: str, environment: Environment) -> str | None:
+        if environment.requirements is None:
+            return None
+        file = self.home / environment.requirements
+        try:
+            return file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(
+                f"the requirements of image {image!r} cannot be read from {file}: "
+                f"{getattr(error, 'strerror', None) or 'it is not text'}",
+                kind="no_requirements",
+            ) from error
+
+    def _container_of(self, image: str, environment: Environment) -> Container | None:
+        if not environment.container:
+            return None
+        if self.container_engine == "auto":
+            engine = [name for name in ("podman", "docker") if shutil.which(name)][:1]
+        else:
+            engine = shlex.split(self.container_engine)
+        if not engine or shutil.which(engine[0]) is None:
+            raise InvalidInputError(
+                f"image {image!r} runs in a container, and {engine[0] if engine else 'neither podman nor docker'} is "
+                "not here: install one, or map the image to a Python in `environments`",
+                kind="no_container_engine",
+            )
+        name = environment.container if isinstance(environment.container, str) else image
+        return Container(engine=engine, image=name, options=self.container_options)
 
 
 def _with_password(url: str, password: str) -> str:

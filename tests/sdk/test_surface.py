@@ -24,7 +24,7 @@ PUBLIC = [
 
 
 def test_the_public_names_are_frozen() -> None:
-    assert trunkline.__all__ == ["Client", "TrunklineError", "__version__", "training"]
+    assert trunkline.__all__ == ["Client", "TrunklineError", "__version__", "datums", "pipeline", "training"]
     assert all(hasattr(trunkline, name) for name in trunkline.__all__)
     with pytest.raises(AttributeError):
         _ = trunkline.nothing

@@ -19,10 +19,12 @@ from trunkline.cli import (
     listing,
     logs,
     pipelines,
+    running,
     server,
     steering,
     transactions,
     version,
+    why,
 )
 from trunkline.cli.errors import INTERRUPTED
 from trunkline.cli.grammar import Output, Verbs, command
@@ -46,12 +48,14 @@ def build() -> typer.Typer:
     files.register(app, get)
     apply.register(app)
     logs.register(app)
+    running.register(app)
     steering.register(app)
     deleting.register(app)
     keeping.register(app)
     following.register(app)
     transactions.register(app)
     history.register(app)
+    why.register(app)
     return app
 
 

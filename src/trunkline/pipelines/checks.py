@@ -40,7 +40,7 @@ class SpecChecks:
         """:raises InvalidInputError: for a bad name or image. :raises NotFoundError: for a missing project, repo or secret."""
         check_pipeline_name(spec.pipeline.name)
         check_name("branch", spec.output_branch)
-        self._settings.environment_for(spec.transform.image)
+        self._settings.environment_for(spec.transform.image, requirements=bool(spec.transform.requirements))
         self._versioning.inspect_project(spec.pipeline.project)
         for where, leaf in leaves_of(spec.input) if spec.input is not None else ():
             if isinstance(leaf, PfsInput):

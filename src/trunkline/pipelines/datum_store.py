@@ -242,6 +242,13 @@ def rows_of(
     return list(connection.execute(statement))
 
 
+def whys_of(connection: Connection, job_pk: int) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Status, why, and attempts of each row."""
+    query = sa.select(datums.c.status, datums.c.why, datums.c.attempts).where(datums.c.job_pk == job_pk)
+    for row in connection.execution_options(yield_per=ROWS_PER_FETCH).execute(query):
+        yield row.status, row.why, row.attempts
+
+
 def ids_of(connection: Connection, job_pk: int) -> set[str]:
     return set(connection.execute(sa.select(datums.c.id).where(datums.c.job_pk == job_pk)).scalars())
 

@@ -100,6 +100,8 @@ class DatumSets:
         if row is None or pipeline is None or row.job.status != Status.RUNNING:
             raise StateError(f"the job of {task.key} is not running any more", kind="job_over")
         spec = pipeline.spec
+        needs_packages = bool(spec["transform"].get("requirements"))
+        place = self._settings.environment_for(spec["transform"]["image"], requirements=needs_packages)
         return {
             **self.of_pipeline(pipeline),
             "job": {
@@ -126,7 +128,7 @@ class DatumSets:
         return {
             "tries": spec["datum_tries"],
             "transform": spec["transform"],
-            "environment": self._settings.environment_for(spec["transform"]["image"]).model_dump(),
+            "environment": place.model_dump(),
             "secrets_env": secrets_env,
             "secret_files": secret_files,
             "code_root": pipeline.code_root,

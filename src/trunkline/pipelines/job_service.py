@@ -26,6 +26,7 @@ from trunkline.pipelines.runner import Steps
 from trunkline.pipelines.s3 import JobBucket, JobDoor, buckets_of
 from trunkline.pipelines.staying import SPOUT, SPOUT_LOG, is_spout, no_jobs
 from trunkline.pipelines.store import JobRow
+from trunkline.pipelines.why import WhyDatum, WhyJob, counted, in_words, kind_of
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
@@ -248,6 +249,36 @@ class JobUseCases:
                 if one.id.startswith(datum):
                     return self._with_outputs(row, [one])[0]
         raise _no_datum(datum, row, several=bool(ids))
+
+    def why(
+        self, project: str, pipeline: str, job_id: str, *, limit: int = LIST_MAX, after: str = ""
+    ) -> WhyJob:
+        """Why each datum of a job was done, or was not: all in numbers, and those that are not unchanged from behind
+        ``after`` on.
+
+        :raises NotFoundError: ``no_job``.
+        """
+        row = self._job(project, pipeline, job_id)
+        with self._db.read() as connection:
+            base = None if row.base_pk is None else store.get_job_by_pk(connection, row.base_pk)
+            kinds, retried = counted(datum_store.whys_of(connection, row.pk), row.job.total)
+            rows = datum_store.rows_of(connection, row.pk, limit, after, removed=True)
+        found = [
+            WhyDatum(
+                id=one.id, paths=tuple(f"{row.job.inputs[file[0]].repo}:{file[1]}" for file in one.files),
+                status=Status(one.status), kind=kind_of(one.status, one.why), files=tuple(one.why.get("files") or ()),
+                code=tuple(one.why.get("code") or ()), from_job=one.why.get("from"), was=str(one.why.get("was") or ""),
+                attempts=one.attempts, text=in_words(one.status, one.why, one.attempts),
+            )
+            for one in rows
+        ]  # fmt: skip
+        return WhyJob(
+            job=row.job,
+            base=None if base is None else base.job.id,
+            kinds=kinds,
+            retried=retried,
+            datums=tuple(found),
+        )
 
     def _unchanged(self, pipeline: Pipeline, row: JobRow, after: str) -> Iterator[Datum]:
         """The datums of a job that have no row, from behind ``after`` on."""

@@ -86,9 +86,10 @@ def code_of(pipeline: Pipeline, settings: Settings, job_id: str) -> Code:
         pipeline.spec.get(name) for name in ("service", "s3_out")
     )
     transform = pipeline.spec["transform"]
+    place = settings.environment_for(transform["image"], requirements=bool(transform.get("requirements")))
     return Code(
         transform=transform,
-        environment=settings.environment_for(transform["image"]).model_dump(),
+        environment=place.identity(),
         code_root=pipeline.code_root,
         salt=f"{pipeline.salt}/{job_id}" if every_job else pipeline.salt,
     )

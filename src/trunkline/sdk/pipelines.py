@@ -8,13 +8,14 @@ from typing import Any
 
 from trunkline.core.paths import parse_address
 from trunkline.errors import InvalidInputError
-from trunkline.sdk.data import DataMethods
+from trunkline.sdk.data import PAGE_ITEMS_MAX, DataMethods
 from trunkline.sdk.specs import read_specs
 from trunkline.sdk.tar import code_files
 from trunkline.sdk.transport import path_of
 from trunkline.wire.commits import Commit
 from trunkline.wire.jobs import Job
 from trunkline.wire.pipelines import Pipeline, PipelinePreview
+from trunkline.wire.why import WhyDatum, WhyJob
 
 
 class PipelineMethods(DataMethods):
@@ -179,6 +180,25 @@ class PipelineMethods(DataMethods):
     def _pipeline(self, name: str, project: str | None, *parts: str) -> str:
         where = parse_address(name, project or self.project)
         return path_of("projects", where.project, "pipelines", where.repo, *parts)
+
+    def why_job(self, address: str, *, limit: int | None = None, project: str | None = None) -> WhyJob:
+        """Why each datum of a job was done, or was not; with all that are not unchanged, or at most ``limit`` of them.
+
+        >>> client.why_job("edges@1035715e796f45caae7a1d3ffd1f93ca").kinds
+        {'new': 1, 'unchanged': 99}
+        """
+        size = PAGE_ITEMS_MAX if limit is None else max(1, min(limit, PAGE_ITEMS_MAX))
+        found: WhyJob | None = None
+        datums: list[WhyDatum] = []
+        cursor: str | None = None
+        while found is None or (cursor is not None and (limit is None or len(datums) < limit)):
+            answer = self.call(
+                "GET", self._job(address, project) + "/why", query={"limit": size, "cursor": cursor}
+            )
+            page = WhyJob.model_validate(answer)
+            found, cursor = found or page, page.next
+            datums += page.datums
+        return found.model_copy(update={"datums": tuple(datums[:limit]), "next": cursor})
 
     def _job(self, address: str, project: str | None) -> str:
         where = parse_address(address, project or self.project)

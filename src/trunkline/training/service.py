@@ -79,7 +79,12 @@ class TrainingService:
         if idempotency_key is not None and (found := self._with_key(idempotency_key)) is not None:
             return found
         parsed = parse_config(config)
-        self._settings.environment_for(parsed.image() or "trunkline")
+        place = self._settings.environment_for(parsed.image() or "trunkline")
+        if place.container is not None:
+            raise InvalidInputError(
+                f"image {parsed.image()!r} runs in containers, and experiments do not yet: map it to a Python",
+                kind="bad_environment",
+            )
         if code_root is not None:
             self._versioning.check_tree(TreeHash(code_root))
         stored = self._effective(parsed)

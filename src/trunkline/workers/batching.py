@@ -57,7 +57,7 @@ class Batching:
 
     def _listen(self) -> str:
         box = self._place.box
-        if box.mode == "namespace":
+        if box.mode != "paths":
             folder = os.open(box.pfs, os.O_RDONLY | os.O_DIRECTORY)
             try:  # the path itself may be longer than a socket's may be
                 self._listener.bind(f"/proc/self/fd/{folder}/{SOCKET_NAME}")

@@ -28,6 +28,7 @@ class Box:
     """Folders inside the data directory that the command needs all the same: its Python, say."""
     secret_files: Mapping[str, str] = field(default_factory=dict, repr=False)
     mode: str = "namespace"
+    """``namespace``, ``paths`` or ``container``; in all but ``paths``, commands see ``/pfs``."""
     user: tuple[int, int, list[int]] | None = None
     """As whom commands run: user, group and further groups; None: as the worker."""
 
@@ -46,12 +47,12 @@ class Box:
 
     @cached_property
     def seen_pfs(self) -> str:
-        return "/pfs" if self.mode == "namespace" else str(self.pfs)
+        return str(self.pfs) if self.mode == "paths" else "/pfs"
 
     @cached_property
     def seen_home(self) -> str:
         """What the command is told is the data directory: it holds nothing but the server's address."""
-        if self.mode != "namespace":
+        if self.mode == "paths":
             return str(self.private_home)
         return str(self.home) if self.user is None else USER_HOME
 
@@ -79,7 +80,7 @@ class Box:
 
     def rewritten(self, text: str) -> str:
         """A word of the command as it must be in this mode."""
-        if self.mode == "namespace" or "/pfs" not in text:
+        if self.mode != "paths" or "/pfs" not in text:
             return text
         return _PFS.sub(lambda _: str(self.pfs), text)
 

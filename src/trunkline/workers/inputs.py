@@ -167,7 +167,7 @@ class Inputs:
             os.rename(source, target)  # noqa: PTH104
             self._trees[root].paths.discard(path)
             return
-        use = _link if box.mode == "namespace" else shutil.copy2
+        use = _link if box.mode != "paths" else shutil.copy2
         if path.endswith("/"):
             shutil.copytree(source, target, copy_function=use, dirs_exist_ok=True)
         elif not os.path.lexists(target):

@@ -40,7 +40,8 @@ class View:
     """Paths as the command saw them -> paths on this machine."""
 
     def __init__(self, box: Box) -> None:
-        self.top = "/pfs/out" if box.mode == "namespace" else str(box.out.resolve())
+        self.top = str(box.out.resolve()) if box.mode == "paths" else "/pfs/out"
+        self._has_host = box.mode != "container"
         self.trees: Mapping[str, str] = {}
         """Folders as the command saw them whose files stand for those of a tree, by its hash."""
         folder, home = str(box.folder.resolve()), str(box.home.resolve())
@@ -54,10 +55,15 @@ class View:
         """Folders that a place lies in; no links, and perhaps not there under their mapped name."""
 
     def host(self, path: str) -> str:
-        """Where a path without links in it really is."""
+        """Where a path without links in it really is.
+
+        :raises FileNotFoundError: if it was in the image of a container.
+        """
         for seen, real in self._places:
             if path == seen or path.startswith(seen + "/"):
                 return real + path[len(seen) :]
+        if not self._has_host:
+            raise FileNotFoundError(path)
         return path
 
     def follow(self, path: str) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 from trunkline.errors import UnavailableError
 from trunkline.sdk.transport import Transport
 from trunkline.workers.box import Box
+from trunkline.workers.environments.base import Prepared, Wanted
+from trunkline.workers.environments.choice import Environments
 from trunkline.workers.inputs import retrying
 from trunkline.workers.lease import TaskContext, WorkerEnvironment
 from trunkline.workers.limits import Limits
@@ -43,7 +45,10 @@ class Place:
         self._user: User | None = None
         self._code_root: str | None = None
         self._code: dict[str, tuple[int, ...]] = {}
+        self._kept_inside: list[tuple[str, ...]] = []
+        """Folders inside the data directory that commands see."""
         self._pristine = scratch / "code"
+        self._environments = Environments()
         self.warning = ""
         """Why commands are not isolated, if they are not."""
 
@@ -62,11 +67,14 @@ class Place:
             self._spare[0].close()
             self._spare = None
         if self._spare is None:
-            self._number += 1
-            folder = (self._scratch / f"box-{self._number}").resolve()
-            box = Box(folder=folder, home=self._environment.home.resolve())
-            box.create()
-            self._spare = start_sandbox(self._environment.sandbox, box)
+            self._spare = start_sandbox(self._environment.sandbox, self._new_box())
+
+    def _new_box(self) -> Box:
+        self._number += 1
+        folder = (self._scratch / f"box-{self._number}").resolve()
+        box = Box(folder=folder, home=self._environment.home.resolve())
+        box.create()
+        return box
 
     def wants_another(self, payload: Mapping[str, Any]) -> bool:
         """Whether the sandbox that there is cannot be used for these datums."""
@@ -80,18 +88,33 @@ class Place:
         is_new = self.wants_another(payload)
         if is_new:
             self.discard()
-            self._make(payload)
+            self._make(payload, self._environment_of(context, payload))
             self._key = _key(payload)
         self.box.note_server(context.link.url)
         self._lay_code(context, payload["code_root"])
         return is_new
 
-    def _make(self, payload: Mapping[str, Any]) -> None:
-        self._user = user_of(payload["transform"].get("user"))
+    def _environment_of(self, context: TaskContext, payload: Mapping[str, Any]) -> Prepared:
         self.warm_up()
         assert self._spare is not None, "it was made just now"
-        sandbox, self.warning = self._spare
-        self._spare = None
+        root = payload["code_root"]
+        if root is not None:
+            self._fetch_code(context, root)
+        wanted = Wanted(
+            home=self._environment.home, scratch=self._scratch, mode=self._spare[0].box.mode, payload=payload,
+            code=None if root is None else self._pristine / root, log=context.log, interrupted=context.interrupted,
+            check=context.check,
+        )  # fmt: skip
+        return self._environments.prepare(wanted)
+
+    def _make(self, payload: Mapping[str, Any], prepared: Prepared) -> None:
+        self._user = user_of(payload["transform"].get("user")) if prepared.start is None else None
+        assert self._spare is not None, "there was one a moment ago"
+        if prepared.start is None:
+            sandbox, self.warning = self._spare
+            self._spare = None
+        else:
+            sandbox, self.warning = prepared.start(self._new_box()), ""
         mode = sandbox.box.mode
         if mode == "paths" and payload["secret_files"]:
             sandbox.close()
@@ -102,23 +125,21 @@ class Place:
             )
         box = dataclasses.replace(
             sandbox.box,
-            keep=tuple(self._kept(payload)),
+            keep=tuple(self._kept(prepared)),
             secret_files=payload["secret_files"],
             user=self._user,
         )
         self._sandbox = sandbox
+        self._kept_inside = [path.relative_to(box.home).parts for path in box.keep]
         self._give_to_user(box)
-        sandbox.configure(box, pipeline_variables(payload, box), Limits.of(payload.get("limits")))
+        sandbox.configure(box, pipeline_variables(payload, box, prepared), Limits.of(payload.get("limits")))
         box.write_stdin(payload["transform"]["stdin"])
         box.write_stdin(payload["transform"]["err_stdin"], "err_stdin")
 
-    def _kept(self, payload: Mapping[str, Any]) -> Iterator[Path]:
+    def _kept(self, prepared: Prepared) -> Iterator[Path]:
         """Folders inside the data directory that commands need."""
         home = self._environment.home.resolve()
-        environment = payload["environment"]
-        needed = [*map(Path, environment["path"]), Path(sys.prefix), *(Path(one) for one in sys.path if one)]
-        if environment["python"]:
-            needed.append(Path(environment["python"]).parent.parent)
+        needed = [*prepared.keep, Path(sys.prefix), *(Path(one) for one in sys.path if one)]
         found = (path.resolve() for path in needed)
         return iter(dict.fromkeys(path for path in found if home in path.parents and path.exists()))
 
@@ -132,18 +153,23 @@ class Place:
     def _lay_code(self, context: TaskContext, root: str | None) -> None:
         if root == self._code_root and (root is None or self._code):
             return
-        if root is not None and not (self._pristine / root).is_dir():
-            remove_tree(self._pristine)
-            target = self._pristine / f"{root}.new"
-
-            def fetch(client: Transport) -> None:
-                client.download_folder(f"/v1/filesets/{root}/archive", target)
-
-            target.mkdir(parents=True)
-            retrying(context, fetch)
-            target.rename(self._pristine / root)
+        if root is not None:
+            self._fetch_code(context, root)
         self._code_root = root
         self._restore_code()
+
+    def _fetch_code(self, context: TaskContext, root: str) -> None:
+        if (self._pristine / root).is_dir():
+            return
+        remove_tree(self._pristine)
+        target = self._pristine / f"{root}.new"
+
+        def fetch(client: Transport) -> None:
+            client.download_folder(f"/v1/filesets/{root}/archive", target)
+
+        target.mkdir(parents=True)
+        retrying(context, fetch)
+        target.rename(self._pristine / root)
 
     def _restore_code(self) -> None:
         """A private copy, as it was stored."""
@@ -172,7 +198,7 @@ class Place:
             if entry.name in missing and entry.is_dir(follow_symlinks=False):
                 missing.discard(entry.name)
             else:  # without namespaces, even a link in the place of one of our folders
-                _remove(entry)
+                _remove_around(entry, [parts[1:] for parts in self._kept_inside if parts[0] == entry.name])
         for name in missing:
             os.mkdir(f"{home}/{name}")  # noqa: PTH102
         _empty(f"{home}/tmp")
@@ -198,6 +224,7 @@ class Place:
     def close(self) -> None:
         """End all."""
         self.discard()
+        self._environments.close()
         if self._spare is not None:
             self._spare[0].close()
             self._spare = None
@@ -207,7 +234,7 @@ def _key(payload: Mapping[str, Any]) -> str:
     """What a sandbox is made for."""
     wanted = [
         payload["transform"], payload["environment"], payload["secrets_env"], payload["secret_files"],
-        payload.get("limits"), bool(payload["code_root"]),
+        payload.get("limits"), payload["code_root"] if payload["transform"].get("requirements") else bool(payload["code_root"]),
     ]  # fmt: skip
     return json.dumps(wanted, sort_keys=True, default=str)
 
@@ -232,6 +259,15 @@ def _fingerprint(folder: str | Path) -> dict[str, tuple[int, ...]]:
 def _empty(folder: str | Path) -> None:
     for entry in os.scandir(folder):
         _remove(entry)
+
+
+def _remove_around(entry: os.DirEntry[str], kept: list[tuple[str, ...]]) -> None:
+    """All but the way to what is mounted in there: with its place, a mount would go from the sandbox, too."""
+    if not kept:
+        _remove(entry)
+    elif () not in kept and entry.is_dir(follow_symlinks=False):
+        for inner in os.scandir(entry.path):
+            _remove_around(inner, [parts[1:] for parts in kept if parts[0] == inner.name])
 
 
 def _remove(entry: os.DirEntry[str]) -> None:

@@ -143,7 +143,7 @@ class Sandbox:
                 "do": "configure", "keep": [str(path.resolve()) for path in box.keep], "homes": list(box.homes),
                 "private_home": str(box.private_home), "secrets": box.secrets(), "env": dict(env),
                 "rlimits": rlimits_of(limits, has_group=self._group is not None), "user": box.user,
-                "no_network": not limits.network, "lock_cgroups": self._group is not None,
+                "gives_up": box.mode != "container", "no_network": not limits.network, "lock_cgroups": self._group is not None,
             }
         )  # fmt: skip
         self._line.settimeout(None)

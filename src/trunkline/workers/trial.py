@@ -22,6 +22,8 @@ from typing import Any
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, LimitError, TrunklineError
 from trunkline.sdk.transport import Transport
+from trunkline.workers.environments.base import Wanted
+from trunkline.workers.environments.choice import Environments
 from trunkline.workers.lease import Outcome, TaskContext, WorkerEnvironment, serve
 from trunkline.workers.sandbox import Box, Ended, become_subreaper, choose_mode, run
 from trunkline.workers.scratch import make_scratch, remove_tree
@@ -55,6 +57,7 @@ class TrialRunner:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._mode: tuple[str, str] | None = None
+        self._environments = Environments()
 
     def __call__(self, context: TaskContext) -> Outcome:
         payload = context.task.payload
@@ -74,6 +77,7 @@ class TrialRunner:
         payload = context.task.payload
         with ExitStack() as stack:
             data = stack.enter_context(_data(context)) if payload["data"] is not None else None
+            self._prepare(context)
             box = self._box(context, folder, data)
             _restore(context, box)
             talk = TrialTalk(context, box, _hello(payload, box, data), inbox=box.private_home / CHECKPOINTS)
@@ -91,9 +95,31 @@ class TrialRunner:
             talk.close()  # what was reported last is stored before the trial ends
             return watch.outcome(ended)
 
-    def _box(self, context: TaskContext, folder: Path, data: Path | None) -> Box:
+    def _prepare(self, context: TaskContext) -> None:
+        """Have the packages of the image, if the settings name some; from then on its environment is the one with them."""
+        payload = context.task.payload
         if self._mode is None:
             self._mode = choose_mode(context.environment.sandbox, self._scratch)
+        if not payload["environment"].get("requirements"):
+            return
+        job = {
+            "project": "experiments",
+            "pipeline": str(payload["experiment_id"]),
+            "id": str(payload["run_id"]),
+        }
+        wanted = Wanted(
+            home=context.environment.home, scratch=self._scratch, mode=self._mode[0],
+            payload={"environment": payload["environment"], "transform": {}, "job": job}, code=None, log=context.log,
+            interrupted=context.interrupted, check=context.check,
+        )  # fmt: skip
+        prepared = self._environments.prepare(wanted)
+        payload["environment"] = {
+            "python": f"{prepared.path[0]}/python", "path": list(prepared.path[1:]), "env": dict(prepared.env),
+            "working_dir": None,
+        }  # fmt: skip
+
+    def _box(self, context: TaskContext, folder: Path, data: Path | None) -> Box:
+        assert self._mode is not None, "it was prepared"
         mode, why_not = self._mode
         if why_not:
             context.log(f"warning: the trial's code is not isolated: {why_not}", "trunkline")

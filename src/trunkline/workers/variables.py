@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from trunkline.errors import InvalidInputError
 from trunkline.workers.box import Box
+from trunkline.workers.environments.base import Prepared
 
 PASSED_ON = (
     "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM", "SSL_CERT_FILE", "SSL_CERT_DIR",
@@ -26,20 +26,18 @@ _PLAIN = re.compile(r"[\w/.:@%+=,-]+", re.ASCII)
 User = tuple[int, int, list[int]]
 
 
-def pipeline_variables(payload: Mapping[str, Any], box: Box) -> dict[str, str]:
+def pipeline_variables(payload: Mapping[str, Any], box: Box, prepared: Prepared) -> dict[str, str]:
     """What all datums of a pipeline have. What is most particular wins."""
-    environment = payload["environment"]
-    python = environment["python"] or sys.executable
     inherited = os.environ.get("PATH", DEFAULT_PATH)
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     env |= _of_user(box.user)
     env |= {
-        "PATH": os.pathsep.join([str(Path(python).parent), *environment["path"], inherited]),
+        "PATH": os.pathsep.join([*prepared.path, inherited]),
         "PYTHONUNBUFFERED": "1",  # else a log would stand still until its buffer is full
         "TMPDIR": f"{box.seen_home}/tmp",
         "PWD": working_dir(payload, box),
     }
-    env |= environment["env"]
+    env |= prepared.env
     env |= payload["transform"]["env"]
     env |= payload["secrets_env"]
     if box.mode == "paths":

@@ -227,7 +227,7 @@ def give_up_powers(plan: dict[str, Any]) -> None:
         _, hard = resource.getrlimit(number)
         wanted = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (wanted, wanted))
-    if sys.platform == "linux" and os.geteuid() == 0:
+    if plan["gives_up"] and sys.platform == "linux" and os.geteuid() == 0:
         for capability in DROPPED_CAPABILITIES:
             libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0)
     if plan["user"] is not None:

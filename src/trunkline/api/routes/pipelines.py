@@ -27,6 +27,7 @@ from trunkline.wire.pipelines import (
     RestartedDatums,
     RunCron,
 )
+from trunkline.wire.why import WhyJob
 
 router = new_router("pipelines")
 
@@ -181,6 +182,19 @@ def list_datums(
 ) -> Page[Datum]:
     found = use.pipelines.list_datums(project, name, job_id, limit=limit + 1, after=cursor or "")
     return page_of(Datum, found, limit, lambda datum: datum.id)
+
+
+@router.get("/projects/{project}/pipelines/{name}/jobs/{job_id}/why")
+@allow(Scope.JOB)
+def why_job(
+    project: str, name: str, job_id: str, use: Use, limit: Limit = PAGE_ITEMS_DEFAULT, cursor: Cursor = None
+) -> WhyJob:
+    found = WhyJob.model_validate(
+        use.pipelines.why(project, name, job_id, limit=limit + 1, after=cursor or "")
+    )
+    more = len(found.datums) > limit
+    shown = found.datums[:limit]
+    return found.model_copy(update={"datums": shown, "next": shown[-1].id if more else None})
 
 
 @router.get("/projects/{project}/pipelines/{name}/logs", response_class=Response)
