@@ -25,7 +25,7 @@ from trunkline.testing.bucket import REGION, BucketServer
 from trunkline.testing.postgres import Postgres
 from trunkline.testing.programs import free_ports
 from trunkline.testing.stores import Stores
-from trunkline.versioning.model import DeletePath
+from trunkline.versioning.model import Change, DeletePath
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def world(make: Callable[..., World]) -> World:
 
 def run(world: World, files: dict[str, str], delete: tuple[str, ...] = ()) -> Job:
     """A commit to ``images``; each file is copied to the output, ``__`` in its name a folder's end."""
-    changes = [*(DeletePath(path=path) for path in delete), *world.puts(files)]
+    changes: list[Change] = [*(DeletePath(path=path) for path in delete), *world.puts(files)]
     world.versioning.modify("default", "images@master", changes)
     world.settle()
     contents = world.files("images@master")
