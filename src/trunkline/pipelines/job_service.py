@@ -23,6 +23,8 @@ from trunkline.pipelines.logs import JobLogs
 from trunkline.pipelines.model import Cost, Datum, Job, LogLine, Pipeline
 from trunkline.pipelines.planning import Inexact, files_of, places
 from trunkline.pipelines.runner import Steps
+from trunkline.pipelines.s3 import JobBucket, JobDoor, buckets_of
+from trunkline.pipelines.staying import SPOUT, SPOUT_LOG, is_spout, no_jobs
 from trunkline.pipelines.store import JobRow
 from trunkline.pipelines.why import WhyDatum, WhyJob, counted, in_words, kind_of
 from trunkline.secrets.service import SecretsService
@@ -47,6 +49,7 @@ class JobUseCases:
         secrets: SecretsService,
         settings: Settings,
         issue_token: IssueToken,
+        job_door: JobDoor | None = None,
     ) -> None:
         self._db = db
         self._clock = clock
@@ -59,7 +62,7 @@ class JobUseCases:
         self._events = Events(clock, self._steps)
         self._datum_sets = DatumSets(
             db=db, clock=clock, steps=self._steps, queue=jobs.queue, secrets=secrets, settings=settings,
-            issue_token=issue_token,
+            issue_token=issue_token, job_door=job_door,
         )  # fmt: skip
 
     def register(self) -> None:
@@ -115,6 +118,11 @@ class JobUseCases:
         """:raises NotFoundError: ``no_job``."""
         return self._job(project, pipeline, job_id).job
 
+    def s3_buckets(self, subject: str) -> dict[str, JobBucket]:
+        """The buckets that the holder of a job's token sees, by their names; none once the job has ended."""
+        with self._db.read() as connection:
+            return buckets_of(connection, subject)
+
     # --- steering ---
 
     def stop_job(self, project: str, pipeline: str, job_id: str) -> Job:
@@ -139,6 +147,8 @@ class JobUseCases:
             pipeline_id = store.find_pipeline_id(connection, project, name)
             if pipeline is None or pipeline_id is None:
                 raise no_pipeline(project, name)
+            if is_spout(pipeline.spec):
+                raise no_jobs(project, name)
             if reprocess:
                 for row in store.unfinished_jobs(connection, pipeline_id):
                     self._steps.end(connection, row, Status.CANCELLED, "its pipeline is reprocessed")
@@ -329,6 +339,11 @@ class JobUseCases:
 
         ``job_id`` None: the latest job. ``datum`` may be the beginning of a datum's ID.
         """
+        with self._db.read() as connection:
+            found = store.get_pipeline(connection, project, pipeline)
+        if found is not None and is_spout(found.spec):
+            lines, after = self._logs.read(project, pipeline, SPOUT_LOG, offset=offset)
+            return lines, after, found.state != "running" and after == offset
         row = self._job(project, pipeline, job_id)
         if datum is not None:
             datum = self._datum_id(row, datum)
@@ -342,6 +357,11 @@ class JobUseCases:
         """
         with self._db.read() as connection:
             task = self._jobs.held(connection, lease)
+            if task.kind == SPOUT:
+                return self._logs.append(
+                    project=task.payload["project"], pipeline=task.payload["pipeline"], job_id=SPOUT_LOG,
+                    source=f"{task.id}:{task.attempts}", offset=offset, lines=lines,
+                )  # fmt: skip
             row = store.get_job_by_pk(connection, task.payload["job_pk"])
         if row is None:
             raise ConflictError(f"the job of {task.key} was deleted", kind="lease_lost")
