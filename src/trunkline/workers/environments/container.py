@@ -214,7 +214,7 @@ class ContainerSandbox(Sandbox):
     ) -> Ended:
         ended = super()._ended(answer, stopped, seconds, timeout_seconds)
         # What the client used says nothing of the command.
-        ended = dataclasses.replace(ended, cpu_seconds=0.0, memory_bytes=0, oom=False)
+        ended = dataclasses.replace(ended, cpu_seconds=0.0, memory_bytes=0)
         if self._limits.memory_bytes is not None:
             if ended.exit_code == KILLED and not stopped and self._ran_out():
                 limit = f"{self._limits.memory_bytes / 2**20:.4g} MiB"
