@@ -324,3 +324,22 @@ def test_logs_go_with_their_job(world: World, how: str) -> None:
     assert follower(0)[::2] == ([], True)
     left = {path.name for path in world.settings.logs_dir.rglob("*") if path.is_file()}
     assert left == (set() if how == "pipeline" else {f"{kept}.jsonl", f"{kept}.index"})
+
+
+def test_the_log_of_a_spout_stays_until_the_spout_goes(world: World) -> None:
+    """It has no jobs, so nothing of what takes logs of jobs away takes this."""
+    made = spec("watch", spout={})
+    del made["input"]
+    world.pipelines.create("default", made)
+    world.settle()
+    [(task, _)] = world.claim("watch")
+    world.pipelines.append_log(lease_of(task), 0, lines_of("a", "b", ts=world.clock.now()))
+    with world.db.write() as connection:
+        world.pipelines.looking.forget_logs(connection, "default", "watch")
+    world.settle()
+    for wish, found in ((LogWish(), ["a", "b"]), (LogWish(tail=1), ["b"]), (LogWish(worker="other"), [])):
+        lines, _, done = world.pipelines.open_log("default", "watch", None, wish)(0)
+        assert ([line.text for line in lines], done) == (found, False)
+    world.pipelines.delete("default", "watch")
+    world.settle()
+    assert [path for path in world.settings.logs_dir.rglob("*") if path.is_file()] == []

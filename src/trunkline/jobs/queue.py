@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 from trunkline.core.clock import Clock
 from trunkline.core.ids import LeaseToken, TaskId, new_token
 from trunkline.core.status import Status
-from trunkline.jobs.model import Task
+from trunkline.jobs.model import CONTROL_QUEUE, SLOW_QUEUE, Task
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import queues, tasks
 from trunkline.storage.db.upsert import upsert
@@ -230,6 +230,17 @@ class TaskQueue:
         ).scalar_one_or_none()
         return cancelled is not None and not cancelled
 
+    def is_held(self, connection: Connection, queue: str) -> bool:
+        """Whether somebody works on a task of a queue, and is to go on."""
+        where = (tasks.c.queue == queue, tasks.c.status == Status.RUNNING, tasks.c.cancel.is_(False))
+        return connection.execute(sa.select(tasks.c.id).where(*where).limit(1)).one_or_none() is not None
+
+    def running(self, connection: Connection, kind: str, key: str) -> Task | None:
+        """A task, if somebody works on it and is to go on."""
+        where = (tasks.c.kind == kind, tasks.c.key == key, tasks.c.status == Status.RUNNING)
+        row = connection.execute(sa.select(tasks).where(*where, tasks.c.cancel.is_(False))).one_or_none()
+        return _task(row) if row is not None else None
+
     def held(self, connection: Connection, lease: Lease) -> Task | None:
         """The task, if the lease still holds it."""
         row = connection.execute(sa.select(tasks).where(*self._held(lease))).one_or_none()
@@ -315,7 +326,7 @@ class TaskQueue:
             )
             connection.execute(
                 sa.update(tasks)
-                .where(running, tasks.c.queue == "control")
+                .where(running, tasks.c.queue.in_([CONTROL_QUEUE, SLOW_QUEUE]))
                 .values(
                     status=Status.QUEUED,
                     lease_token=None,

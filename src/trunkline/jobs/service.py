@@ -16,7 +16,16 @@ from sqlalchemy.engine import Connection
 from trunkline.core.clock import Clock
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, TrunklineError
-from trunkline.jobs.model import ANY_QUEUE, CONTROL_QUEUE, Again, ControlHandler, Report, Task, WorkerHandler
+from trunkline.jobs.model import (
+    ANY_QUEUE,
+    CONTROL_QUEUE,
+    SLOW_QUEUE,
+    Again,
+    ControlHandler,
+    Report,
+    Task,
+    WorkerHandler,
+)
 from trunkline.jobs.outbox import Outbox
 from trunkline.jobs.pool import Pool
 from trunkline.jobs.queue import Lease, TaskQueue
@@ -25,6 +34,7 @@ from trunkline.storage.db.engine import Database
 log = logging.getLogger(__name__)
 
 CONTROL_THREADS = 4
+SLOW_THREADS = 2
 POLL_SECONDS = 0.5
 FAILED_STEP_RETRY_SECONDS = (0.2, 1.0, 5.0, 15.0)
 
@@ -132,6 +142,7 @@ class JobsService:
             "leases": self.reap,
             "pool": self.pool.step,
             **{f"control-{n}": self.step for n in range(CONTROL_THREADS)},
+            **{f"slow-{n}": lambda: self.step(SLOW_QUEUE) for n in range(SLOW_THREADS)},
         }
         for name, step in loops.items():
             thread = threading.Thread(target=self._loop, args=(step,), name=f"trunkline-{name}", daemon=True)
@@ -159,10 +170,10 @@ class JobsService:
                 self._stop.wait(POLL_SECONDS)
             self._db.changes.wait(seen, POLL_SECONDS)
 
-    def step(self) -> bool:
+    def step(self, queue: str = CONTROL_QUEUE) -> bool:
         """Take one control task, if one is ready."""
         with self._db.read() as connection:
-            ready_at = self.queue.next_ready_at(connection, CONTROL_QUEUE)
+            ready_at = self.queue.next_ready_at(connection, queue)
         if ready_at is None:
             return False
         wait = ready_at - self._clock.now()
@@ -172,7 +183,7 @@ class JobsService:
                 return True
             return False
         with self._db.write() as connection:
-            claimed = self.queue.claim(connection, CONTROL_QUEUE, "server", 1)
+            claimed = self.queue.claim(connection, queue, "server", 1)
         for task in claimed:
             self._take(task)
         return bool(claimed)

@@ -36,6 +36,8 @@ class Events:
         pipeline = store.get_pipeline(connection, payload["project"], payload["repo"])
         if pipeline is None or payload["branch"] != pipeline.spec["output_branch"]:
             return
+        if pipeline.spec.get("spout") is not None:  # it commits by itself: there is nothing to do for that
+            return
         pipeline_id = store.find_pipeline_id(connection, pipeline.project, pipeline.name)
         assert pipeline_id is not None, "it was found in the same transaction"
         store.insert_job(connection, pipeline_id, CommitId(payload["id"]), self._clock.now())

@@ -20,10 +20,12 @@ from trunkline.pipelines.events import Events
 from trunkline.pipelines.inputs import leaves, quiet_sources
 from trunkline.pipelines.keys import DATUM_SET, FINISH_JOB, JOB_TIMEOUT, PLAN_JOB, SWEEP_LOGS, set_key
 from trunkline.pipelines.logs import JobLogs
-from trunkline.pipelines.looking import LogStream, LogWish, Looking
+from trunkline.pipelines.looking import LogStream, LogWish, Looking, SpoutLogStream
 from trunkline.pipelines.model import ALL_JOBS, Datum, Job, JobFilter, JobWorker, LogLine, Pipeline
 from trunkline.pipelines.planning import Inexact, files_of, places
 from trunkline.pipelines.runner import Steps
+from trunkline.pipelines.s3 import JobBucket, JobDoor, buckets_of
+from trunkline.pipelines.staying import is_spout, no_jobs
 from trunkline.pipelines.store import JobRow
 from trunkline.pipelines.why import WhyDatum, WhyJob, counted, in_words, kind_of
 from trunkline.secrets.service import SecretsService
@@ -48,6 +50,7 @@ class JobUseCases:
         secrets: SecretsService,
         settings: Settings,
         issue_token: IssueToken,
+        job_door: JobDoor | None = None,
     ) -> None:
         self._db = db
         self._clock = clock
@@ -62,7 +65,7 @@ class JobUseCases:
         self._events = Events(clock, self._steps, self.looking.forget_logs)
         self._datum_sets = DatumSets(
             db=db, clock=clock, steps=self._steps, queue=jobs.queue, secrets=secrets, settings=settings,
-            issue_token=issue_token,
+            issue_token=issue_token, job_door=job_door,
         )  # fmt: skip
 
     def register(self) -> None:
@@ -112,6 +115,11 @@ class JobUseCases:
         """What workers do for a job just now."""
         return self.looking.workers(self._job(project, pipeline, job_id))
 
+    def s3_buckets(self, subject: str) -> dict[str, JobBucket]:
+        """The buckets that the holder of a job's token sees, by their names; none once the job has ended."""
+        with self._db.read() as connection:
+            return buckets_of(connection, subject)
+
     # --- steering ---
 
     def stop_job(self, project: str, pipeline: str, job_id: str) -> Job:
@@ -136,6 +144,8 @@ class JobUseCases:
             pipeline_id = store.find_pipeline_id(connection, project, name)
             if pipeline is None or pipeline_id is None:
                 raise no_pipeline(project, name)
+            if is_spout(pipeline.spec):
+                raise no_jobs(project, name)
             if reprocess:
                 for row in store.unfinished_jobs(connection, pipeline_id):
                     self._steps.end(connection, row, Status.CANCELLED, "its pipeline is reprocessed")
@@ -336,12 +346,16 @@ class JobUseCases:
 
     def open_log(
         self, project: str, pipeline: str, job_id: str | None, wish: LogWish, offset: int = 0
-    ) -> LogStream:
+    ) -> LogStream | SpoutLogStream:
         """The log of a job, to be read as it grows. ``job_id`` None: the latest job. The wish's datum may be the beginning of
         an ID.
 
         :raises NotFoundError: ``no_datum``; ``no_log``, if another job has computed it, which is named.
         """
+        with self._db.read() as connection:
+            found = store.get_pipeline(connection, project, pipeline)
+        if found is not None and is_spout(found.spec):
+            return self.looking.open_spout_log(found, wish, offset)
         row = self._job(project, pipeline, job_id)
         if wish.datum is not None:
             wish = replace(wish, datum=self._computed_here(row, wish.datum))

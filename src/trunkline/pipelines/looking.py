@@ -18,7 +18,8 @@ from trunkline.pipelines.datum_tasks import add_stats
 from trunkline.pipelines.keys import DATUM_SET, SWEEP_LOGS, job_key, pipeline_key
 from trunkline.pipelines.log_index import LogFilter, LogReader
 from trunkline.pipelines.logs import JobLogs
-from trunkline.pipelines.model import Cost, Job, JobSet, JobWorker, LogLine
+from trunkline.pipelines.model import Cost, Job, JobSet, JobWorker, LogLine, Pipeline
+from trunkline.pipelines.staying import SPOUT, SPOUT_LOG
 from trunkline.pipelines.store import JobRow
 from trunkline.storage.db.engine import Database
 
@@ -123,6 +124,12 @@ class Looking:
         reader = self._logs.reader(row.job.project, row.job.pipeline, row.job.id, wanted, offset)
         return LogStream(self._db, row, reader, wish)
 
+    def open_spout_log(self, pipeline: Pipeline, wish: LogWish, offset: int = 0) -> SpoutLogStream:
+        """Lines of a spout, which has no jobs, from ``offset`` on."""
+        wanted = LogFilter(since=wish.since, until=wish.until, worker=wish.worker)
+        reader = self._logs.reader(pipeline.project, pipeline.name, SPOUT_LOG, wanted, offset)
+        return SpoutLogStream(self._db, pipeline, reader, wish.tail)
+
     def append_log(self, lease: Lease, offset: int, lines: Sequence[Mapping[str, Any]]) -> int:
         """Store log lines of a datum set; ``offset`` is how many this worker has sent of it before. Returns how many there are.
 
@@ -130,6 +137,12 @@ class Looking:
         """
         with self._db.read() as connection:
             task = self._jobs.held(connection, lease)
+            if task.kind == SPOUT:
+                project, pipeline = task.payload["project"], task.payload["pipeline"]
+                return self._logs.append(
+                    project=project, pipeline=pipeline, job_id=SPOUT_LOG, worker=task.owner,
+                    source=f"{task.id}:{task.attempts}", offset=offset, lines=lines, now=self._clock.now(),
+                )  # fmt: skip
             row = store.get_job_by_pk(connection, task.payload["job_pk"])
         if row is None:
             raise ConflictError(f"the job of {task.key} was deleted", kind="lease_lost")
@@ -148,10 +161,12 @@ class Looking:
     def sweep_logs(self, task: Task) -> Done:
         """The step that does so: logs of a pipeline whose jobs are not there."""
         project, pipeline = task.payload["project"], task.payload["pipeline"]
-        kept = self._logs.jobs(project, pipeline)  # before the jobs are: one may be made meanwhile
+        gone = self._logs.jobs(project, pipeline)  # before the jobs are: one may be made meanwhile
         with self._db.read() as connection:
-            kept -= store.job_ids(connection, project, pipeline)
-        self._logs.delete(project, pipeline, kept)
+            gone -= store.job_ids(connection, project, pipeline)
+            if store.find_pipeline_id(connection, project, pipeline) is not None:
+                gone.discard(SPOUT_LOG)
+        self._logs.delete(project, pipeline, gone)
         return Done()
 
 
@@ -193,6 +208,24 @@ class LogStream:
         with self._db.read() as connection:
             found = datum_store.files_by_id(connection, self._row.pk, unknown)
         self._labels.update((one, files_text(files, self._row)) for one, files in found.items())
+
+
+class SpoutLogStream:
+    """The same for a spout: that is all once it was stopped."""
+
+    def __init__(self, db: Database, pipeline: Pipeline, reader: LogReader, tail: int | None) -> None:
+        self._db = db
+        self._pipeline = pipeline
+        self._reader = reader
+        self._tail = tail
+
+    def __call__(self, _offset: int) -> tuple[list[LogLine], int, bool]:
+        with self._db.read() as connection:
+            found = store.get_pipeline(connection, self._pipeline.project, self._pipeline.name)
+        tail, self._tail = self._tail, None
+        lines = self._reader.last(tail) if tail is not None else self._reader.more()
+        is_over = found is None or found.state != "running"
+        return lines, self._reader.offset, is_over and not lines and tail is None
 
 
 def files_text(files: Sequence[Sequence[Any]], row: JobRow) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from trunkline.core.ids import CommitId, PipelineName, ProjectName, RepoName, TreeHash
@@ -33,6 +33,8 @@ class Pipeline:
     created_at: float
     updated_at: float
     """When the present version was made."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """``service``: where it is, of a pipeline that is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,9 @@ class Job:
     stats: dict[str, float]
     """Sums over the datums that it computed: ``download_seconds process_seconds upload_seconds cpu_seconds download_bytes
     upload_bytes``; and the most that one of them had: ``memory_bytes``."""
+    egress: dict[str, Any]
+    """What was written elsewhere: ``target files_written files_deleted bytes_written rows_written tables attempts seconds
+    error``; empty without ``egress`` in the spec."""
     created_at: float
     started_at: float | None
     finished_at: float | None

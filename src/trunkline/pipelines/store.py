@@ -372,8 +372,8 @@ def _job(row: Row[Any]) -> JobRow:
         project=ProjectName(row.project), pipeline=PipelineName(row.name), id=CommitId(row.id), version=row.version,
         status=Status(row.status), phase=row.phase, reason=row.reason, inputs=tuple(map(_job_input, row.inputs)),
         total=row.total, processed=row.processed, skipped=row.skipped, failed=row.failed, recovered=row.recovered,
-        quarantined=row.quarantined, stats=row.stats, created_at=row.created_at, started_at=row.started_at,
-        finished_at=row.finished_at, restarts=len(row.sets_lost),
+        quarantined=row.quarantined, stats=row.stats, egress=row.egress, created_at=row.created_at,
+        started_at=row.started_at, finished_at=row.finished_at, restarts=len(row.sets_lost),
     )  # fmt: skip
     return JobRow(
         pk=row.pk, pipeline_id=row.pipeline_id, code=row.code, base_pk=row.base_pk, base_root=row.base_root,

@@ -34,6 +34,8 @@ class Job(Wire):
     recovered: int
     quarantined: int = 0
     stats: dict[str, float]
+    egress: dict[str, Any] = Field(default_factory=dict)
+    """What was written elsewhere, if the spec says so."""
     created_at: float
     started_at: float | None
     finished_at: float | None
