@@ -100,8 +100,6 @@ class DatumSets:
         if row is None or pipeline is None or row.job.status != Status.RUNNING:
             raise StateError(f"the job of {task.key} is not running any more", kind="job_over")
         spec = pipeline.spec
-        needs_packages = bool(spec["transform"].get("requirements"))
-        place = self._settings.environment_for(spec["transform"]["image"], requirements=needs_packages)
         return {
             **self.of_pipeline(pipeline),
             "job": {
@@ -125,6 +123,8 @@ class DatumSets:
         """
         spec = pipeline.spec
         secrets_env, secret_files = self._secret_values(pipeline)
+        needs_packages = bool(spec["transform"].get("requirements"))
+        place = self._settings.environment_for(spec["transform"]["image"], requirements=needs_packages)
         return {
             "tries": spec["datum_tries"],
             "transform": spec["transform"],
