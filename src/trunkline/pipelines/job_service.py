@@ -20,7 +20,7 @@ from trunkline.pipelines.events import Events
 from trunkline.pipelines.inputs import leaves, quiet_sources
 from trunkline.pipelines.keys import DATUM_SET, FINISH_JOB, JOB_TIMEOUT, PLAN_JOB, SWEEP_LOGS, set_key
 from trunkline.pipelines.logs import JobLogs
-from trunkline.pipelines.looking import LogStream, LogWish, Looking, SpoutLogStream
+from trunkline.pipelines.looking import LogWish, Looking, Tail
 from trunkline.pipelines.model import ALL_JOBS, Datum, Job, JobFilter, JobWorker, LogLine, Pipeline
 from trunkline.pipelines.planning import Inexact, files_of, places
 from trunkline.pipelines.runner import Steps
@@ -111,14 +111,14 @@ class JobUseCases:
         """:raises NotFoundError: ``no_job``."""
         return self._job(project, pipeline, job_id).job
 
-    def workers(self, project: str, pipeline: str, job_id: str) -> list[JobWorker]:
-        """What workers do for a job just now."""
-        return self.looking.workers(self._job(project, pipeline, job_id))
-
     def s3_buckets(self, subject: str) -> dict[str, JobBucket]:
         """The buckets that the holder of a job's token sees, by their names; none once the job has ended."""
         with self._db.read() as connection:
             return buckets_of(connection, subject)
+
+    def workers(self, project: str, pipeline: str, job_id: str) -> list[JobWorker]:
+        """What workers do for a job just now."""
+        return self.looking.workers(self._job(project, pipeline, job_id))
 
     # --- steering ---
 
@@ -346,7 +346,7 @@ class JobUseCases:
 
     def open_log(
         self, project: str, pipeline: str, job_id: str | None, wish: LogWish, offset: int = 0
-    ) -> LogStream | SpoutLogStream:
+    ) -> Tail:
         """The log of a job, to be read as it grows. ``job_id`` None: the latest job. The wish's datum may be the beginning of
         an ID.
 
@@ -355,7 +355,7 @@ class JobUseCases:
         with self._db.read() as connection:
             found = store.get_pipeline(connection, project, pipeline)
         if found is not None and is_spout(found.spec):
-            return self.looking.open_spout_log(found, wish, offset)
+            return self.looking.open_spout_log(project, pipeline, wish, offset)
         row = self._job(project, pipeline, job_id)
         if wish.datum is not None:
             wish = replace(wish, datum=self._computed_here(row, wish.datum))

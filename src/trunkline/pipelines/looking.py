@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,19 @@ from trunkline.jobs.queue import Lease
 from trunkline.jobs.service import JobsService
 from trunkline.pipelines import datum_store, set_store, store
 from trunkline.pipelines.datum_tasks import add_stats
-from trunkline.pipelines.keys import DATUM_SET, SWEEP_LOGS, job_key, pipeline_key
+from trunkline.pipelines.keys import DATUM_SET, SPOUT, SPOUT_LOG, SWEEP_LOGS, job_key, pipeline_key
 from trunkline.pipelines.log_index import LogFilter, LogReader
 from trunkline.pipelines.logs import JobLogs
-from trunkline.pipelines.model import Cost, Job, JobSet, JobWorker, LogLine, Pipeline
-from trunkline.pipelines.staying import SPOUT, SPOUT_LOG
+from trunkline.pipelines.model import Cost, Job, JobSet, JobWorker, LogLine
 from trunkline.pipelines.store import JobRow
 from trunkline.storage.db.engine import Database
 
 JOBS_PER_SET_MAX = 100_000
 TAIL_LINES_MAX = 100_000
 LABELS_MAX = 10_000
+
+Tail = Callable[[int], tuple[list[LogLine], int, bool]]
+"""Called with a place in a log: lines, the next place, and whether that was all there will ever be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +110,7 @@ class Looking:
 
         :raises NotFoundError: ``no_datum``, if no datum of the job sees the inputs.
         """
-        if wish.tail is not None and not 0 <= wish.tail <= TAIL_LINES_MAX:
-            raise InvalidInputError(f"tail is {wish.tail}: at most {TAIL_LINES_MAX} lines", kind="bad_logs")
+        _check_tail(wish)
         datums = None if wish.datum is None else frozenset([wish.datum])
         if wish.inputs:
             with self._db.read() as connection:
@@ -124,11 +125,27 @@ class Looking:
         reader = self._logs.reader(row.job.project, row.job.pipeline, row.job.id, wanted, offset)
         return LogStream(self._db, row, reader, wish)
 
-    def open_spout_log(self, pipeline: Pipeline, wish: LogWish, offset: int = 0) -> SpoutLogStream:
-        """Lines of a spout, which has no jobs, from ``offset`` on."""
+    def open_spout_log(self, project: str, pipeline: str, wish: LogWish, offset: int = 0) -> Tail:
+        """The one log of a spout, which has no jobs and no datums; it ends when the spout is stopped."""
+        _check_tail(wish)
+        if wish.datum is not None or wish.inputs:
+            raise InvalidInputError(
+                f"{project}/{pipeline} is a spout: it has no datums to choose from", kind="bad_logs"
+            )
         wanted = LogFilter(since=wish.since, until=wish.until, worker=wish.worker)
-        reader = self._logs.reader(pipeline.project, pipeline.name, SPOUT_LOG, wanted, offset)
-        return SpoutLogStream(self._db, pipeline, reader, wish.tail)
+        reader = self._logs.reader(project, pipeline, SPOUT_LOG, wanted, offset)
+        left = wish.tail
+
+        def tail(_offset: int) -> tuple[list[LogLine], int, bool]:
+            nonlocal left
+            with self._db.read() as connection:
+                found = store.get_pipeline(connection, project, pipeline)
+            lines = reader.more() if left is None else reader.last(left)
+            left = None
+            is_over = found is None or found.state != "running"
+            return lines, reader.offset, is_over and not lines
+
+        return tail
 
     def append_log(self, lease: Lease, offset: int, lines: Sequence[Mapping[str, Any]]) -> int:
         """Store log lines of a datum set; ``offset`` is how many this worker has sent of it before. Returns how many there are.
@@ -137,13 +154,13 @@ class Looking:
         """
         with self._db.read() as connection:
             task = self._jobs.held(connection, lease)
-            if task.kind == SPOUT:
-                project, pipeline = task.payload["project"], task.payload["pipeline"]
-                return self._logs.append(
-                    project=project, pipeline=pipeline, job_id=SPOUT_LOG, worker=task.owner,
-                    source=f"{task.id}:{task.attempts}", offset=offset, lines=lines, now=self._clock.now(),
-                )  # fmt: skip
-            row = store.get_job_by_pk(connection, task.payload["job_pk"])
+            if task.kind != SPOUT:
+                row = store.get_job_by_pk(connection, task.payload["job_pk"])
+        if task.kind == SPOUT:
+            return self._logs.append(
+                project=task.payload["project"], pipeline=task.payload["pipeline"], job_id=SPOUT_LOG, worker=task.owner,
+                source=f"{task.id}:{task.attempts}", offset=offset, lines=lines, now=self._clock.now(),
+            )  # fmt: skip
         if row is None:
             raise ConflictError(f"the job of {task.key} was deleted", kind="lease_lost")
         return self._logs.append(
@@ -161,12 +178,12 @@ class Looking:
     def sweep_logs(self, task: Task) -> Done:
         """The step that does so: logs of a pipeline whose jobs are not there."""
         project, pipeline = task.payload["project"], task.payload["pipeline"]
-        gone = self._logs.jobs(project, pipeline)  # before the jobs are: one may be made meanwhile
+        kept = self._logs.jobs(project, pipeline)  # before the jobs are: one may be made meanwhile
         with self._db.read() as connection:
-            gone -= store.job_ids(connection, project, pipeline)
+            kept -= store.job_ids(connection, project, pipeline)
             if store.find_pipeline_id(connection, project, pipeline) is not None:
-                gone.discard(SPOUT_LOG)
-        self._logs.delete(project, pipeline, gone)
+                kept.discard(SPOUT_LOG)
+        self._logs.delete(project, pipeline, kept)
         return Done()
 
 
@@ -210,22 +227,9 @@ class LogStream:
         self._labels.update((one, files_text(files, self._row)) for one, files in found.items())
 
 
-class SpoutLogStream:
-    """The same for a spout: that is all once it was stopped."""
-
-    def __init__(self, db: Database, pipeline: Pipeline, reader: LogReader, tail: int | None) -> None:
-        self._db = db
-        self._pipeline = pipeline
-        self._reader = reader
-        self._tail = tail
-
-    def __call__(self, _offset: int) -> tuple[list[LogLine], int, bool]:
-        with self._db.read() as connection:
-            found = store.get_pipeline(connection, self._pipeline.project, self._pipeline.name)
-        tail, self._tail = self._tail, None
-        lines = self._reader.last(tail) if tail is not None else self._reader.more()
-        is_over = found is None or found.state != "running"
-        return lines, self._reader.offset, is_over and not lines and tail is None
+def _check_tail(wish: LogWish) -> None:
+    if wish.tail is not None and not 0 <= wish.tail <= TAIL_LINES_MAX:
+        raise InvalidInputError(f"tail is {wish.tail}: at most {TAIL_LINES_MAX} lines", kind="bad_logs")
 
 
 def files_text(files: Sequence[Sequence[Any]], row: JobRow) -> str:

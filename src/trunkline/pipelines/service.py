@@ -29,13 +29,13 @@ from trunkline.pipelines.egress.base import OpenTarget
 from trunkline.pipelines.egress.step import Egress
 from trunkline.pipelines.inputs import Leaf, leaves, quiet_sources
 from trunkline.pipelines.job_service import JobUseCases, no_pipeline
-from trunkline.pipelines.keys import EGRESS_JOB, queue_name
+from trunkline.pipelines.keys import EGRESS_JOB, SPOUT, queue_name
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.planning import Preview
 from trunkline.pipelines.preview import PipelinePreview, changed_fields, first_datums, heads_of
 from trunkline.pipelines.s3 import JobDoor
 from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec, with_defaults
-from trunkline.pipelines.staying import SPOUT, Staying, is_spout
+from trunkline.pipelines.staying import Staying, is_spout
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
