@@ -168,6 +168,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Idle workers that are kept ready for the next pipeline that has work; 0: none.",
     )
+    job_log_bytes_max: int = Field(
+        default=256 * 2**20, ge=1024, description="Where the log of one job ends, in bytes."
+    )
     trials_max: int = Field(
         default_factory=lambda: max(1, (os.cpu_count() or 1)),
         ge=1,

@@ -19,6 +19,7 @@ from trunkline.api.routes import (
     filesets,
     history,
     inferenceservices,
+    jobs,
     keeping,
     leases,
     models,
@@ -36,7 +37,7 @@ from trunkline.services import Services
 from trunkline.wire.base import Error
 
 NOUNS = (
-    server, projects, repos, tags, history, commits, transactions, files, filesets, pipelines, leases, experiments, models,
+    server, projects, repos, tags, history, commits, transactions, files, filesets, pipelines, jobs, leases, experiments, models,
     namespaces,
     inferenceservices, keeping, pages,
 )  # fmt: skip

@@ -31,6 +31,8 @@ class Task:
     payload: dict[str, Any]
     attempts: int
     lease_token: LeaseToken
+    owner: str = ""
+    """The worker that it is leased to."""
 
 
 @dataclass(frozen=True, kw_only=True)

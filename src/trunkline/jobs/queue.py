@@ -296,6 +296,18 @@ class TaskQueue:
             .values(lease_expires_at=self._clock.now() - 1.0)
         )
 
+    def holders(self, connection: Connection, kind: str, prefix: str) -> list[tuple[str, dict[str, Any]]]:
+        """Who works on tasks whose key begins so, and what was asked of them."""
+        rows = connection.execute(
+            sa.select(tasks.c.lease_owner, tasks.c.payload)
+            .where(
+                tasks.c.kind == kind, tasks.c.key >= prefix, tasks.c.key < prefix + "\U0010ffff",
+                tasks.c.status == Status.RUNNING,
+            )
+            .order_by(tasks.c.id)
+        )  # fmt: skip
+        return [(row.lease_owner or "", row.payload) for row in rows]
+
     def owners(self, connection: Connection) -> set[str]:
         """Who holds a lease."""
         rows = connection.execute(
@@ -351,5 +363,5 @@ class TaskQueue:
 def _task(row: Row[Any]) -> Task:
     return Task(
         id=TaskId(row.id), kind=row.kind, key=row.key, queue=row.queue, payload=row.payload, attempts=row.attempts,
-        lease_token=LeaseToken(row.lease_token or ""),
+        lease_token=LeaseToken(row.lease_token or ""), owner=row.lease_owner or "",
     )  # fmt: skip

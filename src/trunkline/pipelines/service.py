@@ -29,13 +29,13 @@ from trunkline.pipelines.egress.base import OpenTarget
 from trunkline.pipelines.egress.step import Egress
 from trunkline.pipelines.inputs import Leaf, leaves, quiet_sources
 from trunkline.pipelines.job_service import JobUseCases, no_pipeline
-from trunkline.pipelines.keys import EGRESS_JOB, queue_name
+from trunkline.pipelines.keys import EGRESS_JOB, SPOUT, queue_name
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.planning import Preview
 from trunkline.pipelines.preview import PipelinePreview, changed_fields, first_datums, heads_of
 from trunkline.pipelines.s3 import JobDoor
 from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec, with_defaults
-from trunkline.pipelines.staying import SPOUT, Staying, is_spout
+from trunkline.pipelines.staying import Staying, is_spout
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
@@ -265,7 +265,7 @@ class PipelineService(JobUseCases):
             self.crons.release(connection, pipeline_id, name, keep=keep_repo, force=force)
             self._drop_waiting_branches(pipeline, None)
             store.delete_pipeline(connection, pipeline_id)
-        self._logs.delete(project, name)
+            self.looking.forget_logs(connection, project, name)
 
     def _release_readers(self, connection: Connection, project: str, name: str, *, force: bool) -> None:
         readers = [
@@ -324,7 +324,7 @@ class PipelineService(JobUseCases):
                 if not row.job.status.is_final:
                     self._steps.end(connection, row, Status.CANCELLED, "it was deleted")
                 store.delete_job(connection, row.pk)
-        self._logs.delete_of_job(project, pipeline, job_id)
+                self.looking.forget_logs(connection, project, pipeline)
 
     # --- parts of create ---
 

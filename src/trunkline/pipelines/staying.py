@@ -18,17 +18,14 @@ from trunkline.jobs.queue import TaskQueue
 from trunkline.pipelines import store
 from trunkline.pipelines.datum_tasks import DatumSets, IssueToken
 from trunkline.pipelines.finishing import Finishing
-from trunkline.pipelines.keys import DATUM_SET, DATUM_WORKER, job_key, pipeline_key, queue_name
+from trunkline.pipelines.keys import DATUM_SET, DATUM_WORKER, SPOUT, job_key, pipeline_key, queue_name
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.spec import PipelineSpec
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
 
-SPOUT = "spout"
 HOST = "127.0.0.1"
 RETRY_SECONDS = 1.0
-SPOUT_LOG = "spout"
-"""In the place of a job's ID, where its log is."""
 
 
 def service_of(spec: Mapping[str, Any]) -> dict[str, Any] | None:
