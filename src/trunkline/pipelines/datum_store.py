@@ -253,7 +253,7 @@ def rows_of(
 def whys_of(connection: Connection, job_pk: int) -> Iterator[tuple[str, dict[str, Any], int]]:
     """Status, why, and attempts of each row."""
     query = sa.select(datums.c.status, datums.c.why, datums.c.attempts).where(datums.c.job_pk == job_pk)
-    for row in connection.execution_options(yield_per=ROWS_PER_FETCH).execute(query):
+    for row in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
         yield row.status, row.why, row.attempts
 
 
@@ -285,8 +285,10 @@ def find_ids(connection: Connection, job_pk: int, prefix: str) -> list[str]:
 def seeing(connection: Connection, job_pk: int, paths: Sequence[str]) -> list[Row[Any]]:
     """The rows whose inputs have all of these paths."""
     wanted = {path.rstrip("/") for path in paths}
-    rows = connection.execution_options(yield_per=ROWS_PER_FETCH).execute(
-        sa.select(datums).where(datums.c.job_pk == job_pk, datums.c.status != Status.REMOVED)
+    rows = connection.execute(
+        sa.select(datums)
+        .where(datums.c.job_pk == job_pk, datums.c.status != Status.REMOVED)
+        .execution_options(yield_per=ROWS_PER_FETCH)
     )
     return [row for row in rows if wanted <= {file[1].rstrip("/") for file in row.files}]
 
@@ -362,8 +364,8 @@ def changes_of_output(
     )  # fmt: skip
     gone: list[TreePart] = []
     came: list[TreePart] = []
-    for row in connection.execution_options(yield_per=ROWS_PER_FETCH).execute(
-        query.order_by(datums.c.position, datums.c.id)
+    for row in connection.execute(
+        query.order_by(datums.c.position, datums.c.id).execution_options(yield_per=ROWS_PER_FETCH)
     ):
         name = label(row.files, labels)
         if row.old_root is not None:
@@ -439,7 +441,7 @@ def consumers(connection: Connection, keys: Mapping[str, Sequence[bytes]]) -> It
         jobs.c.inputs,
     )
     query = query.select_from(datums.join(jobs).join(pipelines)).where(datums.c.status != Status.REMOVED)
-    rows = connection.execution_options(yield_per=ROWS_PER_FETCH).execute(query)
+    rows = connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH))
     for files, identity, project, pipeline, datum, job, inputs in rows:
         if any(_sees(path, keys.get(inputs[number].get("root", ""), ())) for number, path, *_ in files):
             yield f"datum {datum} of job {project}/{pipeline}@{job}", identity
