@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -252,6 +253,45 @@ def test_links_are_stored_as_what_they_lead_to(box: Box) -> None:
     found = dict(files_of(box))
     assert set(found) == {"l", "d/a.txt", "e/m", "h"}
     assert found["l"].read_text() == found["d/a.txt"].read_text() == found["e/m"].read_text() == "hello"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_link_to_what_the_user_may_not_read_is_no_output(home: Path, box: Box) -> None:
+    secret = home.parent / "secret"
+    (secret / "below").mkdir(parents=True)
+    for name, mode in (("mine", 0o600), ("everybodys", 0o644), ("below/x", 0o644)):
+        (secret / name).write_text(name)
+        (secret / name).chmod(mode)
+    (secret / "below").chmod(0o711)
+    for folder in [secret, *secret.parents]:
+        folder.chmod(folder.stat().st_mode | 0o011)
+    his = dataclasses.replace(box, user=(NOBODY, NOBODY, []))
+
+    def stored(target: Path | str) -> list[str]:
+        shutil.rmtree(box.out)
+        box.out.mkdir()
+        (box.out / "l").symlink_to(target)
+        return [path.read_text() for _, path in files_of(his)]
+
+    assert stored(secret / "everybodys") == ["everybodys"]
+    assert stored(secret / "below/x") == ["below/x"]
+    assert stored("/pfs/in/a.txt") == ["hello"]
+    for forbidden in (secret / "mine", secret / "below", secret):
+        with pytest.raises(InvalidInputError, match=r"/pfs/out/l.* is a link to what its user may not read"):
+            stored(forbidden)
+    (secret / "below").chmod(0o700)
+    with pytest.raises(InvalidInputError, match="may not read"):
+        stored(secret / "below/x")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others may not write there anyway")
+def test_root_cannot_turn_the_kernels_switches(box: Box) -> None:
+    switches = [*Path("/proc/sys/kernel").glob("core_uses_pid"), *Path("/sys/kernel").glob("uevent_seqnum")]
+    switches += [place for place in (Path("/proc/sysrq-trigger"),) if place.exists()]
+    assert switches
+    script = "\n".join(f"test -w {place} && echo {place} is open" for place in switches)
+    ended, lines = sh(box, f"{script}\ntest -r {switches[0]} && echo read")
+    assert lines == ["read"], ended
 
 
 def test_a_demanded_namespace_that_is_impossible_is_an_error(

@@ -3,6 +3,7 @@
 Symbolic links are followed the way the *command* saw the file system, not the way the worker does: a link to ``/pfs/in/x``
 leads to that input, and one into the data directory leads to the small folder that lay over it, never to the real one. A link
 into an input whose content is not on this machine (``lazy``, ``empty_files``) stands for that file of the input's tree.
+And with the command's rights, not the worker's: what its user could not read is not stored for it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class View:
     def __init__(self, box: Box) -> None:
         self.top = str(box.out.resolve()) if box.mode == "paths" else "/pfs/out"
         self._has_host = box.mode != "container"
+        self._user = box.user
         self.trees: Mapping[str, str] = {}
         """Folders as the command saw them whose files stand for those of a tree, by its hash."""
         folder, home = str(box.folder.resolve()), str(box.home.resolve())
@@ -97,6 +99,23 @@ class View:
             waiting.extendleft(reversed(target.split("/")))
         return at
 
+    def is_readable(self, path: str) -> bool:
+        """Whether the command's user could have read a path without links in it."""
+        if self._user is None:
+            return True
+        above = Path(path).parents
+        return self._allows(path, 0o4) and all(
+            self._allows(str(one), 0o1) for one in above if str(one) not in self._above
+        )
+
+    def _allows(self, path: str, bits: int) -> bool:
+        assert self._user is not None, "the worker's own rights need no looking at"
+        uid, gid, groups = self._user
+        status = os.lstat(self.host(path))
+        if uid == status.st_uid:
+            return bool(status.st_mode & bits << 6)
+        return bool(status.st_mode & (bits << 3 if status.st_gid in (gid, *groups) else bits))
+
     def source(self, path: str) -> tuple[str, str] | None:
         """The tree and the path in it that a place stands for, if it does."""
         for folder, root in self.trees.items():
@@ -144,6 +163,8 @@ def _walk(view: View, folder: str, prefix: str, depth: int, *, is_linked: bool) 
             path, linked = _destination(view, path, name), True
             host = view.host(path)
             status = os.lstat(host)
+        if linked and not view.is_readable(path):
+            raise _bad(name, "is a link to what its user may not read")
         if stat.S_ISDIR(status.st_mode):
             yield from _walk(view, path, name + "/", depth + 1, is_linked=linked)
         elif linked and (source := view.source(path)) is not None:

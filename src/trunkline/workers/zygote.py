@@ -14,7 +14,7 @@ none after exec, and mounts that it inherits are locked for it.
 """
 
 # Importing pathlib, contextlib and typing would double the time that this takes to start.
-# ruff: noqa: PTH102, PTH103, PTH112, PTH113, PTH115, PTH208, PTH211, SIM105
+# ruff: noqa: PTH102, PTH103, PTH110, PTH112, PTH113, PTH115, PTH208, PTH211, SIM105
 
 from __future__ import annotations
 
@@ -40,13 +40,8 @@ MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_SLAVE, MS_RELATIME = (
     1 << 10, 1 << 11, 1 << 12, 1 << 14, 1 << 19, 1 << 21,
 )  # fmt: skip
 MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = (
-    1,
-    4,
-    24,
-    36,
-    38,
-)
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
+PR_SET_NO_NEW_PRIVS = 38
 KEPT_FLAGS = {
     os.ST_NOSUID: MS_NOSUID, os.ST_NODEV: MS_NODEV, os.ST_NOEXEC: MS_NOEXEC,
     os.ST_NOATIME: MS_NOATIME, os.ST_NODIRATIME: MS_NODIRATIME, os.ST_RELATIME: MS_RELATIME,
@@ -182,8 +177,8 @@ def build_view(plan: dict[str, Any], root: str) -> None:
     for path, files in plan["secrets"]:
         make_folder(root, path, own)
         show_secrets(root + path, files)
-    if plan["lock_cgroups"]:
-        lock_cgroups(root)
+    if plan["lock_cgroups"] or os.geteuid() == 0:
+        lock_kernel(root)
     enter_root(root)
 
 
@@ -196,12 +191,16 @@ def show_secrets(folder: str, files: dict[str, str]) -> None:
     make_read_only(folder)
 
 
-def lock_cgroups(root: str) -> None:
-    """Whoever may write there could lift its own limits."""
+def lock_kernel(root: str) -> None:
+    """What root could turn in there holds for the whole machine: which program a crash starts, say; and its own limits."""
+    for switches in ("sys", "sysrq-trigger", "irq", "bus", "fs"):
+        if os.path.exists(place := f"{root}/proc/{switches}"):
+            bind(place, place)
+            make_read_only(place)
     with open("/proc/self/mountinfo") as file:
         places = [line.split()[4] for line in file]
     for place in places:
-        if place.startswith(root + "/sys/fs/cgroup"):
+        if f"{place}/".startswith((f"{root}/sys/", f"{root}/proc/sys/")) and os.path.ismount(place):
             make_read_only(place)
 
 
