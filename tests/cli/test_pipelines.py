@@ -120,6 +120,17 @@ def test_what_is_no_spec_file_is_one_line(shell: Shell, tmp_path: Path, text: st
     assert len(done.err.splitlines()) == 1 and any(one in done.err for one in said.split("|"))
 
 
+def test_a_bad_spec_from_stdin_says_so(shell: Shell) -> None:
+    assert "stdin holds no pipeline spec" in shell("create pipeline -f -", code=2, stdin=b"").err
+
+
+def test_a_job_that_knew_all_results_says_so(shell: Shell, shapes: Path) -> None:
+    for name in ("first", "second"):
+        shell(f"create pipeline -f {write(shapes, f'{name}.json', spec(name))}")
+        shell(f"wait commit {name}@master")
+    assert "succeeded: all results were known" in shell("list jobs -p second").out
+
+
 def test_a_dry_run_shows_what_it_would_do_and_does_nothing(shell: Shell, shapes: Path) -> None:
     file = write(shapes, "p.json", spec("p"))
     done = shell(f"create pipeline -f {file} --dry-run")

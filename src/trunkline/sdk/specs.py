@@ -36,7 +36,7 @@ def read_specs(
         raise InvalidInputError(
             f"{path} takes no --arg: only a Jsonnet file (.jsonnet, or --jsonnet FILE) does", kind="bad_file"
         )
-    return parse_specs(text, str(path))
+    return parse_specs(text, "stdin" if str(path) == "-" else str(path))
 
 
 def parse_specs(text: str, name: str) -> list[dict[str, Any]]:

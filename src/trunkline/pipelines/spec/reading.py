@@ -267,6 +267,21 @@ def _problems(errors: list[ErrorDetails]) -> list[str]:
     return list(dict.fromkeys(map(_problem, shown)))
 
 
+SAID_PLAINLY = {
+    "list_type": 'must be a list, as ["sh", "-c", "…"]',
+    "too_short": "is empty",
+    "string_type": 'must be text: put it in quotes, as "5"',
+    "model_type": 'must be an object, as {"name": …}',
+    "model_attributes_type": 'must be an object, as {"name": …}',
+    "dict_type": 'must be an object, as {"name": …}',
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+}
+"""Where the words of the library are about Python, not about the file."""
+
+
 def _problem(problem: ErrorDetails) -> str:
     location = problem["loc"]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
@@ -276,7 +291,8 @@ def _problem(problem: ErrorDetails) -> str:
         return f"not supported: {path}"
     if problem["type"] == "missing":
         return f"{path}: missing"
-    return f"{path}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+    said = SAID_PLAINLY.get(problem["type"], problem["msg"])
+    return f"{path}: {said[:1].lower()}{said[1:]}"
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
