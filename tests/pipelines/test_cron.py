@@ -190,7 +190,7 @@ def test_run_cron_ticks_at_once_and_again(world: World) -> None:
     ):
         world.pipelines.crons.run("default", "report", "tock")
     world.pipelines.create("default", spec("plain"))
-    with pytest.raises(InvalidInputError, match="pipeline default/plain has no cron input: it has none"):
+    with pytest.raises(InvalidInputError, match="pipeline default/plain has no cron input: only a"):
         world.pipelines.crons.run("default", "plain")
     with pytest.raises(NotFoundError, match="there is no pipeline default/nosuch"):
         world.pipelines.crons.run("default", "nosuch")

@@ -156,6 +156,7 @@ def test_every_line_comes_however_long_and_whatever_its_bytes(box: Box) -> None:
         ("ln -s /dev/null /pfs/out/p", "cannot be stored"),
         ("ln -s /proc/self/environ /pfs/out/p", "cannot be stored"),
         ("printf x > \"$(printf '/pfs/out/\\377')\"", "not UTF-8"),
+        ("printf x > \"$(printf '/pfs/out/a\\nb')\"", r"^/pfs/out/a\\nb has a name .* U\+000A"),
     ],
 )
 def test_what_cannot_be_stored_is_named(box: Box, script: str, message: str) -> None:
@@ -230,6 +231,10 @@ def test_a_file_that_is_too_large(box: Box) -> None:
     ended, _ = limited(box, "open('/pfs/out/x', 'wb').write(bytes(3 * 2**20))", disk_bytes=2**20)
     assert ended.exit_code != 0
     assert "larger than its disk limit of 1 MB" in ended.reason or "File too large" in ended.reason
+    ended, _ = limited(
+        box, "import os; os._exit(153)", disk_bytes=2**20
+    )  # a shell says so of a command of its own
+    assert "larger than its disk limit of 1 MB" in ended.reason
 
 
 def test_what_it_used_is_measured(box: Box) -> None:

@@ -131,7 +131,9 @@ class Crons:
             )
         chosen = [row for row in rows if name in (None, row.name)]
         if not chosen:
-            has = f"it has {', '.join(row.name for row in rows)}" if rows else "it has none"
+            has = (
+                f"it has {', '.join(row.name for row in rows)}" if rows else "only a pipeline with one ticks"
+            )
             raise InvalidInputError(
                 f"pipeline {project}/{pipeline} has no cron input {name or ''}".rstrip() + f": {has}",
                 kind="no_cron",

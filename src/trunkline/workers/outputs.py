@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from trunkline.core.paths import clean_path
 from trunkline.errors import InvalidInputError
 from trunkline.workers.box import Box
 
@@ -156,6 +157,8 @@ def _walk(view: View, folder: str, prefix: str, depth: int, *, is_linked: bool) 
             raise _bad(
                 os.fsencode(name).decode("utf-8", "replace"), "has a name that is not UTF-8"
             ) from error
+        if not entry.isprintable():  # said here, where the name is still the one that the program gave
+            _check_characters(name)
         path, host = f"{folder}/{entry}", f"{above}/{entry}"
         status = os.lstat(host)
         linked = is_linked
@@ -175,6 +178,14 @@ def _walk(view: View, folder: str, prefix: str, depth: int, *, is_linked: bool) 
             yield Found(name, host, None, status.st_size, linked)
         else:
             raise _bad(name, f"is a {_kind(status.st_mode)}; only files and folders can be stored")
+
+
+def _check_characters(name: str) -> None:
+    try:
+        clean_path(name)
+    except InvalidInputError as error:
+        shown = name.encode("unicode_escape").decode()
+        raise _bad(shown, f"has a name that is not allowed: {error.message.rpartition(': ')[2]}") from error
 
 
 def _destination(view: View, path: str, name: str) -> str:

@@ -285,7 +285,7 @@ class Sandbox:
         if oom:
             of = f", its limit is {_megabytes(limits.memory_bytes)}" if has_memory_limit else ""
             return f"out of memory: killed by the system{of}"
-        if code == -signal.SIGXFSZ and limits.disk_bytes is not None:
+        if code in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ) and limits.disk_bytes is not None:
             return f"killed: a file became larger than its disk limit of {_megabytes(limits.disk_bytes)}"
         hint = ""
         if has_memory_limit and self._group is None:
