@@ -96,7 +96,12 @@ class LogShipper:
                 self._changed.wait_for(lambda: self._waiting or self._closing or self._discarding)
                 if not self._closing and not self._discarding:
                     self._changed.wait_for(
-                        lambda: self._closing or self._discarding or self._flushing > self._offset,
+                        lambda: (
+                            self._closing
+                            or self._discarding
+                            or self._flushing > self._offset
+                            or len(self._waiting) >= LINES_PER_BATCH_MAX
+                        ),
                         GATHER_SECONDS,
                     )
                 if not self._waiting:
