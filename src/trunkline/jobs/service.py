@@ -40,16 +40,22 @@ class JobsService:
         self._clock = clock
         self._control: dict[str, ControlHandler] = {}
         self._workers: dict[str, WorkerHandler] = {}
+        self._repeatable: set[str] = set()
+        """Kinds of tasks whose end a power cut may undo: they are done again, and nobody was told of it."""
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def on_control(self, kind: str, handler: ControlHandler) -> None:
-        """Register the step for a kind of control task."""
+    def on_control(self, kind: str, handler: ControlHandler, *, repeatable: bool = False) -> None:
+        """Register the step for a kind of control task. ``repeatable``: a power cut may undo it."""
         self._control[kind] = handler
+        if repeatable:
+            self._repeatable.add(kind)
 
-    def on_worker(self, kind: str, handler: WorkerHandler) -> None:
-        """Register the domain's side of a kind of worker task."""
+    def on_worker(self, kind: str, handler: WorkerHandler, *, repeatable: bool = False) -> None:
+        """Register the domain's side of a kind of worker task. ``repeatable``: a power cut may undo its end."""
         self._workers[kind] = handler
+        if repeatable:
+            self._repeatable.add(kind)
 
     # --- what worker processes call ---
 
@@ -64,7 +70,7 @@ class JobsService:
     def claim(self, queue: str, worker: str, limit: int) -> list[tuple[Task, dict[str, Any]]]:
         """Lease up to ``limit`` ready tasks; each comes with all its worker needs. A worker in reserve, which asks for any queue,
         belongs to the queue of the task that it gets."""
-        with self._db.write() as connection:
+        with self._db.write(syncs=False) as connection:
             if queue == ANY_QUEUE:
                 found = self.pool.queue_for_standby(connection)
                 if found is None:
@@ -90,7 +96,9 @@ class JobsService:
 
         :raises ConflictError: ``lease_lost``, if the lease ran out or was given to another; nothing was applied.
         """
-        with self._db.write() as connection:
+        with self._db.read() as connection:
+            kind = self.held(connection, lease).kind
+        with self._db.write(syncs=kind not in self._repeatable) as connection:
             task = self.held(connection, lease)
             retry_after = self._workers[task.kind].reported(connection, task, report)
             if retry_after is None:
@@ -103,7 +111,7 @@ class JobsService:
 
         :raises ConflictError: ``lease_lost``; nothing was applied.
         """
-        with self._db.write(wakes=bool(results)) as connection:
+        with self._db.write(wakes=bool(results), syncs=False) as connection:
             task = self.held(connection, lease)
             is_wanted = self._workers[task.kind].progress(connection, task, results, current)
             return self.queue.is_wanted(connection, lease) and is_wanted
@@ -171,7 +179,7 @@ class JobsService:
                 self._stop.wait(wait)
                 return True
             return False
-        with self._db.write() as connection:
+        with self._db.write(wakes=False, syncs=False) as connection:
             claimed = self.queue.claim(connection, CONTROL_QUEUE, "server", 1)
         for task in claimed:
             self._take(task)
@@ -189,7 +197,7 @@ class JobsService:
                     log.warning("step %s %s: %s", task.kind, task.key, error)
                 delay = FAILED_STEP_RETRY_SECONDS[min(task.attempts, len(FAILED_STEP_RETRY_SECONDS)) - 1]
                 outcome = Again(after_seconds=delay)
-        with self._db.write() as connection:
+        with self._db.write(syncs=task.kind not in self._repeatable) as connection:
             if self.queue.held(connection, lease) is None:
                 return
             outcome.apply(connection)
