@@ -87,19 +87,19 @@ class Results:
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
         self._thread.start()
 
-    def take_outputs(self, result: Result, view: View) -> None:
-        """Move what a datum left in ``/pfs/out`` to what will be sent with its result.
+    def take_outputs(self, result: Result, view: View) -> bool:
+        """Move what a datum left in ``/pfs/out`` to what will be sent with its result; False if there is nothing.
 
         :raises InvalidInputError: ``bad_output``, naming what cannot be stored.
         """
         top = view.host(view.top)
         if not os.listdir(top):  # noqa: PTH208
-            return
+            return False
         found = list(outputs_of(view))
         result.size = sum(one.size for one in found)
         result.file_count = len(found)
         if not found:
-            return
+            return True
         result.copies = [(one.name, *one.source) for one in found if one.source is not None]
         folder = self._taken
         folder.mkdir()
@@ -108,6 +108,7 @@ class Results:
         else:
             for name in os.listdir(top):  # noqa: PTH208
                 os.rename(f"{top}/{name}", f"{folder}/{name}")  # noqa: PTH104
+        return True
 
     def forget_outputs(self, result: Result) -> None:
         """What was taken of a datum that failed after all."""
