@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 CONTROL_THREADS = 4
 POLL_SECONDS = 0.5
+POOL_LOOK_SECONDS = 0.05
+"""To start a worker takes longer: nobody notices that several commits are looked at together."""
 FAILED_STEP_RETRY_SECONDS = (0.2, 1.0, 5.0, 15.0)
 
 
@@ -43,6 +45,7 @@ class JobsService:
         self._repeatable: set[str] = set()
         """Kinds of tasks whose end a power cut may undo: they are done again, and nobody was told of it."""
         self._stop = threading.Event()
+        self._turn = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     def on_control(self, kind: str, handler: ControlHandler, *, repeatable: bool = False) -> None:
@@ -135,11 +138,12 @@ class JobsService:
         """Start the background threads. Call once, after all handlers are registered."""
         self.queue.forgive()
         self.pool.adopt()
-        loops: Mapping[str, Callable[[], bool]] = {
-            "outbox": lambda: self.outbox.drain() > 0,
-            "leases": self.reap,
-            "pool": self.pool.step,
-            **{f"control-{n}": self.step for n in range(CONTROL_THREADS)},
+        # Every commit wakes all who wait for one, so as few as possible do.
+        loops: Mapping[str, Callable[[], object]] = {
+            "outbox": lambda: self._watch(lambda: self.outbox.drain() > 0),
+            "leases": self._reap_in_time,
+            "pool": self._fill_pool,
+            **{f"control-{n}": self._take_next for n in range(CONTROL_THREADS)},
         }
         for name, step in loops.items():
             thread = threading.Thread(target=self._loop, args=(step,), name=f"trunkline-{name}", daemon=True)
@@ -150,40 +154,66 @@ class JobsService:
         """Let each loop finish its step. Worker processes go on; ``pool.stop_all`` ends them."""
         self._stop.set()
         self._db.changes.bump()
+        self.pool.took_back.set()
         for thread in self._threads:
             thread.join(timeout_seconds)
 
-    def _loop(self, step: Callable[[], bool]) -> None:
+    def _loop(self, step: Callable[[], object]) -> None:
         while not self._stop.is_set():
-            seen = self._db.changes.count
             try:
-                if step():
-                    continue
+                step()
             except TrunklineError as error:
                 log.warning("%s", error)
                 self._stop.wait(POLL_SECONDS)
             except Exception:
                 log.exception("a background step failed; it will be repeated")
                 self._stop.wait(POLL_SECONDS)
+
+    def _watch(self, step: Callable[[], bool]) -> None:
+        """A step, and if it found nothing to do, wait until there may be something."""
+        seen = self._db.changes.count
+        if not step():
             self._db.changes.wait(seen, POLL_SECONDS)
 
+    def _fill_pool(self) -> None:
+        self._watch(self.pool.step)
+        self._stop.wait(POOL_LOOK_SECONDS)
+
+    def _reap_in_time(self) -> None:
+        if not self.reap():
+            self.pool.took_back.wait(POLL_SECONDS)
+            self.pool.took_back.clear()
+
+    def _take_next(self) -> None:
+        """Take the next control task. One thread looks and waits for it; the others work, or wait for their turn to look."""
+        with self._turn:
+            tasks: list[Task] = []
+            while not (tasks or self._stop.is_set()):
+                seen = self._db.changes.count
+                tasks, wait_seconds = self._claim_step()
+                if not tasks:
+                    self._db.changes.wait(seen, wait_seconds)
+        for task in tasks:
+            self._take(task)
+
     def step(self) -> bool:
-        """Take one control task, if one is ready."""
+        """Take one control task, if one is ready, or will be in a moment."""
+        tasks, wait_seconds = self._claim_step()
+        for task in tasks:
+            self._take(task)
+        if not tasks and wait_seconds < POLL_SECONDS:
+            self._stop.wait(wait_seconds)
+        return bool(tasks) or wait_seconds < POLL_SECONDS
+
+    def _claim_step(self) -> tuple[list[Task], float]:
+        """The next control task; or none, and for how long there will be none."""
         with self._db.read() as connection:
             ready_at = self.queue.next_ready_at(connection, CONTROL_QUEUE)
-        if ready_at is None:
-            return False
-        wait = ready_at - self._clock.now()
-        if wait > 0:
-            if wait < POLL_SECONDS:
-                self._stop.wait(wait)
-                return True
-            return False
+        wait_seconds = POLL_SECONDS if ready_at is None else ready_at - self._clock.now()
+        if wait_seconds > 0:
+            return [], min(wait_seconds, POLL_SECONDS)
         with self._db.write(wakes=False, syncs=False) as connection:
-            claimed = self.queue.claim(connection, CONTROL_QUEUE, "server", 1)
-        for task in claimed:
-            self._take(task)
-        return bool(claimed)
+            return self.queue.claim(connection, CONTROL_QUEUE, "server", 1), 0.0
 
     def _take(self, task: Task) -> None:
         lease = Lease(task_id=task.id, token=task.lease_token)
