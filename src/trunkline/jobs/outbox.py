@@ -47,7 +47,7 @@ class Outbox:
             handled += found
         return handled
 
-    def _handle_some(self) -> int:
+    def _handle_some(self, count: int = EVENTS_AT_ONCE_MAX) -> int:
         """The next few, in one transaction: those of one commit are handled together."""
         with self._db.read() as connection:
             if connection.execute(sa.select(outbox.c.seq).limit(1)).one_or_none() is None:
@@ -55,7 +55,7 @@ class Outbox:
         failure: Exception | None = None
         handled = 0
         with self._db.write(syncs=False) as connection:
-            rows = connection.execute(sa.select(outbox).order_by(outbox.c.seq).limit(EVENTS_AT_ONCE_MAX))
+            rows = connection.execute(sa.select(outbox).order_by(outbox.c.seq).limit(count))
             for row in rows.all():
                 try:
                     self._handle(row)

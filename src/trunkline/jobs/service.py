@@ -102,22 +102,31 @@ class JobsService:
         with self._db.read() as connection:
             kind = self.held(connection, lease).kind
         with self._db.write(syncs=kind not in self._repeatable) as connection:
-            task = self.held(connection, lease)
-            retry_after = self._workers[task.kind].reported(connection, task, report)
-            if retry_after is None:
-                self.queue.finish(connection, lease, report.status)
-            else:
-                self.queue.release(connection, lease, retry_after)
+            self._end(connection, self.held(connection, lease), lease, report)
 
-    def progress(self, lease: Lease, results: Sequence[Mapping[str, Any]], current: str | None) -> bool:
-        """What a worker has done of a task so far; also a sign of life. Returns whether it shall go on.
+    def _end(self, connection: Connection, task: Task, lease: Lease, report: Report) -> None:
+        retry_after = self._workers[task.kind].reported(connection, task, report)
+        if retry_after is None:
+            self.queue.finish(connection, lease, report.status)
+        else:
+            self.queue.release(connection, lease, retry_after)
+
+    def progress(
+        self, lease: Lease, results: Sequence[Mapping[str, Any]], current: str | None, *, ends: bool = False
+    ) -> bool:
+        """What a worker has done of a task so far; also a sign of life. Returns whether it shall go on; if so, and these are the
+        last results, the task has ended.
 
         :raises ConflictError: ``lease_lost``; nothing was applied.
         """
         with self._db.write(wakes=bool(results), syncs=False) as connection:
             task = self.held(connection, lease)
-            is_wanted = self._workers[task.kind].progress(connection, task, results, current)
-            return self.queue.is_wanted(connection, lease) and is_wanted
+            handler = self._workers[task.kind]
+            is_wanted = handler.progress(connection, task, results, current)
+            is_wanted = self.queue.is_wanted(connection, lease) and is_wanted
+            if is_wanted and ends:
+                self._end(connection, task, lease, Report(status=Status.SUCCEEDED))
+            return is_wanted
 
     def held(self, connection: Connection, lease: Lease) -> Task:
         """The task that a lease holds.

@@ -122,7 +122,7 @@ class DatumSetRunner:
         except BaseException:
             results.abandon()
             raise
-        results.close()
+        results.close(is_whole=True)
 
     def _end_batching(self) -> None:
         if self._batching is not None:

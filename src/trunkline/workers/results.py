@@ -64,6 +64,8 @@ class _Batch:
     results: list[Result] = field(default_factory=list)
     size: int = 0
     since: float = 0.0
+    is_last: bool = False
+    """With it the set ends."""
 
 
 class Results:
@@ -147,9 +149,10 @@ class Results:
             self._changed.wait_for(lambda: not (self._waiting or self._sending) or self._is_over)
             self._check()
 
-    def close(self) -> None:
-        """Send what is left, and end."""
+    def close(self, *, is_whole: bool = False) -> None:
+        """Send what is left, and end; ``is_whole``: each datum of the set has its result."""
         with self._changed:
+            self._open.is_last = is_whole
             self._put_away()
             self._closing = True
             self._changed.notify_all()
@@ -248,7 +251,7 @@ class Results:
         current = self.current
         body = {
             "token": self._context.task.token, "results": [result.told(root) for result in results],
-            "current": current,
+            "current": current, "ends": batch.is_last,
         }  # fmt: skip
         if results:
             self._context.flush_log()  # whoever hears of a datum's end finds its whole log
@@ -260,6 +263,8 @@ class Results:
         self._told, self._told_at = current, time.monotonic()
         if answer and answer.get("stop"):
             self._context.interrupt("cancelled")
+        if answer and answer.get("ended"):
+            self._context.is_reported = True
 
     def _upload(self, folder: Path, results: Iterable[Result]) -> str | None:
         """One tree with the outputs of all, each below the datum's id; None if there are none."""
