@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ from trunkline.access.model import Scope
 from trunkline.access.service import AccessService
 from trunkline.core.clock import Clock, SystemClock
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, is_commit_id
-from trunkline.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError, StateError
+from trunkline.errors import (
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    NotFoundError,
+    StateError,
+    UnavailableError,
+)
 from trunkline.jobs.engines.process import ProcessEngine
 from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, LaunchSpec, Outcome, Task
 from trunkline.jobs.outbox import Outbox
@@ -29,6 +37,12 @@ from trunkline.jobs.service import JobsService
 from trunkline.lineage import PurgeLineage
 from trunkline.pipelines import datum_store, results
 from trunkline.pipelines import store as pipeline_store
+from trunkline.pipelines.egress import manifest
+from trunkline.pipelines.egress.base import Target
+from trunkline.pipelines.egress.bucket import BucketTarget
+from trunkline.pipelines.egress.folder import FolderTarget, allowed_path
+from trunkline.pipelines.egress.opening import Targets
+from trunkline.pipelines.egress.sql import PostgresTarget, SqliteTarget
 from trunkline.pipelines.service import PipelineService
 from trunkline.registry import store as registry_store
 from trunkline.registry.model import LATEST
@@ -42,6 +56,7 @@ from trunkline.sources.places import LinkRules
 from trunkline.sources.service import SourcesService
 from trunkline.sources.web import Fetcher
 from trunkline.storage.buckets import Buckets
+from trunkline.storage.bucketwriter import BucketWriter
 from trunkline.storage.db.engine import Database
 from trunkline.storage.objects import open_store
 from trunkline.training import store as training_store
@@ -54,6 +69,8 @@ log = logging.getLogger(__name__)
 FIRE_TRIGGERS = "fire-triggers"
 _REPO_URI = re.compile(r"(?:trunkline://)?([\w-]+/)?[\w-]+@[^:]+(:.*)?", re.ASCII)
 
+S3_REGION = "us-east-1"
+"""The door has one; clients must name it."""
 GC = "gc"
 BUSY_SECONDS = 600.0
 FIRST_GC_SECONDS = 900.0
@@ -80,6 +97,7 @@ class Services:
     training: TrainingService
     serving: ServingService
     lineage: PurgeLineage
+    job_door: JobEntrance
     started_at: float
 
     def start(self) -> None:
@@ -138,9 +156,11 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     sources = build_sources(settings, versioning, buckets)
     secrets = SecretsService(db=db, clock=clock)
     registry = RegistryService(db=db, clock=clock, versioning=versioning, publish=outbox.publish)
+    job_door = JobEntrance(access)
     pipelines = PipelineService(
         db=db, clock=clock, versioning=versioning, jobs=jobs, secrets=secrets, settings=settings,
-        issue_token=access.issue,
+        issue_token=access.issue, open_target=egress_targets(settings, secrets),
+        job_door=job_door,
     )  # fmt: skip
     training = TrainingService(
         db=db, clock=clock, versioning=versioning, registry=registry, jobs=jobs, settings=settings
@@ -165,12 +185,14 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
             connection, f"job:{job['project']}/{job['pipeline']}@{job['id']}"
         ),
     )
+    outbox.subscribe("spout.ended", lambda connection, spout: access.revoke_in(connection, spout["subject"]))
     return Services(
         settings=settings, clock=clock, db=db, access=access, jobs=jobs, table=table, versioning=versioning, sources=sources,
         transactions=transactions, secrets=secrets, registry=registry, pipelines=pipelines, training=training, serving=serving,
         lineage=PurgeLineage(
             db=db, versioning=versioning, pipelines=pipelines, training=training, registry=registry, serving=serving
         ),
+        job_door=job_door,
         started_at=clock.now(),
     )  # fmt: skip
 
@@ -191,6 +213,54 @@ def build_sources(settings: Settings, versioning: VersioningService, buckets: Bu
             data_dir=settings.home, roots=roots, home=None if settings.remote else Path.home()
         ),
     )
+
+
+def egress_targets(settings: Settings, secrets: SecretsService) -> Targets:
+    """The drivers of egress, by the schemes of their URLs."""
+    folders = tuple(settings.egress_folders)
+
+    def path_of(url: str) -> Path:
+        return allowed_path(url, folders, settings.home)
+
+    def bucket(url: str) -> Target:
+        return BucketTarget(BucketWriter(url, s3_endpoint=settings.fetch_s3_endpoint))
+
+    def postgres(url: str, password: str | None, format_: str, columns: Sequence[str]) -> Target:
+        return PostgresTarget(url, password, format_=format_, columns=columns)
+
+    def sqlite(url: str, _password: str | None, format_: str, columns: Sequence[str]) -> Target:
+        return SqliteTarget(path_of(url), format_=format_, columns=columns)
+
+    return Targets(
+        secrets=secrets,
+        files={"file": lambda url: FolderTarget(path_of(url)), "s3": bucket, "gs": bucket, "az": bucket},
+        tables={"postgresql": postgres, "postgres": postgres, "sqlite": sqlite},
+    )
+
+
+class JobEntrance:
+    """Where jobs find their buckets by S3. Whoever runs the server says how it is opened; it is, when a job needs it."""
+
+    def __init__(self, access: AccessService) -> None:
+        self._access = access
+        self._open: Callable[[], str] | None = None
+
+    def opens_with(self, opener: Callable[[], str] | None) -> None:
+        """``opener`` opens it, unless it is open, and returns its URL."""
+        self._open = opener
+
+    def __call__(self, token: str) -> dict[str, str]:
+        """The environment of a job, for the usual clients.
+
+        :raises UnavailableError: ``no_job_door``.
+        """
+        if self._open is None:
+            raise UnavailableError("this server speaks no S3 to its jobs", kind="no_job_door")
+        url, pair = self._open(), self._access.key_pair(token)
+        return {
+            "S3_ENDPOINT": url, "AWS_ENDPOINT_URL_S3": url, "AWS_ACCESS_KEY_ID": pair.id,
+            "AWS_SECRET_ACCESS_KEY": pair.secret, "AWS_REGION": S3_REGION, "AWS_DEFAULT_REGION": S3_REGION,
+        }  # fmt: skip
 
 
 class PeriodicGc:
@@ -237,6 +307,7 @@ def root_sources() -> tuple[RootSource, ...]:
         *pipeline_store.ROOTS,
         *datum_store.ROOTS,
         *results.ROOTS,
+        *manifest.ROOTS,
         *training_store.ROOTS,
         *registry_store.ROOTS,
     )

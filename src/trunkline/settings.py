@@ -168,6 +168,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Idle workers that are kept ready for the next pipeline that has work; 0: none.",
     )
+    job_log_bytes_max: int = Field(
+        default=256 * 2**20, ge=1024, description="Where the log of one job ends, in bytes."
+    )
     trials_max: int = Field(
         default_factory=lambda: max(1, (os.cpu_count() or 1)),
         ge=1,
@@ -214,7 +217,7 @@ class Settings(BaseSettings):
     fetch_s3_endpoint: str | None = Field(
         default=None,
         pattern="^https?://[^/?#@]+/?$",
-        description="Where s3:// URLs of 'put file' lead, if not to Amazon, e.g. http://127.0.0.1:8333.",
+        description="Where s3:// URLs of 'put file' and `egress` lead, if not to Amazon, e.g. http://127.0.0.1:8333.",
     )
     unpack_bytes_max: int = Field(
         default=100 * 2**30, ge=1, description="What an archive may grow to when it is unpacked."
@@ -228,6 +231,10 @@ class Settings(BaseSettings):
         default=None,
         description="Folders whose files 'put file --link' may use; default: the home folder of the server's user, without "
         "hidden ones; nothing if `remote` is set.",
+    )
+    egress_folders: list[Path] = Field(
+        default_factory=list,
+        description="Folders below which `egress` of a pipeline may write (`file:///…`, `sqlite:///…`); default: none.",
     )
     log_json: bool = Field(default=False, description="Write the server's log as JSON lines.")
 

@@ -72,6 +72,13 @@ def test_a_scope_opens_only_what_names_it(shared, scope: Scope) -> None:
         assert (answer.status_code, answer.json()["error"]["kind"]) == (403, "wrong_scope"), route.path
 
 
+SPOUTS_ONLY = {
+    ("PUT", "/v1/projects/{project}/files"), ("DELETE", "/v1/projects/{project}/files"),
+    ("POST", "/v1/projects/{project}/files/change"), ("PUT", "/v1/projects/{project}/archive"),
+}  # fmt: skip
+"""These look at whose token it is: a spout that runs may write to its own output, and no job may."""
+
+
 def test_what_jobs_may_never_do(shared) -> None:
     for method, route in CALLS:
         allowed = Scope.JOB in scopes_of(route.endpoint)
@@ -80,7 +87,22 @@ def test_what_jobs_may_never_do(shared) -> None:
         if method == "DELETE" or (
             method in ("POST", "PUT") and re.search("repos|pipelines|projects", route.path)
         ):
-            assert not allowed, f"{method} {route.path}"
+            assert allowed == ((method, route.path) in SPOUTS_ONLY), f"{method} {route.path}"
+
+
+@pytest.mark.parametrize("subject", ["job:default/edges@" + "1" * 32, "spout:default/edges@master#1"])
+def test_only_a_spout_that_runs_may_write(services: Services, anyone: TestClient, subject: str) -> None:
+    services.versioning.create_repo("default", "edges")
+    headers = {"authorization": f"Bearer {services.access.issue('job', subject, 60)}"}
+    change = {"at": "edges@master", "changes": [{"op": "delete", "path": "/x"}]}
+    at = {"at": "edges@master:/x"}
+    answers = [
+        anyone.put("/v1/projects/default/files", params=at, content=b"x", headers=headers),
+        anyone.delete("/v1/projects/default/files", params=at, headers=headers),
+        anyone.post("/v1/projects/default/files/change", json=change, headers=headers),
+        anyone.put("/v1/projects/default/archive", params=at, content=b"x", headers=headers),
+    ]
+    assert [(one.status_code, one.json()["error"]["kind"]) for one in answers] == [(403, "wrong_scope")] * 4
 
 
 def test_link_tokens_open_nothing(shared) -> None:

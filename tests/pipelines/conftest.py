@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from tests.conftest import FakeClock
 from trunkline.core.status import Status
 from trunkline.jobs.engines.process import ProcessEngine
-from trunkline.jobs.model import Done, LaunchSpec, Report, Task
+from trunkline.jobs.model import SLOW_QUEUE, Done, LaunchSpec, Report, Task
 from trunkline.jobs.outbox import Outbox
 from trunkline.jobs.pool import Pool, ProcessTable
 from trunkline.jobs.queue import Lease, TaskQueue
@@ -22,6 +22,7 @@ from trunkline.jobs.service import JobsService
 from trunkline.pipelines import store
 from trunkline.pipelines.service import PipelineService
 from trunkline.secrets.service import SecretsService
+from trunkline.services import egress_targets
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import pipeline_versions, tasks
@@ -54,7 +55,7 @@ class World:
 
     def settle(self) -> None:
         """Let the background work run until there is none that is ready."""
-        while self.jobs.outbox.drain() or self.jobs.step():
+        while self.jobs.outbox.drain() or self.jobs.step() or self.jobs.step(SLOW_QUEUE):
             pass
 
     def put(self, address: str, files: dict[str, str]) -> str:
@@ -175,7 +176,8 @@ def make_world(db: Database, clock: FakeClock, settings: Settings, stores: Store
         issued.append(subject)
         return f"{scope}-token-{len(issued)}"
 
-    pipelines = PipelineService(db, clock, versioning, jobs, secrets, settings, issue)
+    targets = egress_targets(settings, secrets)
+    pipelines = PipelineService(db, clock, versioning, jobs, secrets, settings, issue, targets)
     pipelines.register()
     return World(db, clock, versioning, jobs, secrets, settings, pipelines, stores)
 

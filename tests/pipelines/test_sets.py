@@ -98,7 +98,7 @@ def test_sums_and_peaks_of_a_job_and_of_its_commit_set(world: World) -> None:
         world.tell(task, {**world.result(datum["id"], {}), "stats": stats})
     wanted = {"download_seconds": 2, "cpu_seconds": 4, "upload_bytes": 6, "memory_bytes": 30}
     assert job(world, commit).stats == wanted
-    cost = world.pipelines.cost_of(commit)
+    cost = world.pipelines.looking.job_set(commit).cost
     assert (cost.jobs, cost.datums, cost.stats) == (1, 2, wanted)
 
 

@@ -19,6 +19,7 @@ from trunkline.api.routes import (
     filesets,
     history,
     inferenceservices,
+    jobs,
     keeping,
     leases,
     models,
@@ -37,7 +38,7 @@ from trunkline.wire.base import Error
 
 NOUNS = (
     leases, filesets,  # what workers ask for most often: routes are tried in this order
-    server, projects, repos, tags, history, commits, transactions, files, pipelines, experiments, models, namespaces,
+    server, projects, repos, tags, history, commits, transactions, files, pipelines, jobs, experiments, models, namespaces,
     inferenceservices, keeping, pages,
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ import uvicorn
 from trunkline.api import home
 from trunkline.api.app import create_app
 from trunkline.api.direct import DirectProtocol
-from trunkline.api.entrances import MakeDoor, open_doors
+from trunkline.api.entrances import MakeDoor, job_door, open_doors
 from trunkline.api.logs import JsonFormatter, TextFormatter
 from trunkline.core.clock import SystemClock
 from trunkline.errors import StateError
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 LOG_BYTES_MAX = 10 * 2**20
 GRACEFUL_SECONDS = 3
 DOWN_SECONDS = 90.0
+JOB_DOOR = "s3-jobs"
+"""Among the doors, the one that is opened for jobs, whatever the settings say."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -64,7 +66,7 @@ def serve(
         services = build(settings)
         behind = {name: ((doors or {})[name], entrances[name]) for name in entrances}
         with services.db.only_server():
-            _serve(services, listener, behind, on_ready)
+            _serve(services, listener, behind, on_ready, (doors or {}).get(JOB_DOOR))
             services.stop()
         home.write_down(settings, started_at=services.started_at, is_up=False)
 
@@ -74,12 +76,15 @@ def _serve(
     listener: socket.socket,
     doors: Mapping[str, tuple[MakeDoor, socket.socket]],
     on_ready: Callable[[Services, str], None],
+    for_jobs: MakeDoor | None,
 ) -> None:
     settings = services.settings
     services.access.admin_token(settings.token_file)
     home.write_down(settings, started_at=services.started_at)
     server = _Server(services)
-    with _signals_to(server.handle_exit):
+    with _signals_to(server.handle_exit), contextlib.ExitStack() as stack:
+        if for_jobs is not None:
+            stack.enter_context(job_door(services, for_jobs))
         services.start()
         log.info("serving at %s, process %d", settings.url, os.getpid())
         with open_doors(services, doors):

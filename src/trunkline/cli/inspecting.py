@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from trunkline.cli.client import client
 from trunkline.cli.grammar import ID_COMMAND, FullTimestamps, Namespace, Output, Project, command, new_verb
-from trunkline.cli.listing import job_duration, job_progress, job_state, metrics_text
-from trunkline.cli.output import described, duration_text, show, size_text, structured, table, time_text
+from trunkline.cli.jobs import cost_lines, job_duration, job_progress, job_state
+from trunkline.cli.listing import metrics_text
+from trunkline.cli.output import described, show, size_text, structured, table, time_text
+from trunkline.core.ids import is_commit_id
 from trunkline.wire.base import Wire
-from trunkline.wire.jobs import Job
 from trunkline.wire.status import Everything
 
 TIMES = ("created_at", "finished_at", "started_at", "updated_at", "modified_at")
@@ -27,7 +27,6 @@ def register(app: typer.Typer) -> None:
     command(verb, "commit", "trunkline inspect commit dogs-and-cats@master")(inspect_commit)
     command(verb, "file", "trunkline inspect file dogs-and-cats@master:/data1")(inspect_file)
     command(verb, "pipeline", "trunkline inspect pipeline dogs-and-cats-model")(inspect_pipeline)
-    command(verb, "job", "trunkline inspect job edges@1035715e796f45caae7a1d3ffd1f93ca")(inspect_job)
     command(verb, "experiment", "trunkline inspect experiment 1")(inspect_experiment)
     command(verb, "trial", "trunkline inspect trial 1")(inspect_trial)
     command(verb, "checkpoint", "trunkline inspect checkpoint 0b0c8f6e-…")(inspect_checkpoint)
@@ -65,7 +64,7 @@ def inspect_id(
     commit_id: Annotated[str, typer.Argument(metavar="ID")], output: Output = None,
     full_timestamps: FullTimestamps = False,
 ) -> None:  # fmt: skip
-    """Everything that bears an ID: commits, jobs, experiments, model versions, revisions."""
+    """Everything that bears an ID: commits, jobs and what they took, experiments, model versions, revisions."""
     found = client().inspect(commit_id)
     if output is not None:
         structured(found, output)
@@ -75,6 +74,9 @@ def inspect_id(
         if rows:
             show(f"\n{title}")
             table(header, rows)
+    if found.cost is not None:
+        show("\nCost")
+        described(cost_lines(found.cost))
 
 
 def _sections(found: Everything, full: bool) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
@@ -118,7 +120,10 @@ def inspect_commit(
     address: Annotated[str, typer.Argument(metavar="REPO@BRANCH-OR-ID")], project: Project = None,
     output: Output = None, full_timestamps: FullTimestamps = False,
 ) -> None:  # fmt: skip
-    """Show a commit."""
+    """Show a commit; with only an ID, everything that bears it."""
+    if is_commit_id(address):
+        inspect_id(address, output, full_timestamps)
+        return
     shown(client().inspect_commit(address, project=project), output, full_timestamps)
 
 
@@ -137,46 +142,22 @@ def inspect_pipeline(
     output: Output = None,
     full_timestamps: FullTimestamps = False,
 ) -> None:
-    """Show a pipeline with its effective spec."""
-    shown(client().inspect_pipeline(name, version=version, project=project), output, full_timestamps)
-
-
-def inspect_job(
-    job: Annotated[str, typer.Argument(metavar="PIPELINE@ID")], project: Project = None, output: Output = None,
-    full_timestamps: FullTimestamps = False,
-) -> None:  # fmt: skip
-    """Show a job: why it failed, what it processed, how long it took."""
-    api = client()
-    found = api.inspect_job(job, project=project)
+    """Show a pipeline: its state, its last job and why that failed, its effective spec."""
+    found = client().inspect_pipeline(name, version=version, project=project)
     if output is not None:
         structured(found, output)
         return
-    spec = api.inspect_pipeline(found.pipeline, project=found.project).spec
-    described(_job_lines(found, spec, full_timestamps))
-
-
-def _job_lines(job: Job, spec: dict[str, Any], full: bool) -> list[tuple[str, Any]]:
-    stats = job.stats
-    return [
-        ("ID", job.id), ("Pipeline", job.pipeline), ("Project", job.project),
-        ("Started", time_text(job.started_at, full)), ("Duration", job_duration(job)), ("State", job.status),
-        ("Phase", job.phase), ("Reason", job.reason),
-        ("Processed", job.processed), ("Failed", job.failed), ("Skipped", job.skipped),
-        ("Recovered", job.recovered), ("Total", job.total),
-        ("Data Downloaded", size_text(stats.get("download_bytes", 0))),
-        ("Data Uploaded", size_text(stats.get("upload_bytes", 0))),
-        ("Download Time", duration_text(stats.get("download_seconds", 0))),
-        ("Process Time", duration_text(stats.get("process_seconds", 0))),
-        ("Upload Time", duration_text(stats.get("upload_seconds", 0))),
-        ("Datum Timeout", spec.get("datum_timeout")), ("Job Timeout", spec.get("job_timeout")),
-        ("ParallelismSpec", _json(spec.get("parallelism_spec"))), ("Input", _json(spec.get("input"))),
-        ("Transform", _json(spec.get("transform"))),
-        ("Output Commit", f"{job.project}/{job.pipeline}@{job.id}"),
-    ]  # fmt: skip
-
-
-def _json(value: Any) -> str | None:
-    return json.dumps(value, ensure_ascii=False) if value else None
+    last = f"{found.last_job_id} {found.last_job_status}" if found.last_job_id else None
+    described(
+        [
+            ("Name", found.name), ("Project", found.project), ("Description", found.description),
+            ("Created", time_text(found.created_at, full_timestamps)),
+            ("Updated", time_text(found.updated_at, full_timestamps) if found.version > 1 else None),
+            ("Version", found.version), ("State", found.state), ("Last Job", last), ("Reason", found.last_job_reason),
+            ("Notes", list(found.notes)), ("Inputs", found.input), ("Output Branch", found.spec.get("output_branch")),
+            ("Salt", found.salt), ("Code", found.code_root), ("Spec", found.spec),
+        ]
+    )  # fmt: skip
 
 
 def inspect_experiment(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +14,6 @@ from trunkline.cli.following import AllOrigins, Origin
 from trunkline.cli.grammar import FullTimestamps, Namespace, Number, Output, Project, command, new_verb
 from trunkline.cli.output import (
     bar,
-    duration_text,
     say,
     short_age,
     show,
@@ -24,14 +22,11 @@ from trunkline.cli.output import (
     table,
     time_text,
 )
-from trunkline.cli.pipelines import datums_of_spec
 from trunkline.errors import InvalidInputError
 from trunkline.wire.branches import Trigger
 from trunkline.wire.inferenceservices import InferenceService
-from trunkline.wire.jobs import Datum, Job
 
 RepoArgument = Annotated[str | None, typer.Argument(metavar="[REPO[@BRANCH]]")]
-JobArgument = Annotated[str, typer.Argument(metavar="PIPELINE@ID")]
 
 
 def register(app: typer.Typer) -> typer.Typer:
@@ -45,8 +40,6 @@ def register(app: typer.Typer) -> typer.Typer:
     command(verb, "commit", "trunkline list commits dogs-and-cats@master")(list_commits)
     command(verb, "file", "trunkline list files dogs-and-cats@master:/data1")(list_files)
     command(verb, "pipeline", "trunkline list pipelines")(list_pipelines)
-    command(verb, "job", "trunkline list jobs -p dogs-and-cats-model")(list_jobs)
-    command(verb, "datum", "trunkline list datums edges@1035715e796f45caae7a1d3ffd1f93ca")(list_datums)
     command(verb, "experiment", "trunkline list experiments")(list_experiments)
     command(verb, "trial", "trunkline list trials 1")(list_trials)
     command(verb, "checkpoint", "trunkline list checkpoints 1")(list_checkpoints)
@@ -209,77 +202,6 @@ def list_pipelines(
             f"{p.state} / {p.last_job_status or '-'}", "; ".join(p.notes), p.description,
         ),
     )  # fmt: skip
-
-
-def list_jobs(
-    pipeline: Annotated[str | None, typer.Option("--pipeline", "-p", help="Only of this pipeline.")] = None,
-    number: Number = None,
-    project: Project = None,
-    output: Output = None,
-    full_timestamps: FullTimestamps = False,
-) -> None:
-    """List jobs, newest first, with the reason of those that failed."""
-    found = client().list_jobs(pipeline, project=project, limit=number)
-    header = ("PROJECT", "PIPELINE", "ID", "STARTED", "DURATION", "PROGRESS", "DL", "UL", "STATE")
-    shown(found, output, header, lambda job: _job_row(job, full_timestamps))
-
-
-def _job_row(job: Job, full_timestamps: bool) -> tuple[str, ...]:
-    return (
-        job.project, job.pipeline, job.id, time_text(job.started_at, full_timestamps), job_duration(job),
-        job_progress(job), size_text(job.stats.get("download_bytes", 0)),
-        size_text(job.stats.get("upload_bytes", 0)), job_state(job),
-    )  # fmt: skip
-
-
-def job_duration(job: Job) -> str:
-    """How long it ran, or has run so far."""
-    if job.started_at is None:
-        return "-"
-    return duration_text((job.finished_at or time.time()) - job.started_at)
-
-
-def job_progress(job: Job) -> str:
-    """``processed + skipped [+ recovered] / total``."""
-    recovered = f" + {job.recovered}" if job.recovered else ""
-    return f"{job.processed} + {job.skipped}{recovered} / {job.total}"
-
-
-def job_state(job: Job) -> str:
-    """The status, with the reason or the phase."""
-    if job.status == "succeeded" and job.processed + job.failed + job.recovered == 0:
-        return "succeeded: there were no datums to process"
-    detail = job.reason or (job.phase if job.status in ("queued", "running") else "")
-    return f"{job.status}: {detail}" if detail else job.status
-
-
-def list_datums(
-    job: Annotated[str | None, typer.Argument(metavar="[PIPELINE@ID]")] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Of a spec instead, with what its inputs hold now.")
-    ] = None,
-    project: Project = None,
-    output: Output = None,
-) -> None:
-    """List the datums of a job, or with -f those that a spec would have; nothing is run."""
-    if file is not None and job is None:
-        datums_of_spec(file, project, output)
-        return
-    if job is None or file is not None:
-        raise InvalidInputError("name either a job, as PIPELINE@ID, or a spec with -f", kind="no_job")
-    shown(
-        client().list_datums(job, project=project), output, ("ID", "FILES", "STATUS", "TIME", "REASON"),
-        lambda d: (
-            d.id, ", ".join(f"{i.project}/{i.repo}@{i.commit}:{p}" for i in d.inputs for p in i.paths),
-            d.status, _datum_time(d), d.reason,
-        ),
-    )  # fmt: skip
-
-
-def _datum_time(datum: Datum) -> str:
-    if datum.started_at is None:
-        return "-"
-    return duration_text((datum.finished_at or time.time()) - datum.started_at)
 
 
 def list_experiments(

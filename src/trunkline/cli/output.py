@@ -133,6 +133,17 @@ def duration_text(seconds: float) -> str:
     raise AssertionError("the last limit takes everything")
 
 
+def seconds_text(seconds: float | None) -> str:
+    """``4.2ms``, ``1.34s``, ``12.3s``: for what is added up or compared."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{1000 * seconds:.3g}ms"
+    return (
+        f"{seconds:.2f}s" if seconds < 10 else f"{seconds:.1f}s" if seconds < 100 else duration_text(seconds)
+    )
+
+
 def short_age(seconds: float) -> str:
     """``5m``, ``2h``, ``3d``, as kubectl says it."""
     for limit, unit, length in ((120, "s", 1), (7200, "m", 60), (48 * 3600, "h", 3600)):

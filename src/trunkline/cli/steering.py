@@ -8,7 +8,6 @@ import typer
 
 from trunkline.cli.client import client
 from trunkline.cli.grammar import Namespace, Output, Project, command, new_verb
-from trunkline.cli.listing import job_state
 from trunkline.cli.output import done, say, show, structured
 from trunkline.core.ids import is_commit_id
 from trunkline.errors import StateError
@@ -37,7 +36,6 @@ def register(app: typer.Typer) -> None:
     command(kill, "experiment", "trunkline kill experiment 1")(kill_experiment)
     wait = new_verb(app, "wait", "Wait until something is finished, or ready.")
     command(wait, "commit", "trunkline wait commit dogs-and-cats-model@master")(wait_commit)
-    command(wait, "job", "trunkline wait job edges@1035715e796f45caae7a1d3ffd1f93ca")(wait_job)
     command(wait, "experiment", "trunkline wait experiment 1")(wait_experiment)
     command(wait, "inferenceservice", "trunkline wait isvc dogcat-deploy -n models")(wait_service)
 
@@ -128,17 +126,6 @@ def wait_commit(
         )
     if output is None:
         say(f"{address} is finished")
-
-
-def wait_job(job: JobArgument, project: Project = None, output: Output = None) -> None:
-    """Wait until a job has ended; an error if it did not succeed."""
-    found = client().wait_job(job, project=project)
-    if output is not None:
-        structured(found, output)
-    if found.status != "succeeded":
-        raise StateError(f"job {job} {job_state(found)}", kind="failed")
-    if output is None:
-        say(f"job {job} {job_state(found)}")
 
 
 def wait_experiment(experiment: int, output: Output = None) -> None:

@@ -15,6 +15,7 @@ from trunkline.cli import (
     following,
     history,
     inspecting,
+    jobs,
     keeping,
     listing,
     logs,
@@ -50,6 +51,7 @@ def build() -> typer.Typer:
     logs.register(app)
     running.register(app)
     steering.register(app)
+    jobs.register(app)
     deleting.register(app)
     keeping.register(app)
     following.register(app)

@@ -13,6 +13,8 @@ from trunkline.core.status import Status
 
 CONTROL_QUEUE = "control"
 """The queue of short steps that the control server itself takes; every other queue is served by worker processes."""
+SLOW_QUEUE = "control:slow"
+"""Steps of the control server that may take minutes, and so have threads of their own."""
 
 ANY_QUEUE = ""
 """What a worker in reserve asks for: a task of whatever queue has work and too few workers."""
@@ -29,6 +31,8 @@ class Task:
     payload: dict[str, Any]
     attempts: int
     lease_token: LeaseToken
+    owner: str = ""
+    """The worker that it is leased to."""
 
 
 @dataclass(frozen=True, kw_only=True)

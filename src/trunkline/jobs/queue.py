@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 from trunkline.core.clock import Clock
 from trunkline.core.ids import LeaseToken, TaskId, new_token
 from trunkline.core.status import Status
-from trunkline.jobs.model import Task
+from trunkline.jobs.model import CONTROL_QUEUE, SLOW_QUEUE, Task
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import queues, tasks
 from trunkline.storage.db.upsert import upsert
@@ -230,6 +230,17 @@ class TaskQueue:
         ).scalar_one_or_none()
         return cancelled is not None and not cancelled
 
+    def is_held(self, connection: Connection, queue: str) -> bool:
+        """Whether somebody works on a task of a queue, and is to go on."""
+        where = (tasks.c.queue == queue, tasks.c.status == Status.RUNNING, tasks.c.cancel.is_(False))
+        return connection.execute(sa.select(tasks.c.id).where(*where).limit(1)).one_or_none() is not None
+
+    def running(self, connection: Connection, kind: str, key: str) -> Task | None:
+        """A task, if somebody works on it and is to go on."""
+        where = (tasks.c.kind == kind, tasks.c.key == key, tasks.c.status == Status.RUNNING)
+        row = connection.execute(sa.select(tasks).where(*where, tasks.c.cancel.is_(False))).one_or_none()
+        return _task(row) if row is not None else None
+
     def held(self, connection: Connection, lease: Lease) -> Task | None:
         """The task, if the lease still holds it."""
         row = connection.execute(sa.select(tasks).where(*self._held(lease))).one_or_none()
@@ -285,6 +296,18 @@ class TaskQueue:
             .values(lease_expires_at=self._clock.now() - 1.0)
         )
 
+    def holders(self, connection: Connection, kind: str, prefix: str) -> list[tuple[str, dict[str, Any]]]:
+        """Who works on tasks whose key begins so, and what was asked of them."""
+        rows = connection.execute(
+            sa.select(tasks.c.lease_owner, tasks.c.payload)
+            .where(
+                tasks.c.kind == kind, tasks.c.key >= prefix, tasks.c.key < prefix + "\U0010ffff",
+                tasks.c.status == Status.RUNNING,
+            )
+            .order_by(tasks.c.id)
+        )  # fmt: skip
+        return [(row.lease_owner or "", row.payload) for row in rows]
+
     def owners(self, connection: Connection) -> set[str]:
         """Who holds a lease."""
         rows = connection.execute(
@@ -303,7 +326,7 @@ class TaskQueue:
             )
             connection.execute(
                 sa.update(tasks)
-                .where(running, tasks.c.queue == "control")
+                .where(running, tasks.c.queue.in_([CONTROL_QUEUE, SLOW_QUEUE]))
                 .values(
                     status=Status.QUEUED,
                     lease_token=None,
@@ -340,5 +363,5 @@ class TaskQueue:
 def _task(row: Row[Any]) -> Task:
     return Task(
         id=TaskId(row.id), kind=row.kind, key=row.key, queue=row.queue, payload=row.payload, attempts=row.attempts,
-        lease_token=LeaseToken(row.lease_token or ""),
+        lease_token=LeaseToken(row.lease_token or ""), owner=row.lease_owner or "",
     )  # fmt: skip

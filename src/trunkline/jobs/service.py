@@ -16,7 +16,16 @@ from sqlalchemy.engine import Connection
 from trunkline.core.clock import Clock
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, TrunklineError
-from trunkline.jobs.model import ANY_QUEUE, CONTROL_QUEUE, Again, ControlHandler, Report, Task, WorkerHandler
+from trunkline.jobs.model import (
+    ANY_QUEUE,
+    CONTROL_QUEUE,
+    SLOW_QUEUE,
+    Again,
+    ControlHandler,
+    Report,
+    Task,
+    WorkerHandler,
+)
 from trunkline.jobs.outbox import Outbox
 from trunkline.jobs.pool import Pool
 from trunkline.jobs.queue import Lease, TaskQueue
@@ -25,6 +34,7 @@ from trunkline.storage.db.engine import Database
 log = logging.getLogger(__name__)
 
 CONTROL_THREADS = 4
+SLOW_THREADS = 2
 POLL_SECONDS = 0.5
 POOL_LOOK_SECONDS = 0.05
 """To start a worker takes longer: nobody notices that several commits are looked at together."""
@@ -45,7 +55,7 @@ class JobsService:
         self._repeatable: set[str] = set()
         """Kinds of tasks whose end a power cut may undo: they are done again, and nobody was told of it."""
         self._stop = threading.Event()
-        self._turn = threading.Lock()
+        self._turns = {queue: threading.Lock() for queue in (CONTROL_QUEUE, SLOW_QUEUE)}
         self._threads: list[threading.Thread] = []
 
     def on_control(self, kind: str, handler: ControlHandler, *, repeatable: bool = False) -> None:
@@ -152,7 +162,8 @@ class JobsService:
             "outbox": lambda: self._watch(lambda: self.outbox.drain() > 0),
             "leases": self._reap_in_time,
             "pool": self._fill_pool,
-            **{f"control-{n}": self._take_next for n in range(CONTROL_THREADS)},
+            **{f"control-{n}": lambda: self._take_next(CONTROL_QUEUE) for n in range(CONTROL_THREADS)},
+            **{f"slow-{n}": lambda: self._take_next(SLOW_QUEUE) for n in range(SLOW_THREADS)},
         }
         for name, step in loops.items():
             thread = threading.Thread(target=self._loop, args=(step,), name=f"trunkline-{name}", daemon=True)
@@ -193,36 +204,36 @@ class JobsService:
             self.pool.took_back.wait(POLL_SECONDS)
             self.pool.took_back.clear()
 
-    def _take_next(self) -> None:
+    def _take_next(self, queue: str) -> None:
         """Take the next control task. One thread looks and waits for it; the others work, or wait for their turn to look."""
-        with self._turn:
+        with self._turns[queue]:
             tasks: list[Task] = []
             while not (tasks or self._stop.is_set()):
                 seen = self._db.changes.count
-                tasks, wait_seconds = self._claim_step()
+                tasks, wait_seconds = self._claim_step(queue)
                 if not tasks:
                     self._db.changes.wait(seen, wait_seconds)
         for task in tasks:
             self._take(task)
 
-    def step(self) -> bool:
+    def step(self, queue: str = CONTROL_QUEUE) -> bool:
         """Take one control task, if one is ready, or will be in a moment."""
-        tasks, wait_seconds = self._claim_step()
+        tasks, wait_seconds = self._claim_step(queue)
         for task in tasks:
             self._take(task)
         if not tasks and wait_seconds < POLL_SECONDS:
             self._stop.wait(wait_seconds)
         return bool(tasks) or wait_seconds < POLL_SECONDS
 
-    def _claim_step(self) -> tuple[list[Task], float]:
+    def _claim_step(self, queue: str) -> tuple[list[Task], float]:
         """The next control task; or none, and for how long there will be none."""
         with self._db.read() as connection:
-            ready_at = self.queue.next_ready_at(connection, CONTROL_QUEUE)
+            ready_at = self.queue.next_ready_at(connection, queue)
         wait_seconds = POLL_SECONDS if ready_at is None else ready_at - self._clock.now()
         if wait_seconds > 0:
             return [], min(wait_seconds, POLL_SECONDS)
         with self._db.write(wakes=False, syncs=False) as connection:
-            return self.queue.claim(connection, CONTROL_QUEUE, "server", 1), 0.0
+            return self.queue.claim(connection, queue, "server", 1), 0.0
 
     def _take(self, task: Task) -> None:
         lease = Lease(task_id=task.id, token=task.lease_token)

@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 from trunkline.core.ids import DEFAULT_PROJECT, TreeHash, check_name, check_pipeline_name
 from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
 from trunkline.pipelines import store
+from trunkline.pipelines.egress.base import OpenTarget
 from trunkline.pipelines.inputs import leaves
 from trunkline.pipelines.spec import PfsInput, PipelineSpec, leaves_of
 from trunkline.secrets.service import SecretsService
@@ -22,7 +23,15 @@ Node = tuple[str, str]
 class SpecChecks:
     """Asked before a pipeline is created or changed."""
 
-    def __init__(self, *, versioning: VersioningService, secrets: SecretsService, settings: Settings) -> None:
+    def __init__(
+        self,
+        *,
+        versioning: VersioningService,
+        secrets: SecretsService,
+        settings: Settings,
+        open_target: OpenTarget | None = None,
+    ) -> None:
+        self._open_target = open_target
         self._versioning = versioning
         self._secrets = secrets
         self._settings = settings
@@ -38,6 +47,8 @@ class SpecChecks:
                 self._check_repo(spec, where, leaf)
         for wanted in spec.transform.secrets:
             self._check_secret(spec.pipeline.project, wanted.name, wanted.key)
+        if spec.egress is not None and self._open_target is not None:
+            self._open_target(spec.pipeline.project, spec.egress.model_dump(exclude_none=True))
         if code_root is not None:
             self._versioning.check_tree(TreeHash(code_root))
 

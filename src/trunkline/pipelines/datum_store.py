@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -228,16 +228,24 @@ def get(connection: Connection, job_pk: int, datum_id: str) -> Row[Any] | None:
 
 
 def rows_of(
-    connection: Connection, job_pk: int, limit: int, after: str = "", *, removed: bool = False
+    connection: Connection,
+    job_pk: int,
+    limit: int,
+    after: str = "",
+    *,
+    removed: bool = False,
+    statuses: Collection[Status] = (),
 ) -> list[Row[Any]]:
-    """In order of their IDs, from behind ``after`` on."""
+    """In order of their IDs, from behind ``after`` on; only those with one of the ``statuses``, if any are given."""
     statement = (
         sa.select(datums)
         .where(datums.c.job_pk == job_pk, datums.c.id > after)
         .order_by(datums.c.id)
         .limit(limit)
     )
-    if not removed:
+    if statuses:
+        statement = statement.where(datums.c.status.in_(statuses))
+    elif not removed:
         statement = statement.where(datums.c.status != Status.REMOVED)
     return list(connection.execute(statement))
 
@@ -245,7 +253,7 @@ def rows_of(
 def whys_of(connection: Connection, job_pk: int) -> Iterator[tuple[str, dict[str, Any], int]]:
     """Status, why, and attempts of each row."""
     query = sa.select(datums.c.status, datums.c.why, datums.c.attempts).where(datums.c.job_pk == job_pk)
-    for row in connection.execution_options(yield_per=ROWS_PER_FETCH).execute(query):
+    for row in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
         yield row.status, row.why, row.attempts
 
 
@@ -277,10 +285,49 @@ def find_ids(connection: Connection, job_pk: int, prefix: str) -> list[str]:
 def seeing(connection: Connection, job_pk: int, paths: Sequence[str]) -> list[Row[Any]]:
     """The rows whose inputs have all of these paths."""
     wanted = {path.rstrip("/") for path in paths}
-    rows = connection.execution_options(yield_per=ROWS_PER_FETCH).execute(
-        sa.select(datums).where(datums.c.job_pk == job_pk, datums.c.status != Status.REMOVED)
+    rows = connection.execute(
+        sa.select(datums)
+        .where(datums.c.job_pk == job_pk, datums.c.status != Status.REMOVED)
+        .execution_options(yield_per=ROWS_PER_FETCH)
     )
     return [row for row in rows if wanted <= {file[1].rstrip("/") for file in row.files}]
+
+
+def computed_with(
+    connection: Connection, job_pk: int, wanted: Sequence[str], inputs: Sequence[JobInput]
+) -> list[str]:
+    """IDs of the rows that see all of ``wanted``: paths, also of files below a folder that is seen, with or without their repo
+    (``repo:/path``), or hashes of content."""
+    found = []
+    query = sa.select(datums.c.id, datums.c.files).where(datums.c.job_pk == job_pk)
+    for row in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
+        if all(any(_is_seen(one, file, inputs) for file in row.files) for one in wanted):
+            found.append(row.id)
+    return found
+
+
+def _is_seen(wanted: str, file: Sequence[Any], inputs: Sequence[JobInput]) -> bool:
+    number, path, digest, _ = file
+    if wanted == digest:
+        return True
+    repo, colon, rest = wanted.partition(":")
+    if colon and not repo.startswith("/"):
+        if repo.rpartition("/")[2].partition("@")[0] != inputs[number].repo:
+            return False
+        wanted = rest
+    wanted = "/" + wanted.strip("/")
+    return bool(wanted == "/" + path.strip("/") or (path.endswith("/") and wanted.startswith(path)))
+
+
+def files_by_id(connection: Connection, job_pk: int, ids: Iterable[str]) -> dict[str, list[list[Any]]]:
+    """What datums see."""
+    found: dict[str, list[list[Any]]] = {}
+    for part in parts(ids):
+        rows = connection.execute(
+            sa.select(datums.c.id, datums.c.files).where(datums.c.job_pk == job_pk, datums.c.id.in_(part))
+        )
+        found.update((row.id, row.files) for row in rows)
+    return found
 
 
 def latest(
@@ -292,7 +339,7 @@ def latest(
         rows: Iterable[Row[Any]] = connection.execute(
             sa.select(
                 datums.c.id, datums.c.identity, datums.c.status, datums.c.files, datums.c.output_root,
-                datums.c.output_prefix, datums.c.size, datums.c.file_count, jobs.c.id.label("job_id"),
+                datums.c.output_prefix, datums.c.size, datums.c.file_count, datums.c.why, jobs.c.id.label("job_id"),
             )
             .join(jobs, jobs.c.pk == datums.c.job_pk)
             .where(
@@ -317,8 +364,8 @@ def changes_of_output(
     )  # fmt: skip
     gone: list[TreePart] = []
     came: list[TreePart] = []
-    for row in connection.execution_options(yield_per=ROWS_PER_FETCH).execute(
-        query.order_by(datums.c.position, datums.c.id)
+    for row in connection.execute(
+        query.order_by(datums.c.position, datums.c.id).execution_options(yield_per=ROWS_PER_FETCH)
     ):
         name = label(row.files, labels)
         if row.old_root is not None:
@@ -347,6 +394,7 @@ def datum_of(row: Row[Any], inputs: Sequence[JobInput]) -> Datum:
         output_root=TreeHash(row.output_root) if row.output_root else None, output_prefix=row.output_prefix,
         size=row.size, file_count=row.file_count, attempts=row.attempts, reason=row.reason, why=row.why,
         stats=row.stats, started_at=row.started_at, finished_at=row.finished_at,
+        job=row.why.get("from", "") if row.why.get("kind") == "cached" else "",
     )  # fmt: skip
 
 
@@ -393,7 +441,7 @@ def consumers(connection: Connection, keys: Mapping[str, Sequence[bytes]]) -> It
         jobs.c.inputs,
     )
     query = query.select_from(datums.join(jobs).join(pipelines)).where(datums.c.status != Status.REMOVED)
-    rows = connection.execution_options(yield_per=ROWS_PER_FETCH).execute(query)
+    rows = connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH))
     for files, identity, project, pipeline, datum, job, inputs in rows:
         if any(_sees(path, keys.get(inputs[number].get("root", ""), ())) for number, path, *_ in files):
             yield f"datum {datum} of job {project}/{pipeline}@{job}", identity

@@ -21,6 +21,7 @@ from trunkline.pipelines.inputs import Leaf, leaves
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.results import Result
 from trunkline.pipelines.runner import Steps
+from trunkline.pipelines.s3 import JobDoor, needs_s3
 from trunkline.pipelines.spec import limits_of
 from trunkline.pipelines.store import JobRow
 from trunkline.secrets.service import SecretsService
@@ -68,7 +69,9 @@ class DatumSets:
         secrets: SecretsService,
         settings: Settings,
         issue_token: IssueToken,
+        job_door: JobDoor | None = None,
     ) -> None:
+        self._job_door = job_door
         self._db = db
         self._clock = clock
         self._steps = steps
@@ -96,31 +99,42 @@ class DatumSets:
                 told = set_store.described(connection, row.pk, number)
         if row is None or pipeline is None or row.job.status != Status.RUNNING:
             raise StateError(f"the job of {task.key} is not running any more", kind="job_over")
-        secrets_env, secret_files = self._secret_values(pipeline)
         spec = pipeline.spec
-        needs_packages = bool(spec["transform"].get("requirements"))
-        place = self._settings.environment_for(spec["transform"]["image"], requirements=needs_packages)
         return {
+            **self.of_pipeline(pipeline),
             "job": {
                 "project": pipeline.project, "pipeline": pipeline.name, "id": row.job.id, "version": row.job.version,
             },
             "set": number,
             "careful": number in row.sets_lost,
+            "job_token": self._token_of(row),
+            "env_extra": self._environment(row, pipeline),
+            "inputs": _inputs_of(row, pipeline),
+            "datums": told,
+            "service": spec.get("service"),
+            "stays": bool(spec.get("service")),
+            "s3_out": bool(spec.get("s3_out")),
+        }  # fmt: skip
+
+    def of_pipeline(self, pipeline: Pipeline) -> dict[str, Any]:
+        """What is the same for all that workers do for a pipeline.
+
+        :raises NotFoundError: if a secret is missing.
+        """
+        spec = pipeline.spec
+        secrets_env, secret_files = self._secret_values(pipeline)
+        needs_packages = bool(spec["transform"].get("requirements"))
+        place = self._settings.environment_for(spec["transform"]["image"], requirements=needs_packages)
+        return {
             "tries": spec["datum_tries"],
             "transform": spec["transform"],
             "environment": place.model_dump(),
             "secrets_env": secrets_env,
             "secret_files": secret_files,
             "code_root": pipeline.code_root,
-            "job_token": self._token_of(row),
             "limits": limits_of(spec),
             "datum_timeout_seconds": spec.get("datum_timeout"),
-            "env_extra": _environment_of(row, pipeline),
-            "inputs": _inputs_of(row, pipeline),
-            "datums": told,
-            "service": spec.get("service"),
-            "s3_out": bool(spec.get("s3_out")),
-        }  # fmt: skip
+        }
 
     def _secret_values(self, pipeline: Pipeline) -> tuple[dict[str, str], dict[str, str]]:
         env: dict[str, str] = {}
@@ -141,6 +155,12 @@ class DatumSets:
                 for key in [wanted["key"]] if wanted["key"] else secret.keys:
                     files[f"{folder}/{key}"] = self._secrets.value(secret.namespace, secret.name, key)
         return env, files
+
+    def _environment(self, row: JobRow, pipeline: Pipeline) -> dict[str, str]:
+        found = _environment_of(row, pipeline)
+        if self._job_door is not None and needs_s3(pipeline.spec):
+            found |= self._job_door(self._token_of(row))
+        return found
 
     def _token_of(self, row: JobRow) -> str:
         """One token for a job, as long as this server runs."""
@@ -189,6 +209,10 @@ class DatumSets:
         if not rows:
             return None
         set_store.mark_running(connection, job_pk, number, None, self._clock.now())
+        if (pipeline := self._service_of(connection, row)) is not None:
+            left = report.status in (Status.QUEUED, Status.CANCELLED)
+            self._serve_again(connection, task, row, pipeline, 0.0 if left else RETRY_SECONDS)
+            return None
         if report.status in (Status.QUEUED, Status.CANCELLED):  # the worker was asked to leave
             return 0.0
         reason = report.error or "its worker did not say how it went"
@@ -206,6 +230,9 @@ class DatumSets:
         rows = set_store.open_in_set(connection, job_pk, number)
         if not rows:
             return None
+        if (pipeline := self._service_of(connection, row)) is not None:
+            self._serve_again(connection, task, row, pipeline, RETRY_SECONDS)
+            return None
         if number not in row.sets_lost:
             lost = sorted({*row.sets_lost, number})
             store.update_job(connection, job_pk, Status.RUNNING, sets_lost=lost)
@@ -215,6 +242,18 @@ class DatumSets:
         set_store.mark_running(connection, job_pk, number, None, self._clock.now())
         is_given_up = not self._count_try(connection, row, [at], WORKER_DIED)
         return None if is_given_up and len(rows) == 1 else 0.0
+
+    def _service_of(self, connection: Connection, row: JobRow) -> Pipeline | None:
+        pipeline = store.get_pipeline(connection, row.job.project, row.job.pipeline, row.job.version)
+        return pipeline if pipeline is not None and pipeline.spec.get("service") else None
+
+    def _serve_again(
+        self, connection: Connection, task: Task, row: JobRow, pipeline: Pipeline, after_seconds: float
+    ) -> None:
+        """A service whose worker has ended is to run on, however often that was; unless its pipeline was stopped."""
+        self._queue.forget(connection, task.id)
+        if pipeline.state == "running":
+            self._steps.enqueue_sets(connection, row, [task.payload["set"]], after_seconds=after_seconds)
 
     def _count_try(self, connection: Connection, row: JobRow, rows: Sequence[Row[Any]], reason: str) -> bool:
         """Datums whose try ended without a result; returns whether any of them has another."""

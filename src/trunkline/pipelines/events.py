@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -17,9 +18,12 @@ from trunkline.pipelines.finishing import Finishing
 class Events:
     """From commits to jobs."""
 
-    def __init__(self, clock: Clock, steps: Finishing) -> None:
+    def __init__(
+        self, clock: Clock, steps: Finishing, forget_logs: Callable[[Connection, str, str], None]
+    ) -> None:
         self._clock = clock
         self._steps = steps
+        self._forget_logs = forget_logs
 
     def subscribe(self, outbox: Outbox) -> None:
         outbox.subscribe("commit.opened", self.commit_opened)
@@ -32,6 +36,8 @@ class Events:
         pipeline = store.get_pipeline(connection, payload["project"], payload["repo"])
         if pipeline is None or payload["branch"] != pipeline.spec["output_branch"]:
             return
+        if pipeline.spec.get("spout") is not None:  # it commits by itself: there is nothing to do for that
+            return
         pipeline_id = store.find_pipeline_id(connection, pipeline.project, pipeline.name)
         assert pipeline_id is not None, "it was found in the same transaction"
         store.insert_job(connection, pipeline_id, CommitId(payload["id"]), self._clock.now())
@@ -43,7 +49,7 @@ class Events:
             self._steps.wake(connection, project, pipeline)
 
     def commit_removed(self, connection: Connection, payload: dict[str, Any]) -> None:
-        """An output commit was squashed or dropped: its job is ended, if it has not been, and goes, too."""
+        """An output commit was squashed or dropped: its job is ended, if it has not been, and goes, too, with its log."""
         pipeline = store.get_pipeline(connection, payload["project"], payload["repo"])
         if pipeline is None or payload["branch"] != pipeline.spec["output_branch"]:
             return
@@ -56,3 +62,4 @@ class Events:
         ):
             self._steps.ended(connection, row, Status.CANCELLED)
         store.delete_job(connection, row.pk)
+        self._forget_logs(connection, pipeline.project, pipeline.name)

@@ -17,7 +17,7 @@ from trunkline.core.clock import Clock
 from trunkline.core.ids import TreeHash
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
-from trunkline.jobs.model import CONTROL_QUEUE, Done, Outcome, Task
+from trunkline.jobs.model import CONTROL_QUEUE, SLOW_QUEUE, Done, Outcome, Task
 from trunkline.jobs.service import JobsService
 from trunkline.pipelines import datum_store, set_store, store
 from trunkline.pipelines.keys import (
@@ -105,6 +105,8 @@ class Finishing:
         if failed:
             reason = _why_failed(datum_store.label(failed[0].files, row.job.inputs), failed)
             return Done(apply=lambda connection: self._end(connection, row, Status.FAILED, reason))
+        if pipeline.spec.get("s3_out"):
+            return self._success(pipeline, row, self._written_by_s3(output))
         base = TreeHash(row.base_root) if row.base_root is not None else None
         try:
             tree = self._versioning.assemble(base, gone, came, owner=self._owner(row))
@@ -112,6 +114,12 @@ class Finishing:
             reason = f"the outputs of its datums do not fit together: {error}"
             return Done(apply=lambda connection: self._end(connection, row, Status.FAILED, reason))
         return self._success(pipeline, row, tree)
+
+    def _written_by_s3(self, output: Commit) -> TreeInfo:
+        """What was put into the bucket ``out``: it is in the open commit."""
+        if output.root is None:
+            return self._versioning.stage(())
+        return TreeInfo(root=output.root, size=output.size, file_count=output.file_count)
 
     def _success(self, pipeline: Pipeline, row: JobRow, tree: TreeInfo) -> Outcome:
         aside = self._aside(pipeline, row)
@@ -133,9 +141,7 @@ class Finishing:
         """The output leaves for elsewhere before the job ends; that step calls ``end``."""
         store.set_phase(connection, row.pk, store.EGRESSING)
         payload = {"job_pk": row.pk, "root": tree.root, "size": tree.size, "file_count": tree.file_count}
-        self._queue.enqueue(
-            connection, kind=EGRESS_JOB, key=job_key(row), queue=CONTROL_QUEUE, payload=payload
-        )
+        self._queue.enqueue(connection, kind=EGRESS_JOB, key=job_key(row), queue=SLOW_QUEUE, payload=payload)
 
     def _owner(self, row: JobRow) -> Callable[[str], str | None]:
         """Which datum that this job did not touch wrote a path. Looks through all of them: only for an error."""
@@ -229,6 +235,7 @@ class Finishing:
         datum_store.cancel_open(connection, row.pk, self._clock.now())
         self._queue.drop(connection, DATUM_SET, f"{job_key(row)}/", stop=not row.is_complete)
         self._queue.drop(connection, JOB_TIMEOUT, job_key(row))
+        self._queue.drop(connection, EGRESS_JOB, job_key(row), stop=False)
         self.release_waiting(connection, row.pipeline_id)
         payload = {"project": project, "pipeline": pipeline, "id": row.job.id, "status": status.value}
         self._outbox.publish(connection, "job.finished", payload)
@@ -249,10 +256,14 @@ class Finishing:
 
     # --- tasks of datum sets ---
 
-    def enqueue_sets(self, connection: Connection, row: JobRow, numbers: Iterable[int]) -> None:
+    def enqueue_sets(
+        self, connection: Connection, row: JobRow, numbers: Iterable[int], *, after_seconds: float = 0.0
+    ) -> None:
         payloads = {set_key(row, number): {"job_pk": row.pk, "set": number} for number in numbers}
         name = queue_name(row.job.project, row.job.pipeline)
-        self._queue.enqueue_all(connection, kind=DATUM_SET, queue=name, payloads=payloads)
+        self._queue.enqueue_all(
+            connection, kind=DATUM_SET, queue=name, payloads=payloads, after_seconds=after_seconds
+        )
 
     def release_waiting(self, connection: Connection, pipeline_id: int) -> None:
         """Datums whose twin in another job will not be computed any more are computed themselves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets as random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -11,18 +11,21 @@ from typing import Any
 from trunkline.core.clock import Clock
 from trunkline.core.ids import TreeHash, new_commit_id
 from trunkline.core.status import Status
-from trunkline.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError, StateError
+from trunkline.errors import CorruptionError, InvalidInputError, NotFoundError, StateError
 from trunkline.jobs.queue import Lease
 from trunkline.jobs.service import JobsService
 from trunkline.pipelines import datum_store, store
-from trunkline.pipelines.datum_tasks import COUNTERS, DatumSets, IssueToken, add_stats
+from trunkline.pipelines.datum_tasks import COUNTERS, DatumSets, IssueToken
 from trunkline.pipelines.events import Events
 from trunkline.pipelines.inputs import leaves, quiet_sources
-from trunkline.pipelines.keys import DATUM_SET, FINISH_JOB, JOB_TIMEOUT, PLAN_JOB, set_key
+from trunkline.pipelines.keys import DATUM_SET, FINISH_JOB, JOB_TIMEOUT, PLAN_JOB, SWEEP_LOGS, set_key
 from trunkline.pipelines.logs import JobLogs
-from trunkline.pipelines.model import Cost, Datum, Job, LogLine, Pipeline
+from trunkline.pipelines.looking import LogWish, Looking, Tail
+from trunkline.pipelines.model import ALL_JOBS, Datum, Job, JobFilter, JobWorker, LogLine, Pipeline
 from trunkline.pipelines.planning import Inexact, files_of, places
 from trunkline.pipelines.runner import Steps
+from trunkline.pipelines.s3 import JobBucket, JobDoor, buckets_of
+from trunkline.pipelines.staying import is_spout, no_jobs
 from trunkline.pipelines.store import JobRow
 from trunkline.pipelines.why import WhyDatum, WhyJob, counted, in_words, kind_of
 from trunkline.secrets.service import SecretsService
@@ -31,8 +34,8 @@ from trunkline.storage.db.engine import Database
 from trunkline.versioning.service import VersioningService
 
 DATUM_ID_PREFIX_MIN = 6
+DATUM_ID_SHOWN = 12
 LIST_MAX = 100_000
-JOBS_PER_PAGE = 1000
 
 
 class JobUseCases:
@@ -47,6 +50,7 @@ class JobUseCases:
         secrets: SecretsService,
         settings: Settings,
         issue_token: IssueToken,
+        job_door: JobDoor | None = None,
     ) -> None:
         self._db = db
         self._clock = clock
@@ -54,12 +58,14 @@ class JobUseCases:
         self._jobs = jobs
         self._secrets = secrets
         self._settings = settings
-        self._logs = JobLogs(settings.logs_dir / "pipelines")
+        self.looking = Looking(
+            db, clock, jobs, JobLogs(settings.logs_dir / "pipelines", settings.job_log_bytes_max)
+        )
         self._steps = Steps(db=db, clock=clock, versioning=versioning, jobs=jobs, settings=settings)
-        self._events = Events(clock, self._steps)
+        self._events = Events(clock, self._steps, self.looking.forget_logs)
         self._datum_sets = DatumSets(
             db=db, clock=clock, steps=self._steps, queue=jobs.queue, secrets=secrets, settings=settings,
-            issue_token=issue_token,
+            issue_token=issue_token, job_door=job_door,
         )  # fmt: skip
 
     def register(self) -> None:
@@ -67,6 +73,7 @@ class JobUseCases:
         self._jobs.on_control(PLAN_JOB, self._steps.plan_job, repeatable=True)
         self._jobs.on_control(FINISH_JOB, self._steps.finish_job)
         self._jobs.on_control(JOB_TIMEOUT, self._steps.time_out)
+        self._jobs.on_control(SWEEP_LOGS, self.looking.sweep_logs)
         self._jobs.on_worker(DATUM_SET, self._datum_sets, repeatable=True)
         self._events.subscribe(self._jobs.outbox)
 
@@ -79,6 +86,7 @@ class JobUseCases:
         *,
         limit: int = 100,
         after: tuple[str, str, str] | None = None,
+        wanted: JobFilter = ALL_JOBS,
     ) -> list[Job]:
         """Newest first. ``after``: project, pipeline and ID of the job that was listed last.
 
@@ -91,29 +99,26 @@ class JobUseCases:
             if after is not None and last is None:
                 raise _no_job(*after)
             before = None if last is None else last.pk
-            return store.list_jobs(connection, project=project, pipeline=pipeline, before=before, limit=limit)
+            return store.list_jobs(
+                connection, project=project, pipeline=pipeline, before=before, limit=limit, wanted=wanted
+            )
 
     def jobs_of(self, commit_id: str) -> list[Job]:
         """All jobs of a commit set, in the order in which they were made."""
-        with self._db.read() as connection:
-            found = store.list_jobs(connection, commit_id=commit_id, limit=LIST_MAX)
-        return found[::-1]
-
-    def cost_of(self, commit_id: str) -> Cost:
-        """What the jobs of a commit set took together."""
-        found = self.jobs_of(commit_id)
-        sums: dict[str, float] = {}
-        for job in found:
-            add_stats(sums, job.stats)
-        starts = [job.started_at for job in found if job.started_at is not None]
-        ends = [job.finished_at or self._clock.now() for job in found if job.started_at is not None]
-        datums = sum(job.processed + job.failed + job.recovered + job.quarantined for job in found)
-        seconds = max(ends) - min(starts) if starts else 0.0
-        return Cost(jobs=len(found), datums=datums, stats=sums, seconds=seconds)
+        return self.looking.jobs_of(commit_id)
 
     def inspect_job(self, project: str, pipeline: str, job_id: str) -> Job:
         """:raises NotFoundError: ``no_job``."""
         return self._job(project, pipeline, job_id).job
+
+    def s3_buckets(self, subject: str) -> dict[str, JobBucket]:
+        """The buckets that the holder of a job's token sees, by their names; none once the job has ended."""
+        with self._db.read() as connection:
+            return buckets_of(connection, subject)
+
+    def workers(self, project: str, pipeline: str, job_id: str) -> list[JobWorker]:
+        """What workers do for a job just now."""
+        return self.looking.workers(self._job(project, pipeline, job_id))
 
     # --- steering ---
 
@@ -139,6 +144,8 @@ class JobUseCases:
             pipeline_id = store.find_pipeline_id(connection, project, name)
             if pipeline is None or pipeline_id is None:
                 raise no_pipeline(project, name)
+            if is_spout(pipeline.spec):
+                raise no_jobs(project, name)
             if reprocess:
                 for row in store.unfinished_jobs(connection, pipeline_id):
                     self._steps.end(connection, row, Status.CANCELLED, "its pipeline is reprocessed")
@@ -201,19 +208,22 @@ class JobUseCases:
     # --- datums ---
 
     def list_datums(
-        self, project: str, pipeline: str, job_id: str, *, limit: int = LIST_MAX, after: str = ""
-    ) -> list[Datum]:
+        self, project: str, pipeline: str, job_id: str, *, limit: int = LIST_MAX, after: str = "",
+        statuses: Collection[Status] = (),
+    ) -> list[Datum]:  # fmt: skip
         """The datums of a job from behind ``after`` on; none before it is planned. First those that differ from the job
-        before, in order of their IDs; then those that do not, in order of their inputs."""
+        before, in order of their IDs; then those that do not, in order of their inputs. ``statuses``: only those with one of
+        these; datums that are gone are listed only so."""
         row = self._job(project, pipeline, job_id)
         if row.job.status in (Status.QUEUED, Status.UNRUNNABLE):
             return []
         with self._db.read() as connection:
             is_row = not after or datum_store.get(connection, row.pk, after) is not None
-            rows = datum_store.rows_of(connection, row.pk, limit, after) if is_row else []
+            rows = datum_store.rows_of(connection, row.pk, limit, after, statuses=statuses) if is_row else []
             found = [datum_store.datum_of(one, row.job.inputs) for one in rows]
             its_pipeline = store.get_pipeline(connection, project, pipeline, row.job.version)
-        if row.base_pk is not None and len(found) < limit and its_pipeline is not None:
+        has_more = row.base_pk is not None and (not statuses or Status.SKIPPED in statuses)
+        if has_more and len(found) < limit and its_pipeline is not None:
             try:
                 unchanged = self._unchanged(its_pipeline, row, "" if is_row else after)
                 found += self._with_outputs(row, list(islice(unchanged, limit - len(found))))
@@ -292,10 +302,11 @@ class JobUseCases:
         found = []
         for one in datums:
             made = next((made for made in known.get(one.id, ()) if made.identity == one.identity), None)
-            if made is not None and made.output_root is not None:
+            if made is not None:
                 one = replace(
-                    one, output_root=TreeHash(made.output_root), output_prefix=made.output_prefix, size=made.size,
-                    file_count=made.file_count,
+                    one, output_root=TreeHash(made.output_root) if made.output_root else None,
+                    output_prefix=made.output_prefix, size=made.size, file_count=made.file_count,
+                    job=made.why.get("from", made.job_id) if made.status == Status.SKIPPED else made.job_id,
                 )  # fmt: skip
             found.append(one)
         return found
@@ -329,26 +340,43 @@ class JobUseCases:
 
         ``job_id`` None: the latest job. ``datum`` may be the beginning of a datum's ID.
         """
+        stream = self.open_log(project, pipeline, job_id, LogWish(datum=datum), offset)
+        lines, after, done = stream(offset)
+        return lines, after, done and after == offset
+
+    def open_log(
+        self, project: str, pipeline: str, job_id: str | None, wish: LogWish, offset: int = 0
+    ) -> Tail:
+        """The log of a job, to be read as it grows. ``job_id`` None: the latest job. The wish's datum may be the beginning of
+        an ID.
+
+        :raises NotFoundError: ``no_datum``; ``no_log``, if another job has computed it, which is named.
+        """
+        with self._db.read() as connection:
+            found = store.get_pipeline(connection, project, pipeline)
+        if found is not None and is_spout(found.spec):
+            return self.looking.open_spout_log(project, pipeline, wish, offset)
         row = self._job(project, pipeline, job_id)
-        if datum is not None:
-            datum = self._datum_id(row, datum)
-        lines, after = self._logs.read(project, pipeline, row.job.id, datum=datum, offset=offset)
-        return lines, after, row.job.status.is_final and after == offset
+        if wish.datum is not None:
+            wish = replace(wish, datum=self._computed_here(row, wish.datum))
+        return self.looking.open_log(row, wish, offset)
+
+    def _computed_here(self, row: JobRow, datum: str) -> str:
+        found = self.inspect_datum(row.job.project, row.job.pipeline, row.job.id, datum)
+        if found.status == Status.SKIPPED:
+            where = f"its log is with job {found.job}" if found.job else "no job that is left has its log"
+            raise NotFoundError(
+                f"datum {found.id[:DATUM_ID_SHOWN]} was not computed by job {row.job.id}: {where}",
+                kind="no_log",
+            )
+        return found.id
 
     def append_log(self, lease: Lease, offset: int, lines: Sequence[Mapping[str, Any]]) -> int:
         """Store log lines of a datum set; ``offset`` is how many this worker has sent of it before. Returns how many there are.
 
-        :raises ConflictError: ``lease_lost``; ``InvalidInputError`` if lines are missing in between.
+        :raises ConflictError: ``lease_lost``.
         """
-        with self._db.read() as connection:
-            task = self._jobs.held(connection, lease)
-            row = store.get_job_by_pk(connection, task.payload["job_pk"])
-        if row is None:
-            raise ConflictError(f"the job of {task.key} was deleted", kind="lease_lost")
-        return self._logs.append(
-            project=row.job.project, pipeline=row.job.pipeline, job_id=row.job.id,
-            source=f"{task.payload['set']}:{task.attempts}", offset=offset, lines=lines,
-        )  # fmt: skip
+        return self.looking.append_log(lease, offset, lines)
 
     def _datum_id(self, row: JobRow, prefix: str) -> str:
         with self._db.read() as connection:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from trunkline.core.ids import CommitId, PipelineName, ProjectName, RepoName, TreeHash
 from trunkline.core.status import Status
@@ -33,6 +33,8 @@ class Pipeline:
     created_at: float
     updated_at: float
     """When the present version was made."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """``service``: where it is, of a pipeline that is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,66 @@ class Job:
     stats: dict[str, float]
     """Sums over the datums that it computed: ``download_seconds process_seconds upload_seconds cpu_seconds download_bytes
     upload_bytes``; and the most that one of them had: ``memory_bytes``."""
+    egress: dict[str, Any]
+    """What was written elsewhere: ``target files_written files_deleted bytes_written rows_written tables attempts seconds
+    error``; empty without ``egress`` in the spec."""
     created_at: float
     started_at: float | None
     finished_at: float | None
+    restarts: int = 0
+    """Datum sets whose worker died, and that another took over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the jobs of a commit set took together."""
+
+    jobs: int
+    datums: int
+    """Those that were computed."""
+    stats: dict[str, float]
+    seconds: float
+    """From the first job's start to the last one's end, or to now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSet:
+    """All jobs of one ID, oldest first."""
+
+    id: CommitId
+    jobs: tuple[Job, ...]
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """Which jobs are wanted."""
+
+    statuses: frozenset[Status] = frozenset()
+    """Any of these; empty: whichever."""
+    inputs: tuple[tuple[str, str, str], ...] = ()
+    """Project, repo and ID of commits that it has read, all of them."""
+    history: int | None = None
+    """Of the pipeline's present version and so many before it; None: of all."""
+
+    def takes(self, job: Job) -> bool:
+        """Whether it has read all of the inputs; the rest is the database's to say."""
+        return set(self.inputs) <= {(one.project, one.repo, one.commit) for one in job.inputs}
+
+
+ALL_JOBS = JobFilter()
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobWorker:
+    """What a worker is doing for a job just now."""
+
+    worker: str
+    datum: str
+    """Empty: it is between two."""
+    files: str
+    """What that datum sees, in short."""
+    started_at: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,25 +170,21 @@ class Datum:
     stats: dict[str, Any]
     started_at: float | None
     finished_at: float | None
+    job: str = ""
+    """The job that computed it, where that was another."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What the jobs of a commit set took together."""
+class LogLine(NamedTuple):
+    """A tuple, since there are millions."""
 
-    jobs: int
-    datums: int
-    """Those that were computed."""
-    stats: dict[str, float]
-    seconds: float
-    """From the first job's start to the last one's end, or to now."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogLine:
     ts: float
     text: str
     stream: str
     """``stdout``, ``stderr``, or ``trunkline`` for its own remarks."""
     datum: str
     attempt: int
+    worker: str = ""
+    """Whose process ran it."""
+    job: str = ""
+    files: str = ""
+    """What its datum sees, in short; where asked for."""

@@ -81,7 +81,10 @@ class Inexact(Exception):  # noqa: N818  (it is no error: there is another way)
 
 def code_of(pipeline: Pipeline, settings: Settings, job_id: str) -> Code:
     """What decides the results of a pipeline's datums, besides their inputs."""
-    every_job = pipeline.spec.get("reprocess_spec") == "every_job"
+    # What a service does, or writes by S3, is no result that could be used again.
+    every_job = pipeline.spec.get("reprocess_spec") == "every_job" or any(
+        pipeline.spec.get(name) for name in ("service", "s3_out")
+    )
     transform = pipeline.spec["transform"]
     place = settings.environment_for(transform["image"], requirements=bool(transform.get("requirements")))
     return Code(

@@ -71,8 +71,11 @@ class Steps(Finishing):
             return self._queue_more(queueing)
         if pipeline.state == "paused":
             return Done()
-        if pipeline.spec.get("supersede") and (outcome := self._supersede(rows)) is not None:
-            return outcome
+        is_service = bool(pipeline.spec.get("service"))
+        if is_service or pipeline.spec.get("supersede"):
+            outcome = self._supersede(rows, is_service=is_service)
+            if outcome is not None:
+                return outcome
         at_once = 1 if is_serial(pipeline.spec) else JOBS_AT_ONCE_MAX
         for row in rows[:at_once]:
             if row.job.status == Status.QUEUED:
@@ -87,18 +90,22 @@ class Steps(Finishing):
             found = self._versioning.inputs_of(connection, row.job.project, row.job.pipeline, row.job.id)
         return None if any(one.status != CommitStatus.FINISHED for one in found.values()) else found
 
-    def _supersede(self, rows: list[JobRow]) -> Outcome | None:
-        """The newest job that can begin, or has begun, ends all that are older."""
+    def _supersede(self, rows: list[JobRow], *, is_service: bool) -> Outcome | None:
+        """The newest job that can begin, or has begun, ends all that are older. A service that ran has thereby done its job."""
         newest = next((row for row in rows[:0:-1][:LOOKED_AT_MAX] if self._is_ready(row)), None)
         if newest is None:
             return None
         older = [row for row in rows if row.pk < newest.pk]
+        nothing = self._versioning.stage(()) if is_service else None
 
         def apply(connection: Connection) -> None:
             now = store.get_job_by_pk(connection, newest.pk)
             if now is not None and not now.job.status.is_final:
                 for one in older:
-                    self.end(connection, one, Status.CANCELLED, f"superseded by job {newest.job.id}")
+                    if is_service and one.job.status == Status.RUNNING:
+                        self.end(connection, one, Status.SUCCEEDED, tree=nothing)
+                    else:
+                        self.end(connection, one, Status.CANCELLED, f"superseded by job {newest.job.id}")
 
         return Again(after_seconds=0.0, apply=apply)
 
@@ -136,6 +143,11 @@ class Steps(Finishing):
             rows = iter(plan.rows)
             first = list(islice(rows, ROWS_PER_WRITE))
             done = Inserted(0, 0, 0, 0)
+            if pipeline.spec.get("service") and len(first) > 1:
+                raise InvalidInputError(
+                    "a service runs for one datum, and its inputs have several: use the glob '/'",
+                    kind="bad_service",
+                )
             if len(first) == ROWS_PER_WRITE:
                 done = self._write_ahead(row, plan, first, rows)
                 first = []
@@ -197,6 +209,8 @@ class Steps(Finishing):
         )  # fmt: skip
         if not began:
             return
+        if pipeline.spec.get("s3_out"):
+            self._versioning.begin_output(connection, row.job.project, row.job.pipeline, row.job.id)
         if rows:
             done = _sum(done, self._insert(connection, row, plan, rows, done.to_do))
         to_do = done.to_do + done.waiting

@@ -25,12 +25,17 @@ from trunkline.pipelines import store
 from trunkline.pipelines.checks import SpecChecks, check_cycle
 from trunkline.pipelines.crons import FIRE_CRONS, Crons
 from trunkline.pipelines.datum_tasks import IssueToken
+from trunkline.pipelines.egress.base import OpenTarget
+from trunkline.pipelines.egress.step import Egress
 from trunkline.pipelines.inputs import Leaf, leaves, quiet_sources
 from trunkline.pipelines.job_service import JobUseCases, no_pipeline
-from trunkline.pipelines.keys import queue_name
+from trunkline.pipelines.keys import EGRESS_JOB, SPOUT, queue_name
 from trunkline.pipelines.model import Pipeline
+from trunkline.pipelines.planning import Preview
 from trunkline.pipelines.preview import PipelinePreview, changed_fields, first_datums, heads_of
+from trunkline.pipelines.s3 import JobDoor
 from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec, with_defaults
+from trunkline.pipelines.staying import Staying, is_spout
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
@@ -50,15 +55,28 @@ class PipelineService(JobUseCases):
         secrets: SecretsService,
         settings: Settings,
         issue_token: IssueToken,
+        open_target: OpenTarget | None = None,
+        job_door: JobDoor | None = None,
     ) -> None:
-        super().__init__(db, clock, versioning, jobs, secrets, settings, issue_token)
-        self._checks = SpecChecks(versioning=versioning, secrets=secrets, settings=settings)
+        super().__init__(db, clock, versioning, jobs, secrets, settings, issue_token, job_door)
+        self._checks = SpecChecks(
+            versioning=versioning, secrets=secrets, settings=settings, open_target=open_target
+        )
+        self._egress = Egress(
+            db=db, clock=clock, versioning=versioning, steps=self._steps, open_target=open_target
+        )
+        self._staying = Staying(
+            db=db, queue=jobs.queue, outbox=jobs.outbox, steps=self._steps, sets=self._datum_sets, settings=settings,
+            issue_token=issue_token,
+        )  # fmt: skip
         self.crons = Crons(db=db, clock=clock, versioning=versioning, queue=jobs.queue)
 
     def register(self) -> None:
         """Tell the jobs service what this domain does. Call once, before it starts."""
         super().register()
         self._jobs.on_control(FIRE_CRONS, self.crons.step)
+        self._jobs.on_control(EGRESS_JOB, self._egress)
+        self._jobs.on_worker(SPOUT, self._staying)
 
     # --- pipelines ---
 
@@ -109,13 +127,14 @@ class PipelineService(JobUseCases):
                 raise _Rehearsed
         except _Rehearsed:
             pass
-        commits = heads_of(self._versioning, made.spec)
+        stands_alone = is_spout(made.spec)
+        commits = {} if stands_alone else heads_of(self._versioning, made.spec)
         planner = self._steps.planner
         return PipelinePreview(
             pipeline=made, is_new=old is None,
             changes=tuple(changed_fields(old.spec, made.spec)) if old is not None else (),
-            work=planner.preview(made, pipeline_id, commits),
-            datums=tuple(first_datums(planner, made.spec, commits, datums)),
+            work=Preview() if stands_alone else planner.preview(made, pipeline_id, commits),
+            datums=() if stands_alone else tuple(first_datums(planner, made.spec, commits, datums)),
         )  # fmt: skip
 
     def _read(self, spec: Mapping[str, Any], project: str) -> PipelineSpec:
@@ -141,6 +160,7 @@ class PipelineService(JobUseCases):
         home, name = checked.pipeline.project, checked.pipeline.name
         now = self._clock.now()
         check_cycle(connection, checked)
+        self._staying.check(connection, checked)
         old = store.get_pipeline(connection, home, name)
         if old is None:
             pipeline_id = self._create(connection, checked, now)
@@ -158,7 +178,15 @@ class PipelineService(JobUseCases):
             self._drop_waiting_branches(old, checked)
         made = store.get_pipeline(connection, home, name)
         assert made is not None, "it was written in the same transaction"
+        if made.state == "running":
+            self._staying.begin(connection, made)
         return made
+
+    def writes_as(self, subject: str, project: str, name: str, branch: str) -> str | None:
+        """As whom the subject of a token may write to a branch: a spout that runs, to its own output; None: it may not."""
+        with self._db.read() as connection:
+            may = self._staying.may_write(connection, subject, project, name, branch)
+        return owner_of_output(name) if may else None
 
     def list_pipelines(self, project: str | None = None) -> list[Pipeline]:
         with self._db.read() as connection:
@@ -206,7 +234,9 @@ class PipelineService(JobUseCases):
             "'trunkline update pipeline -f FILE' makes it follow"
             for source in lost
         )
-        return replace(found, notes=(*alerts, *found.notes))
+        with self._db.read() as connection:
+            details = self._staying.details(connection, found)
+        return replace(found, notes=(*alerts, *found.notes), details=details)
 
     def delete(self, project: str, name: str, *, force: bool = False, keep_repo: bool = False) -> None:
         """Delete a pipeline with its jobs and logs, and its output repo unless that is to stay.
@@ -223,16 +253,19 @@ class PipelineService(JobUseCases):
                 self._release_readers(connection, project, name, force=force)
             for row in store.unfinished_jobs(connection, pipeline_id):
                 self._steps.end(connection, row, Status.CANCELLED, "its pipeline was deleted")
+            self._staying.rest(connection, pipeline)
             self._jobs.queue.drop_queue(connection, queue_name(project, name))
             if keep_repo:
                 self._stop_following(connection, pipeline)
-                self._versioning.release_owned_repo(connection, project, name, _owner(name))
+                self._versioning.release_owned_repo(connection, project, name, owner_of_output(name))
             else:
-                self._versioning.delete_owned_repo(connection, project, name, _owner(name), force=force)
+                self._versioning.delete_owned_repo(
+                    connection, project, name, owner_of_output(name), force=force
+                )
             self.crons.release(connection, pipeline_id, name, keep=keep_repo, force=force)
             self._drop_waiting_branches(pipeline, None)
             store.delete_pipeline(connection, pipeline_id)
-        self._logs.delete(project, name)
+            self.looking.forget_logs(connection, project, name)
 
     def _release_readers(self, connection: Connection, project: str, name: str, *, force: bool) -> None:
         readers = [
@@ -269,6 +302,12 @@ class PipelineService(JobUseCases):
             if pipeline_id is None:
                 raise no_pipeline(project, name)
             store.set_state(connection, pipeline_id, state)
+            found = store.get_pipeline(connection, project, name)
+            assert found is not None, "it was found in the same transaction"
+            if state == "running":
+                self._staying.begin(connection, found)
+            else:
+                self._staying.rest(connection, found)
             self._steps.wake(connection, project, name)
             self.crons.wake(connection)  # a stopped pipeline does not tick
         return self.inspect(project, name)
@@ -285,14 +324,14 @@ class PipelineService(JobUseCases):
                 if not row.job.status.is_final:
                     self._steps.end(connection, row, Status.CANCELLED, "it was deleted")
                 store.delete_job(connection, row.pk)
-        self._logs.delete_of_job(project, pipeline, job_id)
+                self.looking.forget_logs(connection, project, pipeline)
 
     # --- parts of create ---
 
     def _create(self, connection: Connection, spec: PipelineSpec, now: float) -> int:
         project, name = spec.pipeline.project, spec.pipeline.name
         description = spec.description or f"Output repo for pipeline {project}/{name}."
-        self._versioning.create_owned_repo(connection, project, name, _owner(name), description)
+        self._versioning.create_owned_repo(connection, project, name, owner_of_output(name), description)
         return store.insert_pipeline(connection, project, name, now)
 
     def _prepare_update(self, connection: Connection, old: Pipeline) -> int:
@@ -373,5 +412,6 @@ def _leaves(spec: Mapping[str, Any]) -> list[Leaf]:
     return leaves(spec.get("input") or {})
 
 
-def _owner(name: str) -> str:
+def owner_of_output(name: str) -> str:
+    """Who owns the output repo of a pipeline, for versioned data."""
     return f"pipeline:{name}"

@@ -71,6 +71,19 @@ def _open(columns: Sequence[sa.Column[Any]], job_pk: int, set_no: int) -> sa.Sel
     )
 
 
+def running_in(connection: Connection, job_pk: int, sets: Iterable[int]) -> dict[int, Row[Any]]:
+    """The datum that each of some sets is at."""
+    found: dict[int, Row[Any]] = {}
+    for part in parts(sets):
+        rows = connection.execute(
+            sa.select(datums).where(
+                datums.c.job_pk == job_pk, datums.c.set_no.in_(part), datums.c.status == Status.RUNNING
+            )
+        )
+        found.update((row.set_no, row) for row in rows)
+    return found
+
+
 def mark_running(connection: Connection, job_pk: int, set_no: int, datum_id: str | None, now: float) -> None:
     """Which datum of a set is being worked on; none of it if ``datum_id`` is None."""
     in_set = (datums.c.job_pk == job_pk, datums.c.set_no == set_no)

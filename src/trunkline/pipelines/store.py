@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.ids import CommitId, PipelineName, ProjectName, RepoName, TreeHash
 from trunkline.core.status import TRANSITIONS, Status
-from trunkline.pipelines.model import Job, JobInput, Pipeline
+from trunkline.pipelines.model import ALL_JOBS, Job, JobFilter, JobInput, Pipeline
 from trunkline.pipelines.spec import input_in_short, notes
 from trunkline.storage.db.schema import events, jobs, pipeline_versions, pipelines
 from trunkline.storage.db.upsert import upsert
@@ -24,6 +25,7 @@ PROCESSING = "processing"
 FINISHING = "finishing"
 EGRESSING = "egressing"
 
+ROWS_PER_FETCH = 2000
 UNFINISHED = (Status.QUEUED, Status.RUNNING)
 
 
@@ -219,9 +221,18 @@ def list_jobs(
     commit_id: str | None = None,
     before: int | None = None,
     limit: int,
+    wanted: JobFilter = ALL_JOBS,
 ) -> list[Job]:
     """Newest first; only those that are older than the job ``before``."""
-    statement = _jobs().order_by(jobs.c.pk.desc()).limit(limit)
+    statement = _jobs().order_by(jobs.c.pk.desc())
+    streamed = statement.execution_options(yield_per=ROWS_PER_FETCH)
+    statement = streamed if wanted.inputs else statement.limit(limit)
+    if wanted.statuses:
+        statement = statement.where(jobs.c.status.in_(wanted.statuses))
+    if wanted.history is not None:
+        statement = statement.where(jobs.c.version >= pipelines.c.version - wanted.history)
+    for *_, commit in wanted.inputs:  # a rough look; the exact one is below
+        statement = statement.where(sa.cast(jobs.c.inputs, sa.Text).contains(commit, autoescape=True))
     if before is not None:
         statement = statement.where(jobs.c.pk < before)
     for column, value in (
@@ -231,7 +242,37 @@ def list_jobs(
     ):
         if value is not None:
             statement = statement.where(column == value)
-    return [_job(row).job for row in connection.execute(statement)]
+    with connection.execute(statement) as rows:
+        return list(islice(filter(wanted.takes, (_job(row).job for row in rows)), limit))
+
+
+def list_job_sets(
+    connection: Connection, *, project: str | None, before: str | None, limit: int
+) -> list[str]:
+    """IDs that jobs have (of a project), that of the newest job first; only those older than ``before``."""
+    newer = jobs.alias()
+    is_newest = ~sa.exists().where(newer.c.id == jobs.c.id, newer.c.pk > jobs.c.pk)
+    statement = sa.select(jobs.c.id).where(is_newest).order_by(jobs.c.pk.desc()).limit(limit)
+    if before is not None:
+        last = sa.select(sa.func.max(newer.c.pk)).where(newer.c.id == before).scalar_subquery()
+        statement = statement.where(jobs.c.pk < last)
+    if project is not None:
+        own, where = jobs.alias(), pipelines.alias()
+        has_own = sa.exists().where(
+            own.c.id == jobs.c.id, where.c.id == own.c.pipeline_id, where.c.project == project
+        )
+        statement = statement.where(has_own)
+    return list(connection.execute(statement).scalars())
+
+
+def job_ids(connection: Connection, project: str, pipeline: str) -> set[str]:
+    """Of all jobs that a pipeline has."""
+    rows = connection.execute(
+        sa.select(jobs.c.id)
+        .join(pipelines, pipelines.c.id == jobs.c.pipeline_id)
+        .where(pipelines.c.project == project, pipelines.c.name == pipeline)
+    )
+    return set(rows.scalars())
 
 
 def delete_job(connection: Connection, pk: int) -> None:
@@ -331,8 +372,8 @@ def _job(row: Row[Any]) -> JobRow:
         project=ProjectName(row.project), pipeline=PipelineName(row.name), id=CommitId(row.id), version=row.version,
         status=Status(row.status), phase=row.phase, reason=row.reason, inputs=tuple(map(_job_input, row.inputs)),
         total=row.total, processed=row.processed, skipped=row.skipped, failed=row.failed, recovered=row.recovered,
-        quarantined=row.quarantined, stats=row.stats, created_at=row.created_at, started_at=row.started_at,
-        finished_at=row.finished_at,
+        quarantined=row.quarantined, stats=row.stats, egress=row.egress, created_at=row.created_at,
+        started_at=row.started_at, finished_at=row.finished_at, restarts=len(row.sets_lost),
     )  # fmt: skip
     return JobRow(
         pk=row.pk, pipeline_id=row.pipeline_id, code=row.code, base_pk=row.base_pk, base_root=row.base_root,

@@ -1,103 +1,22 @@
-"""Work: jobs, experiments and trials, models."""
+"""Work: experiments and trials, models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trunkline.sdk.data import POLL_SECONDS
-from trunkline.sdk.pipelines import PipelineMethods
+from trunkline.sdk.jobs import FINAL, JobMethods
 from trunkline.sdk.tar import code_files
 from trunkline.sdk.transport import path_of
 from trunkline.wire.experiments import Checkpoint, Experiment, MetricsRow
-from trunkline.wire.jobs import Datum, Job
 from trunkline.wire.models import Model, ModelVersion
-from trunkline.wire.pipelines import RestartedDatums
 from trunkline.wire.trials import Trial
 
-FINAL = frozenset({"succeeded", "failed", "cancelled", "unrunnable", "skipped"})
-"""Statuses that do not change any more."""
 
-
-class WorkMethods(PipelineMethods):
+class WorkMethods(JobMethods):
     """The part of the client that speaks of what runs."""
-
-    # --- jobs ---
-
-    def list_jobs(
-        self, pipeline: str | None = None, *, project: str | None = None, limit: int | None = None
-    ) -> list[Job]:
-        """Jobs, newest first: of one pipeline, or of all. All there are, or at most ``limit``.
-
-        >>> [job.status for job in client.list_jobs("edges")]
-        """
-        if pipeline is not None:
-            found = self._pages(self._pipeline(pipeline, project, "jobs"), limit=limit)
-        else:
-            found = self._pages(path_of("jobs"), {"project": project}, limit)
-        return [Job.model_validate(one) for one in found]
-
-    def inspect_job(self, address: str, *, project: str | None = None) -> Job:
-        """One job, as ``pipeline@ID``.
-
-        >>> client.inspect_job("edges@1035715e796f45caae7a1d3ffd1f93ca").reason
-        """
-        return Job.model_validate(self.call("GET", self._job(address, project)))
-
-    def wait_job(self, address: str, *, project: str | None = None) -> Job:
-        """Wait until a job has ended.
-
-        >>> client.wait_job("edges@1035715e796f45caae7a1d3ffd1f93ca").status
-        """
-        while True:
-            answer = self.call("GET", self._job(address, project), query={"wait_seconds": POLL_SECONDS})
-            job = Job.model_validate(answer)
-            if job.status in FINAL:
-                return job
-
-    def stop_job(self, address: str, *, project: str | None = None) -> Job:
-        """End a job now.
-
-        >>> client.stop_job("edges@1035715e796f45caae7a1d3ffd1f93ca")
-        """
-        return Job.model_validate(self.call("POST", self._job(address, project) + "/stop"))
-
-    def delete_job(self, address: str, *, project: str | None = None) -> None:
-        """Forget a job with its datums and its log; one that runs is ended first. Its output commit stays.
-
-        >>> client.delete_job("edges@1035715e796f45caae7a1d3ffd1f93ca")
-        """
-        self.call("DELETE", self._job(address, project))
-
-    def restart_datums(
-        self, address: str, paths: Sequence[str] = (), *, datum: str = "", project: str | None = None
-    ) -> list[str]:
-        """Have datums of a running job done again: those that see all of the paths, or the one whose ID begins so.
-
-        >>> client.restart_datums("edges@1035715e796f45caae7a1d3ffd1f93ca", ["/liberty.png"])
-        """
-        body = {"datum": datum, "paths": list(paths)}
-        answer = self.call("POST", self._job(address, project) + "/restart", json=body)
-        return list(RestartedDatums.model_validate(answer).datums)
-
-    def list_datums(self, address: str, *, project: str | None = None) -> list[Datum]:
-        """The datums of a job.
-
-        >>> [datum.status for datum in client.list_datums("edges@1035715e796f45caae7a1d3ffd1f93ca")]
-        """
-        return [Datum.model_validate(one) for one in self._pages(self._job(address, project) + "/datums")]
-
-    def pipeline_logs(
-        self, pipeline: str, *, job: str | None = None, datum: str | None = None, follow: bool = False,
-        offset: int = 0, project: str | None = None,
-    ) -> Iterator[dict[str, Any]]:  # fmt: skip
-        """The log of a pipeline's latest job, or of the one named; ``follow`` goes on until the job ends.
-
-        >>> for line in client.pipeline_logs("edges", follow=True): print(line["text"])
-        """
-        query = {"job": job, "datum": datum, "offset": offset, "follow": follow}
-        yield from self.lines(self._pipeline(pipeline, project, "logs"), query=query)
 
     # --- experiments ---
 

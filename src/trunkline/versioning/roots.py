@@ -61,7 +61,7 @@ class RootSource:
         )
         if self.where is not None:
             query = query.where(self.where)
-        for row in connection.execution_options(yield_per=ROWS_PER_FETCH).execute(query):
+        for row in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
             for root in self.read(row.tree) if self.read is not None else (row.tree,):
                 yield Root(self.label(row), root, self.name, tuple(row)[1:])
 

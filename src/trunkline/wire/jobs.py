@@ -34,9 +34,45 @@ class Job(Wire):
     recovered: int
     quarantined: int = 0
     stats: dict[str, float]
+    egress: dict[str, Any] = Field(default_factory=dict)
+    """What was written elsewhere, if the spec says so."""
     created_at: float
     started_at: float | None
     finished_at: float | None
+    restarts: int = 0
+    """Datum sets whose worker died, and that another took over."""
+
+
+class Cost(Wire):
+    """What the jobs of one ID took together."""
+
+    jobs: int
+    datums: int
+    """Those that were computed."""
+    stats: dict[str, float]
+    """Sums, as in a job: ``cpu_seconds``, ``process_seconds``, ``download_bytes``, ``upload_bytes`` …; the most of
+    ``memory_bytes``."""
+    seconds: float
+    """From the first job's start to the last one's end, or to now."""
+
+
+class JobSet(Wire):
+    """All jobs of one ID, oldest first."""
+
+    id: str
+    jobs: tuple[Job, ...]
+    cost: Cost
+
+
+class JobWorker(Wire):
+    """What a worker is doing for a job just now."""
+
+    worker: str
+    datum: str
+    """Empty: it is between two."""
+    files: str
+    """What that datum sees, in short."""
+    started_at: float | None
 
 
 class DatumInput(Wire):
@@ -67,3 +103,5 @@ class Datum(Wire):
     stats: dict[str, Any]
     started_at: float | None
     finished_at: float | None
+    job: str = ""
+    """The ID of the job that computed it, where that was another."""

@@ -28,6 +28,8 @@ class Pipeline(Wire):
     last_job_reason: str
     created_at: float
     updated_at: float
+    details: dict[str, Any] = Field(default_factory=dict)
+    """``service``: ``ip``, ``external_port``, ``url`` and ``state``, of a pipeline that is one."""
 
 
 class CreatePipeline(Ask):

@@ -8,7 +8,7 @@ from trunkline.wire.base import Wire
 from trunkline.wire.commits import Commit
 from trunkline.wire.experiments import Experiment
 from trunkline.wire.inferenceservices import Revision
-from trunkline.wire.jobs import Job
+from trunkline.wire.jobs import Cost, Job
 from trunkline.wire.models import ModelVersion
 
 
@@ -56,6 +56,8 @@ class Everything(Wire):
     id: str
     commits: list[Commit]
     jobs: list[Job]
+    cost: Cost | None = None
+    """What the jobs took together; None: there are none."""
     experiments: list[Experiment]
     versions: list[ModelVersion]
     revisions: list[Revision]

@@ -21,6 +21,7 @@ from trunkline.workers.place import Place
 from trunkline.workers.results import Result, Results, stats_of
 from trunkline.workers.sandbox import Command, Ended, become_subreaper
 from trunkline.workers.scratch import make_scratch, remove_tree
+from trunkline.workers.staying import stay
 from trunkline.workers.variables import datum_variables, env_file, job_variables
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,12 @@ class SetRun:
         self._careful = bool(payload["careful"])
         self._tries = int(payload["tries"])
         self._shown = hiding(
-            [payload["job_token"], *payload["secrets_env"].values(), *payload["secret_files"].values()]
+            [
+                payload["job_token"],
+                payload["env_extra"].get("AWS_SECRET_ACCESS_KEY", ""),
+                *payload["secrets_env"].values(),
+                *payload["secret_files"].values(),
+            ]
         )
         self._now: tuple[str | None, int] = (None, 1)
         """The datum that is being worked on, and which attempt it is."""
@@ -182,6 +188,9 @@ class SetRun:
         return again
 
     def _part(self, part: Part) -> list[Datum]:
+        if self._payload.get("stays"):
+            stay(self, part)
+            return []
         if self.batching is not None:
             return self.batching.run(self, part)
         again = []
@@ -290,9 +299,15 @@ class SetRun:
         return self._careful
 
     def _command(self, argv: Sequence[str], stdin: str, env: Mapping[str, str]) -> Ended:
+        return self.run_command(argv, stdin, env, self.timeout_seconds)
+
+    def run_command(
+        self, argv: Sequence[str], stdin: str, env: Mapping[str, str], timeout_seconds: float | None
+    ) -> Ended:
+        """Run one to its end. :raises Interrupted: if it is not wanted any more; nothing of it is left then."""
         if self.batching is not None:
             self.batching.stop()  # one command at a time
-        ended = self._place.sandbox.run(self.command(argv, stdin, env, self.timeout_seconds))
+        ended = self._place.sandbox.run(self.command(argv, stdin, env, timeout_seconds))
         self.revive()
         if ended.was_interrupted:
             raise Interrupted
@@ -357,6 +372,8 @@ class SetRun:
         return True
 
     def _take(self, result: Result, datum: Datum) -> None:
+        if self._payload.get("s3_out"):  # what it put by S3 is its output
+            return
         if self._view is None:
             self._view = self._place.view()
         self._view.trees = self._inputs.trees_seen(self._place.box, datum)
@@ -395,6 +412,19 @@ class SetRun:
 
     def _note(self, text: str) -> None:
         self._log(text, "trunkline")
+
+    def note(self, text: str) -> None:
+        """A remark of our own in the log."""
+        self._note(text)
+
+    def pause(self, seconds: float) -> None:
+        """:raises Interrupted: if the work stops being wanted meanwhile."""
+        self._context.interrupted.wait(seconds)
+        self._context.check()
+
+    def clean(self) -> None:
+        """Nothing that a command wrote is seen by the next."""
+        self._place.clean()
 
 
 def write_file(path: str, text: str) -> None:

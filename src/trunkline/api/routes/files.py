@@ -12,14 +12,15 @@ from trunkline.access.model import Scope
 from trunkline.api.archives import answer_with, changes_in
 from trunkline.api.auth import allow
 from trunkline.api.changes import changes_of, copied, deletions, file_of
-from trunkline.api.deps import Accept, At, Body, ContentType, Use
+from trunkline.api.deps import Accept, At, Body, Caller, ContentType, Use
 from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, answer_rows, tree_cursor
 from trunkline.api.ranges import behind_the_end, parse_range
 from trunkline.api.routes import new_router
+from trunkline.api.spouts import writes_as
 from trunkline.api.stream import streamed
 from trunkline.core.ids import TreeHash
 from trunkline.core.paths import parse_address
-from trunkline.errors import InvalidInputError, NotFoundError
+from trunkline.errors import InvalidInputError, NotFoundError, PermissionDeniedError
 from trunkline.versioning.model import Change, PutFile
 from trunkline.versioning.model import FileInfo as StoredFile
 from trunkline.wire.base import Page
@@ -51,10 +52,12 @@ def get_file(
 
 
 @router.put("/projects/{project}/files")
+@allow(Scope.JOB)
 def put_file(
-    project: str, at: At, body: Body, use: Use, append: bool = False, mtime: float | None = None,
+    project: str, at: At, body: Body, use: Use, caller: Caller, append: bool = False, mtime: float | None = None,
     executable: bool = False, mtime_ns: int | None = None,
 ) -> Commit:  # fmt: skip
+    owner = writes_as(use, caller, project, at)
     change = PutFile(
         path=_path_in(project, at),
         source=body,
@@ -63,13 +66,15 @@ def put_file(
         executable=executable,
         append=append,
     )
-    return _modified(use, project, at, [change])
+    return _modified(use, project, at, [change], owner=owner)
 
 
 @router.delete("/projects/{project}/files")
-def delete_file(project: str, at: At, use: Use, recursive: bool = True) -> Commit:
+@allow(Scope.JOB)
+def delete_file(project: str, at: At, use: Use, caller: Caller, recursive: bool = True) -> Commit:
+    owner = writes_as(use, caller, project, at)
     ask = Delete(path=_path_in(project, at), recursive=recursive)
-    return _modified(use, project, at, deletions(use, project, at, [ask]))
+    return _modified(use, project, at, deletions(use, project, at, [ask]), owner=owner)
 
 
 @router.post("/projects/{project}/files/copy")
@@ -79,8 +84,12 @@ def copy_file(project: str, ask: CopyFile, use: Use) -> Commit:
 
 
 @router.post("/projects/{project}/files/change")
-def change_files(project: str, ask: ChangeFiles, use: Use) -> Commit:
-    return _modified(use, project, ask.at, changes_of(use, project, ask), ask.description)
+@allow(Scope.JOB)
+def change_files(project: str, ask: ChangeFiles, use: Use, caller: Caller) -> Commit:
+    owner = writes_as(use, caller, project, ask.at)
+    if owner is not None and any(one.op not in ("take", "delete") for one in ask.changes):
+        raise PermissionDeniedError("the token of a spout may only put and delete files", kind="wrong_scope")
+    return _modified(use, project, ask.at, changes_of(use, project, ask), ask.description, owner=owner)
 
 
 @router.post("/projects/{project}/files/copy-in")
@@ -150,16 +159,34 @@ def get_archive(project: str, at: At, use: Use, glob: str | None = None, accept:
 
 
 @router.put("/projects/{project}/archive")
+@allow(Scope.JOB)
 def put_archive(
-    project: str, at: At, body: Body, use: Use, append: bool = False, content_type: ContentType = None
+    project: str,
+    at: At,
+    body: Body,
+    use: Use,
+    caller: Caller,
+    append: bool = False,
+    content_type: ContentType = None,
 ) -> Commit:
+    owner = writes_as(use, caller, project, at)
     into = parse_address(at, project).path or "/"
-    return _modified(use, project, at, changes_in(body, content_type, into=into, append=append))
+    return _modified(use, project, at, changes_in(body, content_type, into=into, append=append), owner=owner)
 
 
-def _modified(use: Use, project: str, at: str, changes: Iterable[Change], description: str = "") -> Commit:
+def _modified(
+    use: Use,
+    project: str,
+    at: str,
+    changes: Iterable[Change],
+    description: str = "",
+    *,
+    owner: str | None = None,
+) -> Commit:
     address = at.partition(":")[0]
-    return Commit.model_validate(use.versioning.modify(project, address, changes, description))
+    return Commit.model_validate(
+        use.versioning.modify(project, address, changes, description, as_owner=owner)
+    )
 
 
 def _linked(use: Use, files: list[StoredFile]) -> list[StoredFile]:

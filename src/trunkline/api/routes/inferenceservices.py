@@ -42,7 +42,7 @@ def apply_service(
 ) -> InferenceService:
     """Create or change a service; ``metadata.name`` may be left out."""
     manifest["metadata"] = {"name": name, "namespace": namespace, **(manifest.get("metadata") or {})}
-    job_id = caller.subject.rpartition("@")[2] if caller.scope is Scope.JOB else ""
+    job_id = caller.subject.rpartition("@")[2] if caller.subject.startswith("job:") else ""
     applied, change = use.serving.apply(namespace, manifest, job_id=job_id if is_commit_id(job_id) else "")
     return InferenceService(**applied.as_manifest(), change=change)
 

@@ -18,7 +18,7 @@ from trunkline.services import Services
 from trunkline.wire.commits import Commit
 from trunkline.wire.experiments import Experiment
 from trunkline.wire.inferenceservices import Revision
-from trunkline.wire.jobs import Job
+from trunkline.wire.jobs import Cost, Job
 from trunkline.wire.models import ModelVersion
 from trunkline.wire.status import ConsoleLink, Everything, Process, S3Credentials, Status
 
@@ -76,10 +76,12 @@ def everything(use: Services, commit_id: str) -> Everything:
         commits = use.versioning.inspect_commit_set(commit_id).commits
     except NotFoundError:
         commits = ()
+    jobs = use.pipelines.jobs_of(commit_id)
     found = Everything(
         id=commit_id,
         commits=[Commit.model_validate(one) for one in commits],
-        jobs=[Job.model_validate(one) for one in use.pipelines.jobs_of(commit_id)],
+        jobs=[Job.model_validate(one) for one in jobs],
+        cost=Cost.model_validate(use.pipelines.looking.job_set(commit_id).cost) if jobs else None,
         experiments=[Experiment.model_validate(one) for one in use.training.experiments_of(commit_id)],
         versions=[ModelVersion.model_validate(one) for one in use.registry.versions_of(commit_id)],
         revisions=[Revision.model_validate(one) for one in use.serving.services_of(commit_id)],

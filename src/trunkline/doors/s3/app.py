@@ -22,7 +22,7 @@ from trunkline.doors.s3 import bucketops, listing, multipart, reading, writing
 from trunkline.doors.s3.answers import XML, error_body
 from trunkline.doors.s3.call import LARGE_READS_MAX, LARGE_WRITES_MAX, Call, Room, call_of
 from trunkline.doors.s3.errors import S3Error, not_implemented, translate
-from trunkline.doors.s3.gate import admit, check_scope
+from trunkline.doors.s3.gate import admit, check_scope, narrow
 from trunkline.errors import TrunklineError, UnavailableError
 from trunkline.services import Services
 
@@ -73,7 +73,15 @@ def create_app(services: Services, stopping: threading.Event) -> Starlette:
     app.router.default = request_response(_answer)  # no pattern of a route matches a key with a line break
     app.state.services = services
     app.state.stopping = stopping
+    app.state.for_jobs = False
     app.state.writes, app.state.reads = Room(LARGE_WRITES_MAX), Room(LARGE_READS_MAX)
+    return app
+
+
+def create_app_for_jobs(services: Services, stopping: threading.Event) -> Starlette:
+    """The same for jobs alone: each sees its own buckets, by the names of its inputs."""
+    app = create_app(services, stopping)
+    app.state.for_jobs = True
     return app
 
 
@@ -129,6 +137,8 @@ async def _respond(request: Request, request_id: str) -> Response:
 
 def _perform(call: Call) -> Response:
     admit(call)
+    if call.for_jobs:
+        narrow(call)
     operation = operation_of(call)
     check_scope(call, is_read=call.method in ("GET", "HEAD"))
     return operation(call)

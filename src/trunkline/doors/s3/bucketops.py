@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 from starlette.responses import Response
 
@@ -21,11 +22,18 @@ REGION = "us-east-1"
 
 def list_buckets(call: Call) -> Response:
     """Every branch of every repo; of one that is new the ``master`` that it will have."""
+    if call.job_buckets is not None:
+        now = call.services.clock.now()
+        return _buckets(call, [(name, now) for name in call.job_buckets])
     found = []
     for repo in call.services.versioning.list_repos():
         is_new = not repo.branches and is_fresh(call.services, repo.project, repo.name)
         for branch in (DEFAULT_BRANCH,) if is_new else repo.branches:
             found.append((bucket_name(repo.project, repo.name, branch), repo.created_at))
+    return _buckets(call, found)
+
+
+def _buckets(call: Call, found: Iterable[tuple[str, float]]) -> Response:
     prefix = call.query.get("prefix", "")
     buckets = [
         tag("Bucket", tag("Name", name), tag("CreationDate", xml_time(at)))

@@ -18,6 +18,10 @@ class Bucket:
     branch: str | None
     """None: any, where a commit is named."""
     commit: str | None
+    owner: str | None = None
+    """As whom it is written to, if it is a job's output."""
+    is_pinned: bool = False
+    """Whether no other commit can be asked for."""
 
     @property
     def address(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from trunkline.doors.s3.buckets import Bucket, parse_bucket
 from trunkline.doors.s3.errors import S3Error
 from trunkline.doors.s3.payload import Signing, checked
 from trunkline.doors.s3.signature import decode_uri, parse_query
+from trunkline.pipelines.s3 import JobBucket
 from trunkline.services import Services
 
 DOCUMENT_BYTES_MAX = 8 * 2**20
@@ -68,8 +69,11 @@ class Call:
     body: BodyReader
     writes: Room
     reads: Room
+    for_jobs: bool = False
     query: dict[str, str] = field(init=False)
     identity: Identity | None = None
+    job_buckets: Mapping[str, JobBucket] | None = None
+    """All that there are, if a job calls at its own door."""
     signing: Signing | None = None
     """Set once the signature has been found good."""
     verified: dict[str, str] = field(default_factory=dict)
@@ -80,8 +84,24 @@ class Call:
 
     @property
     def bucket(self) -> Bucket:
-        """:raises S3Error: ``InvalidBucketName``."""
-        return parse_bucket(self.bucket_name)
+        """:raises S3Error: ``InvalidBucketName`` or ``NoSuchBucket``."""
+        return self.bucket_named(self.bucket_name)
+
+    def bucket_named(self, name: str) -> Bucket:
+        """What a bucket's name means to whoever calls.
+
+        :raises S3Error: ``InvalidBucketName`` or ``NoSuchBucket``.
+        """
+        if self.job_buckets is None:
+            return parse_bucket(name)
+        found = self.job_buckets.get(name)
+        if found is None:
+            known = ", ".join(self.job_buckets) or "none"
+            raise S3Error("NoSuchBucket", f"this job has no bucket {name!r}; it has {known}", 404)
+        return Bucket(
+            name=name, project=found.project, repo=found.repo, branch=None, commit=found.commit, owner=found.owner,
+            is_pinned=True,
+        )  # fmt: skip
 
     def parts(self) -> Iterator[bytes]:
         """The body, decoded; what is wrong with it is raised before the end, so that nothing is kept of it."""
@@ -140,4 +160,5 @@ def call_of(services: Services, request: Request) -> Call:
         pairs=parse_query(request.scope["query_string"]), headers=request.headers,
         raw_headers=request.scope["headers"], body=BodyReader(request, idle_seconds=IDLE_SECONDS_MAX),
         writes=request.app.state.writes, reads=request.app.state.reads,
+        for_jobs=request.app.state.for_jobs,
     )  # fmt: skip

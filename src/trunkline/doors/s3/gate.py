@@ -60,9 +60,24 @@ def admit(call: Call) -> None:
     call.signing = Signing(claim=claim, key=key, payload=payload)
 
 
+def narrow(call: Call) -> None:
+    """From now on only what a job may see is there.
+
+    :raises S3Error: ``AccessDenied``, for whoever is no job.
+    """
+    assert call.identity is not None, "admitted before"
+    if call.identity.scope is not Scope.JOB:
+        raise S3Error("AccessDenied", "this endpoint is for jobs: use the S3 door", 403)
+    call.job_buckets = call.services.pipelines.s3_buckets(call.identity.subject)
+
+
 def check_scope(call: Call, *, is_read: bool) -> None:
     """:raises S3Error: ``AccessDenied``."""
     assert call.identity is not None, "admitted before"
+    if call.job_buckets is not None:
+        if not is_read and (not call.bucket.owner or (not call.key and call.method != "POST")):
+            raise S3Error("AccessDenied", "a job may only write objects, and only into its bucket 'out'", 403)
+        return
     allowed = (Scope.ADMIN, Scope.JOB) if is_read else (Scope.ADMIN,)
     if call.identity.scope not in allowed:
         raise S3Error("AccessDenied", f"a key of scope '{call.identity.scope}' may not do this", 403)

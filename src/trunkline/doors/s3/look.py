@@ -57,6 +57,8 @@ def see(services: Services, bucket: Bucket, version: str | None = None) -> Seen:
     if version is not None and version not in ("", "null"):
         if not is_commit_id(version):
             raise S3Error("InvalidArgument", f"{version!r} is no version: versions are IDs of commits")
+        if bucket.is_pinned and version != bucket.commit:
+            raise S3Error("NoSuchVersion", f"a job sees version {bucket.commit} of this bucket", 404)
         address = replace(bucket, commit=version).address
     versioning = services.versioning
     try:

@@ -27,7 +27,11 @@ def create_upload(call: Call) -> Response:
     see(call.services, call.bucket)
     mtime = mtime_of(call.headers, 0) if MTIME in call.headers else None
     upload = call.services.versioning.start_upload(
-        call.bucket.project, call.bucket.address, path_of(call.key), modified_at=mtime
+        call.bucket.project,
+        call.bucket.address,
+        path_of(call.key),
+        modified_at=mtime,
+        as_owner=call.bucket.owner,
     )
     return xml(
         "InitiateMultipartUploadResult",
@@ -141,7 +145,9 @@ def complete_upload(call: Call) -> Response:
         (_part_number(part.get("PartNumber")), hash_of_etag(part.get("ETag"))) for part in asked.all("Part")
     ]
     upload_id = _of_bucket(call, versioning.find_upload(call.query["uploadId"])).id
-    commit, info = versioning.complete_upload(upload_id, chosen, check=check_write(call, call.key))
+    commit, info = versioning.complete_upload(
+        upload_id, chosen, check=check_write(call, call.key), as_owner=call.bucket.owner
+    )
     return xml(
         "CompleteMultipartUploadResult",
         tag("Location", f"/{call.bucket_name}/{call.key}"),

@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from trunkline.core.ids import TreeHash
 from trunkline.doors.s3.answers import empty, xml
-from trunkline.doors.s3.buckets import parse_bucket
 from trunkline.doors.s3.call import Call
 from trunkline.doors.s3.conditions import check_read, check_write
 from trunkline.doors.s3.errors import S3Error, no_such_key, not_implemented
@@ -49,7 +48,11 @@ def _put_marker(call: Call) -> Response:
 def _write(call: Call, change: PutFile | CopyTree) -> tuple[Commit, FileInfo]:
     versioning = call.services.versioning
     commit = versioning.modify(
-        call.bucket.project, call.bucket.address, [change], check=check_write(call, call.key)
+        call.bucket.project,
+        call.bucket.address,
+        [change],
+        check=check_write(call, call.key),
+        as_owner=call.bucket.owner,
     )
     assert commit.root is not None, "it was just written"
     return commit, versioning.stat(commit.root, change.path)
@@ -73,7 +76,7 @@ def source_of(call: Call) -> Source:
     if not slash or not key:
         raise S3Error("InvalidArgument", "x-amz-copy-source must read /bucket/key")
     version = query.removeprefix("versionId=") if query.startswith("versionId=") else None
-    seen = see(call.services, parse_bucket(bucket), version)
+    seen = see(call.services, call.bucket_named(bucket), version)
     info = look(call.services, seen, key)
     if info is None:
         raise no_such_key(key)
@@ -159,5 +162,9 @@ def _delete(call: Call, keys: Sequence[str]) -> None:
 
     if present:
         services.versioning.modify(
-            bucket.project, bucket.address, [DeletePath(path="/" + key) for key in present], check=check
+            bucket.project,
+            bucket.address,
+            [DeletePath(path="/" + key) for key in present],
+            check=check,
+            as_owner=bucket.owner,
         )

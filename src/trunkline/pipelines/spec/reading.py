@@ -137,6 +137,7 @@ def _problems_of_whole(spec: PipelineSpec) -> Iterator[Problem]:
     elif spec.input is None or not spec.input.model_dump(exclude_none=True):
         yield Problem("input", "missing (for example input.pfs with its repo and glob)")
         spec.input = None
+    yield from _problems_of_service(spec)
     if spec.service is not None:
         if spec.parallelism_spec.constant != 1:
             yield Problem("parallelism_spec.constant", "a service is one process: it must be 1")
@@ -156,6 +157,21 @@ def _problems_of_whole(spec: PipelineSpec) -> Iterator[Problem]:
             yield Problem("egress", "name one place: URL, object_storage.url or sql_database")
         elif spec.egress.sql_database is not None and spec.egress.sql_database.file_format.type == "PARQUET":
             yield Problem("egress.sql_database.file_format.type", "not supported: PARQUET; use CSV or JSON")
+
+
+def _problems_of_service(spec: PipelineSpec) -> Iterator[Problem]:
+    in_spout = spec.spout.service if spec.spout is not None else None
+    for where, service in (("service", spec.service), ("spout.service", in_spout)):
+        if service is not None and not service.internal_port:
+            yield Problem(f"{where}.internal_port", "missing: the port that the command listens on")
+        if service is not None and not spec.transform.network:
+            yield Problem("transform.network", f"a {where.partition('.')[0]} with a port needs it")
+    if not spec.transform.network and (spec.s3_out or any(leaf.s3 for leaf in spec.pfs_inputs)):
+        yield Problem("transform.network", "what is read or written by S3 needs it")
+    if spec.spout is not None:
+        for field in ("egress", "s3_out", "job_timeout", "supersede"):
+            if getattr(spec, field):
+                yield Problem(field, "a spout has no jobs")
 
 
 def _problems_of_secrets(secrets: list[SecretRef]) -> Iterator[Problem]:

@@ -29,11 +29,12 @@ class Changing(UseCases):
         description: str = "",
         *,
         check: Callable[[TreeHash], None] | None = None,
+        as_owner: str | None = None,
     ) -> Commit:
         """Apply changes in order, all or none. On a branch whose head is finished, or that does not exist yet: one new,
         finished commit. On a branch with an open head, or an open commit named by its ID: a write into that commit.
         Writers to one branch all land, one after the other. ``check`` sees the tree that is about to be changed: what it
-        raises ends the write, and what it has found still holds when the write is done.
+        raises ends the write, and what it has found still holds when the write is done. ``as_owner``: whose repo it may be.
 
         :raises StateError: ``commit_finished``, ``output_branch`` or ``owned_repo``.
         """
@@ -43,26 +44,28 @@ class Changing(UseCases):
                 f"{address!r} names an ancestor or a tag; only a branch can be written to", kind="bad_address"
             )
         with self._db.read() as connection:  # fail before the data is read, where that is possible
-            self._target(connection, where)
+            self._target(connection, where, as_owner)
         with self._chunks.writer() as writer:
             load = self._nodes.loader(writer.get, writer.get_many)
             steps = staging.ingest(self._built_on(changes, writer), writer, load)
             with self._lock_of(where.project, where.repo):
                 for _ in range(ATTEMPTS_MAX):
                     with self._db.read() as connection:
-                        target, base = self._target(connection, where)
+                        target, base = self._target(connection, where, as_owner)
                     if check is not None:
                         check(TreeHash(base.hex()))
                     ref = staging.apply(steps, base, writer, load, lookalikes=self._lookalikes)
                     writer.finish()
                     with self._db.write() as connection:
-                        if self._target(connection, where) == (target, base):
-                            return self._write(connection, where, target, ref, description)
+                        if self._target(connection, where, as_owner) == (target, base):
+                            return self._write(connection, where, target, ref, description, as_owner)
         raise ConflictError(
             f"{address}: other writers were faster {ATTEMPTS_MAX} times; try again", kind="busy"
         )
 
-    def _target(self, connection: Connection, where: Address) -> tuple[int | None, bytes]:
+    def _target(
+        self, connection: Connection, where: Address, as_owner: str | None = None
+    ) -> tuple[int | None, bytes]:
         """The commit that is to be written into or on (None: there is none yet), and the tree that it shows."""
         repo = refs.need_repo(connection, where.project, where.repo)
         if where.commit is not None:
@@ -77,16 +80,25 @@ class Changing(UseCases):
         else:
             branch = store.find_branch(connection, repo, where.branch or DEFAULT_BRANCH)
             pk = branch.head if branch else None
+        is_owner = as_owner is not None and repo.owner == as_owner
         if branch is not None:
-            commits.refuse_written(connection, branch, pk)
-        else:
+            if not is_owner or (where.commit is None and store.upstream_branches(connection, branch.id)):
+                commits.refuse_written(connection, branch, pk)
+        elif not is_owner:
             commits.refuse_owned(repo, "its files cannot be changed by hand; change its input instead")
+        if branch is None:
             refs.refuse_tag(connection, repo, where.branch or DEFAULT_BRANCH)
         root = store.shown_tree(connection, pk)[0]
         return pk, EMPTY_ROOT if root is None else bytes.fromhex(root)
 
     def _write(
-        self, connection: Connection, where: Address, pk: int | None, ref: Ref, description: str
+        self,
+        connection: Connection,
+        where: Address,
+        pk: int | None,
+        ref: Ref,
+        description: str,
+        as_owner: str | None,
     ) -> Commit:
         tree = tree_info(ref)
         present = None if pk is None else store.commit_by_pk(connection, pk)
@@ -103,4 +115,6 @@ class Changing(UseCases):
             return store.commit_by_pk(connection, present.pk).commit
         branch = self._ensure_branch(connection, where, where.branch or DEFAULT_BRANCH)
         now = self._clock.now()
-        return commits.commit_whole(connection, self._publish, branch, tree, description, now).commit
+        is_owner = as_owner is not None and branch.repo.owner == as_owner
+        commit = commits.commit_aside if is_owner else commits.commit_whole
+        return commit(connection, self._publish, branch, tree, description, now).commit

@@ -11,6 +11,7 @@ from trunkline.core.paths import Address
 from trunkline.errors import AlreadyExistsError, StateError
 from trunkline.versioning import commits, refs, store
 from trunkline.versioning.model import Commit, TreeInfo
+from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service.base import UseCases
 from trunkline.versioning.store import RepoRow
 
@@ -89,6 +90,17 @@ class OwnedRepos(UseCases):
     def inputs_of(self, connection: Connection, project: str, repo: str, commit_id: str) -> dict[str, Commit]:
         """The direct upstream commits of a commit, by ``project/repo@branch``; a branch that was empty then is left out."""
         return commits.inputs_of(connection, commits.output_commit(connection, project, repo, commit_id))
+
+    def begin_output(self, connection: Connection, project: str, repo: str, commit_id: str) -> None:
+        """From now on an AUTO commit, which is open, holds what is written to it, and nothing of its parent's.
+
+        :raises NotFoundError: ``no_commit``. :raises StateError: ``commit_finished``.
+        """
+        found = commits.output_commit(connection, project, repo, commit_id)
+        if not store.write_tree(
+            connection, found.pk, old_root=found.commit.root, root=EMPTY_ROOT.hex(), size=0, file_count=0
+        ):
+            raise StateError(f"commit {found.commit.address} is finished already", kind="commit_finished")
 
     def finish_output(
         self,

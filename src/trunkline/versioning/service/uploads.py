@@ -35,7 +35,13 @@ class Uploads(Commits, Changing):
     """Uploads in parts."""
 
     def start_upload(
-        self, project: str, address: str, path: str, *, modified_at: float | None = None
+        self,
+        project: str,
+        address: str,
+        path: str,
+        *,
+        modified_at: float | None = None,
+        as_owner: str | None = None,
     ) -> Upload:
         """Begin a file. Writes that will not be possible are refused here already.
 
@@ -54,7 +60,7 @@ class Uploads(Commits, Changing):
             created_at=now,
         )
         with self._db.write() as connection:
-            self._target(connection, where)
+            self._target(connection, where, as_owner)
             uploads.delete_expired(connection, now)
             repo = refs.need_repo(connection, where.project, where.repo)
             uploads.insert(connection, repo.id, upload, now + UPLOAD_SECONDS)
@@ -104,6 +110,7 @@ class Uploads(Commits, Changing):
         chosen: Sequence[tuple[int, str]],
         *,
         check: Callable[[TreeHash], None] | None = None,
+        as_owner: str | None = None,
     ) -> tuple[Commit, FileInfo]:
         """Write the file: the parts ``(number, hash)``, in that order. May be repeated, if nobody heard the answer.
 
@@ -119,7 +126,7 @@ class Uploads(Commits, Changing):
             present = {part.number: part for part in uploads.list_parts(connection, upload_id)}
         sources = [(part.root, PART_PATH) for part in _choose(present, chosen)]
         change = JoinFiles(path=upload.path, sources=sources, modified_at=upload.modified_at)
-        commit = self.modify("", upload.address, [change], check=check)
+        commit = self.modify("", upload.address, [change], check=check, as_owner=as_owner)
         root = commit.root
         assert root is not None, "it was just written"
         with self._db.write() as connection:

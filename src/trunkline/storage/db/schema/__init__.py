@@ -50,6 +50,7 @@ from trunkline.storage.db.schema.models import (
 from trunkline.storage.db.schema.work import (
     datum_results,
     datums,
+    egress_roots,
     events,
     jobs,
     namespaces,
@@ -75,6 +76,7 @@ __all__ = [
     "condemned_packs",
     "datum_results",
     "datums",
+    "egress_roots",
     "events",
     "experiments",
     "jobs",

@@ -16,7 +16,7 @@ from trunkline.storage.db.schema.base import add_indexes
 from trunkline.storage.db.schema.work import datum_results, datums, jobs
 
 ROWS = 1000
-NEW_COLUMNS = ("code", "base_pk", "base_root", "quarantined", "sets", "sets_queued", "sets_lost")
+NEW_COLUMNS = ("code", "base_pk", "base_root", "quarantined", "sets", "sets_queued", "sets_lost", "egress")
 
 
 def delta_rows(connection: Connection) -> None:

@@ -151,6 +151,7 @@ jobs = sa.Table(
     ),  # of them, those that have a task
     sa.Column("sets_lost", sa.JSON, nullable=False, server_default="[]"),  # those whose worker died once
     sa.Column("stats", sa.JSON, nullable=False, default=dict),
+    sa.Column("egress", sa.JSON, nullable=False, server_default="{}"),  # what was written elsewhere
     time_column("created_at"),
     time_column("started_at", nullable=True),
     time_column("finished_at", nullable=True),
@@ -200,6 +201,19 @@ datum_results = sa.Table(
     sa.Column("output_prefix", sa.Text, nullable=False, server_default=""),
     sa.Column("size", sa.Integer, nullable=False, server_default="0"),
     sa.Column("file_count", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("job_id", sa.Text, nullable=False),
+    time_column("created_at"),
+)
+egress_roots = sa.Table(  # trees of which files are at a target, or may be
+    "egress_roots",
+    metadata,
+    sa.Column("pipeline_id", sa.Integer, sa.ForeignKey("pipelines.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("target", sa.Text, primary_key=True),  # a URL without secrets
+    sa.Column("root", sa.Text, primary_key=True),
+    sa.Column("is_whole", sa.Boolean, nullable=False),  # false: begun, and perhaps not ended
+    sa.Column(
+        "salt", sa.Text, nullable=False
+    ),  # of the pipeline then: another one means that all is sent again
     sa.Column("job_id", sa.Text, nullable=False),
     time_column("created_at"),
 )
