@@ -83,6 +83,7 @@ def datums() -> Iterator[Datum]:
         answers = line.makefile("rb")
         said: dict[str, Any] = {"do": "next"}
         used = _used()
+        job: dict[str, str] = {}
         while True:
             sys.stdout.flush()
             sys.stderr.flush()  # what was written so far belongs to the datum before
@@ -90,11 +91,15 @@ def datums() -> Iterator[Datum]:
             answer = answers.readline()
             if not answer:
                 return  # whoever gave the datums is gone
-            given = json.loads(answer).get("datum")
+            answered = json.loads(answer)
+            given = answered.get("datum")
             if given is None:
                 return
+            if "job" in answered:  # the first one of a job
+                job = answered["job"]
+                os.environ.update(job)
             os.environ.update(given["env"])
-            datum = Datum(given["id"], given["env"], given["inputs"])
+            datum = Datum(given["id"], {**job, **given["env"]}, given["inputs"])
             yield datum
             before, used = used, _used()
             said = {"do": "next", "cpu_seconds": used[0] - before[0], "memory_bytes": used[1]}

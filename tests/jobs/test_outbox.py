@@ -60,3 +60,34 @@ def test_a_failing_subscriber_leaves_the_event_and_nothing_half_done(db: Databas
     assert box.drain() == 1
     with db.read() as connection:
         assert connection.execute(sa.select(meta).where(meta.c.key == "seen-7")).one_or_none() is not None
+
+
+def test_what_was_handled_before_an_event_that_fails_stays_so(db: Database, clock: FakeClock) -> None:
+    box = Outbox(db, clock)
+    seen: list[int] = []
+
+    def refuse_two(_connection: Connection, payload: dict[str, Any]) -> None:
+        if payload["n"] == 2:
+            raise ZeroDivisionError
+        seen.append(payload["n"])
+
+    box.subscribe("t", refuse_two)
+    box.subscribe("t", _note)
+    with db.write() as connection:
+        for n in range(4):
+            box.publish(connection, "t", {"n": n})
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            box.drain()
+    assert seen == [0, 1]
+    with db.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(outbox)).scalar_one() == 2
+
+
+def test_only_a_write_without_sync_does_not_wait_for_the_disk(db: Database) -> None:
+    ask = "PRAGMA synchronous" if db.is_sqlite else "SHOW synchronous_commit"
+    found: list[Any] = []
+    for syncs in (True, False, True):
+        with db.write(syncs=syncs) as connection:
+            found.append(connection.exec_driver_sql(ask).scalar_one())
+    assert found == ([2, 1, 2] if db.is_sqlite else ["on", "off", "on"])

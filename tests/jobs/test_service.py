@@ -39,6 +39,9 @@ class Recorder:
 
     def started(self, connection: Connection, task: Task) -> None: ...
 
+    def progress(self, connection: Connection, task: Task, results: Any, current: str | None) -> bool:
+        return True
+
     def reported(self, connection: Connection, task: Task, report: Report) -> float | None:
         self.reports.append((task.key, report))
         return 0.0 if report.status == Status.FAILED and task.attempts < 3 and not report.error else None
@@ -93,6 +96,20 @@ def test_a_report_is_applied_once_and_only_under_its_lease(jobs: JobsService, db
     with pytest.raises(ConflictError, match="lease on task"):
         jobs.report(lease, Report(status=Status.SUCCEEDED))
     assert len(recorder.reports) == 1
+
+
+def test_the_last_results_end_a_task(jobs: JobsService, db: Database) -> None:
+    recorder = Recorder()
+    jobs.on_worker("work", recorder)
+    _add(jobs, db, "a")
+    [(task, _)] = jobs.claim("q", "w", 1)
+    lease = Lease(task_id=task.id, token=task.lease_token)
+    assert jobs.progress(lease, [{}], None)
+    assert recorder.reports == []
+    assert jobs.progress(lease, [{}], None, ends=True)
+    assert recorder.reports == [("a", Report(status=Status.SUCCEEDED))]
+    with pytest.raises(ConflictError, match="lease on task"):
+        jobs.report(lease, Report(status=Status.SUCCEEDED))
 
 
 def test_a_failed_task_is_retried_until_its_domain_gives_up(jobs: JobsService, db: Database) -> None:

@@ -358,7 +358,7 @@ def test_a_server_that_dies_between_any_two_steps_loses_nothing(world: World, ag
                 done.append(only(payload)["id"])
                 world.jobs.progress(lease_of(task), [world.result(done[-1], {})], None)
                 world.jobs.report(lease_of(task), Report(status=Status.SUCCEEDED))
-        world.jobs.outbox._handle_one()
+        world.jobs.outbox._handle_some(1)
         world.jobs.step()
     assert [job.status for job in world.pipelines.jobs_of(commit)] == [Status.SUCCEEDED] * 2
     assert len(done) == len(set(done)) == 3

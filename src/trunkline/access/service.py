@@ -48,7 +48,8 @@ class AccessService:
         checked = _scope(scope)
         token = new_token()
         now = self._clock.now()
-        with self._db.write() as connection:
+        # A job's token is known to its processes only, which do not outlive a power cut.
+        with self._db.write(wakes=False, syncs=checked is not Scope.JOB) as connection:
             store.delete_expired(connection, now)
             store.insert(
                 connection, digest=_digest(token), scope=checked, subject=subject, created_at=now,

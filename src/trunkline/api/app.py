@@ -37,8 +37,8 @@ from trunkline.services import Services
 from trunkline.wire.base import Error
 
 NOUNS = (
-    server, projects, repos, tags, history, commits, transactions, files, filesets, pipelines, jobs, leases, experiments, models,
-    namespaces,
+    leases, filesets,  # what workers ask for most often: routes are tried in this order
+    server, projects, repos, tags, history, commits, transactions, files, pipelines, jobs, experiments, models, namespaces,
     inferenceservices, keeping, pages,
 )  # fmt: skip
 

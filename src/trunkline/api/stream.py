@@ -34,6 +34,8 @@ PART_BYTES = 1024 * 1024
 DRAIN_BYTES_MAX = 64 * 2**20
 WAIT_SECONDS_MAX = 60.0
 LOOK_SECONDS = 0.05
+LOOK_AGAIN_SECONDS = 0.01
+"""A long poll looks at once when the database changes, but not more often than that."""
 STOP_LOOK_SECONDS = 0.5
 LOOK_ANYWAY_SECONDS = 1.0
 FOLLOW_SECONDS = 0.25
@@ -268,14 +270,19 @@ class LongPoll(Response, Generic[T]):
     async def _poll(self, gone: asyncio.Task[None]) -> T | None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait_seconds
-        while not gone.done():
-            count = self._changes.count
-            seen = await run_in_threadpool(self._look)
-            if self._is_settled(seen) or loop.time() >= deadline:
-                return seen
-            again = min(deadline, loop.time() + LOOK_ANYWAY_SECONDS)
-            while self._changes.count == count and loop.time() < again and not gone.done():
-                await asyncio.sleep(LOOK_SECONDS)
+        changed = asyncio.Event()
+        gone.add_done_callback(lambda _: changed.set())
+        with self._changes.told_to(lambda: loop.call_soon_threadsafe(changed.set)):
+            while not gone.done():
+                changed.clear()
+                looked_at = loop.time()
+                seen = await run_in_threadpool(self._look)
+                if self._is_settled(seen) or loop.time() >= deadline:
+                    return seen
+                with contextlib.suppress(TimeoutError):
+                    wait_seconds = min(deadline - loop.time(), LOOK_ANYWAY_SECONDS)
+                    await asyncio.wait_for(changed.wait(), wait_seconds)
+                await asyncio.sleep(looked_at + LOOK_AGAIN_SECONDS - loop.time())
         return None
 
 

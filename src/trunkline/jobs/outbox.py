@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.clock import Clock
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import outbox
+
+EVENTS_AT_ONCE_MAX = 100
 
 Subscriber = Callable[[Connection, dict[str, Any]], None]
 
@@ -41,20 +43,33 @@ class Outbox:
     def drain(self) -> int:
         """Handle all events, oldest first; returns how many. An event whose subscriber fails stays, and is tried again."""
         handled = 0
-        while self._handle_one():
-            handled += 1
+        while found := self._handle_some():
+            handled += found
         return handled
 
-    def _handle_one(self) -> bool:
+    def _handle_some(self, count: int = EVENTS_AT_ONCE_MAX) -> int:
+        """The next few, in one transaction: those of one commit are handled together."""
         with self._db.read() as connection:
             if connection.execute(sa.select(outbox.c.seq).limit(1)).one_or_none() is None:
-                return False
+                return 0
+        failure: Exception | None = None
+        handled = 0
+        with self._db.write(syncs=False) as connection:
+            rows = connection.execute(sa.select(outbox).order_by(outbox.c.seq).limit(count))
+            for row in rows.all():
+                try:
+                    self._handle(row)
+                except Exception as error:  # what was handled before it stays so
+                    failure = error
+                    break
+                handled += 1
+        if failure is not None:
+            raise failure
+        return handled
+
+    def _handle(self, row: Row[Any]) -> None:
         with self._db.write() as connection:
-            row = connection.execute(sa.select(outbox).order_by(outbox.c.seq).limit(1)).one_or_none()
-            if row is None:
-                return False
             for subscriber in self._subscribers.get(row.topic, ()):
                 subscriber(connection, row.payload)
             connection.execute(sa.delete(outbox).where(outbox.c.seq == row.seq))
         log.debug("handled %s %s", row.topic, row.payload)
-        return True

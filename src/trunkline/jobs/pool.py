@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from collections import Counter
@@ -160,6 +161,8 @@ class Pool:
         self._wants_standby = wants_standby
         self._look_at = 0.0
         self._left_to_standby: dict[str, float] = {}
+        self.took_back = threading.Event()
+        """Set when what dead workers held has become free."""
 
     def adopt(self) -> None:
         """At the server's start: forget the workers that died while nobody looked. Call it before any can ask for work."""
@@ -217,6 +220,7 @@ class Pool:
         if dead:  # nobody has to wait until it would have been missed
             with self._db.write() as connection:
                 self._queue.expire_held_by(connection, dead)
+            self.took_back.set()
         return alive, by_worker
 
     def _may_wait(self, queue: str, now: float) -> bool:

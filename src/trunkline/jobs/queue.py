@@ -206,7 +206,7 @@ class TaskQueue:
     def keep_alive(self, leases: Iterable[Lease]) -> tuple[list[TaskId], list[TaskId]]:
         """Renew leases. Returns the tasks whose lease is lost, and those that are to be cancelled."""
         lost, cancelled = [], []
-        with self._db.write() as connection:
+        with self._db.write(wakes=False, syncs=False) as connection:
             for lease in leases:
                 row = connection.execute(
                     sa.update(tasks)

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 CONTROL_THREADS = 4
 SLOW_THREADS = 2
 POLL_SECONDS = 0.5
+POOL_LOOK_SECONDS = 0.05
+"""To start a worker takes longer: nobody notices that several commits are looked at together."""
 FAILED_STEP_RETRY_SECONDS = (0.2, 1.0, 5.0, 15.0)
 
 
@@ -50,16 +52,23 @@ class JobsService:
         self._clock = clock
         self._control: dict[str, ControlHandler] = {}
         self._workers: dict[str, WorkerHandler] = {}
+        self._repeatable: set[str] = set()
+        """Kinds of tasks whose end a power cut may undo: they are done again, and nobody was told of it."""
         self._stop = threading.Event()
+        self._turns = {queue: threading.Lock() for queue in (CONTROL_QUEUE, SLOW_QUEUE)}
         self._threads: list[threading.Thread] = []
 
-    def on_control(self, kind: str, handler: ControlHandler) -> None:
-        """Register the step for a kind of control task."""
+    def on_control(self, kind: str, handler: ControlHandler, *, repeatable: bool = False) -> None:
+        """Register the step for a kind of control task. ``repeatable``: a power cut may undo it."""
         self._control[kind] = handler
+        if repeatable:
+            self._repeatable.add(kind)
 
-    def on_worker(self, kind: str, handler: WorkerHandler) -> None:
-        """Register the domain's side of a kind of worker task."""
+    def on_worker(self, kind: str, handler: WorkerHandler, *, repeatable: bool = False) -> None:
+        """Register the domain's side of a kind of worker task. ``repeatable``: a power cut may undo its end."""
         self._workers[kind] = handler
+        if repeatable:
+            self._repeatable.add(kind)
 
     # --- what worker processes call ---
 
@@ -74,7 +83,7 @@ class JobsService:
     def claim(self, queue: str, worker: str, limit: int) -> list[tuple[Task, dict[str, Any]]]:
         """Lease up to ``limit`` ready tasks; each comes with all its worker needs. A worker in reserve, which asks for any queue,
         belongs to the queue of the task that it gets."""
-        with self._db.write() as connection:
+        with self._db.write(syncs=False) as connection:
             if queue == ANY_QUEUE:
                 found = self.pool.queue_for_standby(connection)
                 if found is None:
@@ -100,23 +109,34 @@ class JobsService:
 
         :raises ConflictError: ``lease_lost``, if the lease ran out or was given to another; nothing was applied.
         """
-        with self._db.write() as connection:
-            task = self.held(connection, lease)
-            retry_after = self._workers[task.kind].reported(connection, task, report)
-            if retry_after is None:
-                self.queue.finish(connection, lease, report.status)
-            else:
-                self.queue.release(connection, lease, retry_after)
+        with self._db.read() as connection:
+            kind = self.held(connection, lease).kind
+        with self._db.write(syncs=kind not in self._repeatable) as connection:
+            self._end(connection, self.held(connection, lease), lease, report)
 
-    def progress(self, lease: Lease, results: Sequence[Mapping[str, Any]], current: str | None) -> bool:
-        """What a worker has done of a task so far; also a sign of life. Returns whether it shall go on.
+    def _end(self, connection: Connection, task: Task, lease: Lease, report: Report) -> None:
+        retry_after = self._workers[task.kind].reported(connection, task, report)
+        if retry_after is None:
+            self.queue.finish(connection, lease, report.status)
+        else:
+            self.queue.release(connection, lease, retry_after)
+
+    def progress(
+        self, lease: Lease, results: Sequence[Mapping[str, Any]], current: str | None, *, ends: bool = False
+    ) -> bool:
+        """What a worker has done of a task so far; also a sign of life. Returns whether it shall go on; if so, and these are the
+        last results, the task has ended.
 
         :raises ConflictError: ``lease_lost``; nothing was applied.
         """
-        with self._db.write(wakes=bool(results)) as connection:
+        with self._db.write(wakes=bool(results), syncs=False) as connection:
             task = self.held(connection, lease)
-            is_wanted = self._workers[task.kind].progress(connection, task, results, current)
-            return self.queue.is_wanted(connection, lease) and is_wanted
+            handler = self._workers[task.kind]
+            is_wanted = handler.progress(connection, task, results, current)
+            is_wanted = self.queue.is_wanted(connection, lease) and is_wanted
+            if is_wanted and ends:
+                self._end(connection, task, lease, Report(status=Status.SUCCEEDED))
+            return is_wanted
 
     def held(self, connection: Connection, lease: Lease) -> Task:
         """The task that a lease holds.
@@ -137,12 +157,13 @@ class JobsService:
         """Start the background threads. Call once, after all handlers are registered."""
         self.queue.forgive()
         self.pool.adopt()
-        loops: Mapping[str, Callable[[], bool]] = {
-            "outbox": lambda: self.outbox.drain() > 0,
-            "leases": self.reap,
-            "pool": self.pool.step,
-            **{f"control-{n}": self.step for n in range(CONTROL_THREADS)},
-            **{f"slow-{n}": lambda: self.step(SLOW_QUEUE) for n in range(SLOW_THREADS)},
+        # Every commit wakes all who wait for one, so as few as possible do.
+        loops: Mapping[str, Callable[[], object]] = {
+            "outbox": lambda: self._watch(lambda: self.outbox.drain() > 0),
+            "leases": self._reap_in_time,
+            "pool": self._fill_pool,
+            **{f"control-{n}": lambda: self._take_next(CONTROL_QUEUE) for n in range(CONTROL_THREADS)},
+            **{f"slow-{n}": lambda: self._take_next(SLOW_QUEUE) for n in range(SLOW_THREADS)},
         }
         for name, step in loops.items():
             thread = threading.Thread(target=self._loop, args=(step,), name=f"trunkline-{name}", daemon=True)
@@ -153,40 +174,66 @@ class JobsService:
         """Let each loop finish its step. Worker processes go on; ``pool.stop_all`` ends them."""
         self._stop.set()
         self._db.changes.bump()
+        self.pool.took_back.set()
         for thread in self._threads:
             thread.join(timeout_seconds)
 
-    def _loop(self, step: Callable[[], bool]) -> None:
+    def _loop(self, step: Callable[[], object]) -> None:
         while not self._stop.is_set():
-            seen = self._db.changes.count
             try:
-                if step():
-                    continue
+                step()
             except TrunklineError as error:
                 log.warning("%s", error)
                 self._stop.wait(POLL_SECONDS)
             except Exception:
                 log.exception("a background step failed; it will be repeated")
                 self._stop.wait(POLL_SECONDS)
+
+    def _watch(self, step: Callable[[], bool]) -> None:
+        """A step, and if it found nothing to do, wait until there may be something."""
+        seen = self._db.changes.count
+        if not step():
             self._db.changes.wait(seen, POLL_SECONDS)
 
+    def _fill_pool(self) -> None:
+        self._watch(self.pool.step)
+        self._stop.wait(POOL_LOOK_SECONDS)
+
+    def _reap_in_time(self) -> None:
+        if not self.reap():
+            self.pool.took_back.wait(POLL_SECONDS)
+            self.pool.took_back.clear()
+
+    def _take_next(self, queue: str) -> None:
+        """Take the next control task. One thread looks and waits for it; the others work, or wait for their turn to look."""
+        with self._turns[queue]:
+            tasks: list[Task] = []
+            while not (tasks or self._stop.is_set()):
+                seen = self._db.changes.count
+                tasks, wait_seconds = self._claim_step(queue)
+                if not tasks:
+                    self._db.changes.wait(seen, wait_seconds)
+        for task in tasks:
+            self._take(task)
+
     def step(self, queue: str = CONTROL_QUEUE) -> bool:
-        """Take one control task, if one is ready."""
+        """Take one control task, if one is ready, or will be in a moment."""
+        tasks, wait_seconds = self._claim_step(queue)
+        for task in tasks:
+            self._take(task)
+        if not tasks and wait_seconds < POLL_SECONDS:
+            self._stop.wait(wait_seconds)
+        return bool(tasks) or wait_seconds < POLL_SECONDS
+
+    def _claim_step(self, queue: str) -> tuple[list[Task], float]:
+        """The next control task; or none, and for how long there will be none."""
         with self._db.read() as connection:
             ready_at = self.queue.next_ready_at(connection, queue)
-        if ready_at is None:
-            return False
-        wait = ready_at - self._clock.now()
-        if wait > 0:
-            if wait < POLL_SECONDS:
-                self._stop.wait(wait)
-                return True
-            return False
-        with self._db.write() as connection:
-            claimed = self.queue.claim(connection, queue, "server", 1)
-        for task in claimed:
-            self._take(task)
-        return bool(claimed)
+        wait_seconds = POLL_SECONDS if ready_at is None else ready_at - self._clock.now()
+        if wait_seconds > 0:
+            return [], min(wait_seconds, POLL_SECONDS)
+        with self._db.write(wakes=False, syncs=False) as connection:
+            return self.queue.claim(connection, queue, "server", 1), 0.0
 
     def _take(self, task: Task) -> None:
         lease = Lease(task_id=task.id, token=task.lease_token)
@@ -200,7 +247,7 @@ class JobsService:
                     log.warning("step %s %s: %s", task.kind, task.key, error)
                 delay = FAILED_STEP_RETRY_SECONDS[min(task.attempts, len(FAILED_STEP_RETRY_SECONDS)) - 1]
                 outcome = Again(after_seconds=delay)
-        with self._db.write() as connection:
+        with self._db.write(syncs=task.kind not in self._repeatable) as connection:
             if self.queue.held(connection, lease) is None:
                 return
             outcome.apply(connection)

@@ -70,11 +70,11 @@ class JobUseCases:
 
     def register(self) -> None:
         """Tell the jobs service what this domain does. Call once, before it starts."""
-        self._jobs.on_control(PLAN_JOB, self._steps.plan_job)
+        self._jobs.on_control(PLAN_JOB, self._steps.plan_job, repeatable=True)
         self._jobs.on_control(FINISH_JOB, self._steps.finish_job)
         self._jobs.on_control(JOB_TIMEOUT, self._steps.time_out)
         self._jobs.on_control(SWEEP_LOGS, self.looking.sweep_logs)
-        self._jobs.on_worker(DATUM_SET, self._datum_sets)
+        self._jobs.on_worker(DATUM_SET, self._datum_sets, repeatable=True)
         self._events.subscribe(self._jobs.outbox)
 
     # --- looking ---

@@ -35,7 +35,7 @@ from trunkline.pipelines.results import Result, known_results
 from trunkline.pipelines.store import JobRow
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
-from trunkline.versioning.model import Commit, FileInfo, TreePart
+from trunkline.versioning.model import Commit, DiffEntry, FileInfo, TreePart
 from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service import VersioningService
 
@@ -353,6 +353,10 @@ def _match(info: FileInfo) -> Match:
     return Match(info.path, info.hash, info.size, info.groups or ())
 
 
+def _match_of(info: FileInfo | None, glob: Glob) -> Match | None:
+    return None if info is None else Match(info.path, info.hash, info.size, glob.match(info.path) or ())
+
+
 def _outputs_before(
     connection: Connection, pipeline_id: int, up_to: int, identities: Mapping[str, str]
 ) -> dict[str, Result | None]:
@@ -420,19 +424,25 @@ class _Differ:
         glob = Glob(leaf.glob)
         before, after = self._looker(old, glob), self._looker(new, glob)
         pairs: list[Pair] = []
-        for path in sorted(self._candidates(old, new, glob)):
-            pairs += _pairs(before(path), after(path))
+        candidates = self._candidates(old, new, glob)
+        for path in sorted(candidates):
+            entry = candidates[path]
+            if entry is None:
+                pairs += _pairs(before(path), after(path))
+            else:
+                pairs += _pairs(*(_match_of(info, glob) for info in (entry.old, entry.new)))
         return sorted(pairs, key=lambda pair: (pair[0] or pair[1] or Match("", "", 0)).path)
 
-    def _candidates(self, old: str, new: str, glob: Glob) -> set[str]:
-        """The paths that may match, at or above a file that differs."""
+    def _candidates(self, old: str, new: str, glob: Glob) -> dict[str, DiffEntry | None]:
+        """The paths that may match, at or above a file that differs; with what is there, where it is no more than that file."""
         empty = TreeHash(EMPTY_ROOT.hex())
         start = glob.literal_prefix.rpartition("/")[0] or "/"
-        found: set[str] = set()
+        found: dict[str, DiffEntry | None] = {}
         for entry in self._versioning.diff(TreeHash(old or empty), TreeHash(new or empty), start):
             info = entry.new or entry.old
             assert info is not None, "one of them is there"
-            found.update(_at_or_above(info.path, glob))
+            for path in _at_or_above(info.path, glob):
+                found[path] = entry if path == info.path and path not in found else None
         return found
 
     def _looker(self, root: str, glob: Glob) -> Callable[[str], Match | None]:

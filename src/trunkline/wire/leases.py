@@ -92,11 +92,15 @@ class Progress(Ask):
     results: list[DatumResult] = Field(default_factory=list, max_length=1000)
     current: str | None = None
     """The datum that it is at."""
+    ends: bool = False
+    """These are the last: the task ends with them, without a report."""
 
 
 class ProgressAnswer(Wire):
     stop: bool
     """The rest is not wanted any more."""
+    ended: bool = False
+    """The task is over, as was asked for."""
 
 
 class LogLines(Ask):

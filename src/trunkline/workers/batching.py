@@ -2,7 +2,8 @@
 
 JSON lines. The process says ``{"do": "next"}``, with how the datum before went (``"status": "succeeded"`` or ``"failed"``,
 ``"reason"``; it may add ``"cpu_seconds"`` and ``"memory_bytes"``), and is answered ``{"datum": {"id", "env", "inputs"}}``
-when the next one lies in ``/pfs``, or ``{"end": true}``. A process that ends in the midst of a datum has failed at it; another
+when the next one lies in ``/pfs`` (with ``"job"`` beside it: the variables of all datums of a job, when it is the first of
+one), or ``{"end": true}``. A process that ends in the midst of a datum has failed at it; another
 is started for the rest.
 """
 
@@ -16,6 +17,7 @@ import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,8 @@ class Batching:
         self._work: SetRun | None = None
         self._had_some = False
         """Whether this process has been given a datum."""
+        self._told: Mapping[str, str] | None = None
+        """The variables of a job that it was told of."""
         self._attach()
 
     def _attach(self) -> None:
@@ -105,7 +109,7 @@ class Batching:
         if ended is None:
             what = "ended before it asked for the next datum"
             self._asked, self._had_some = None, True
-            self._send({"datum": {"id": datum["id"], "env": env, "inputs": seen}})
+            self._give(work, {"id": datum["id"], "env": env, "inputs": seen})
             ended = self._until_asked(work.timeout_seconds)
         self._sandbox.output.finish()
         if ended is None:
@@ -118,16 +122,22 @@ class Batching:
             ended = Ended(exit_code=1, reason=f"the command {what}", seconds=ended.seconds)
         return work.end(part, datum, ended, env)
 
+    def _give(self, work: SetRun, datum: dict[str, Any]) -> None:
+        message: dict[str, Any] = {"datum": datum}
+        if work.job_env() is not self._told:
+            self._told = message["job"] = work.job_env()
+        self._send(message)
+
     def _until_asked(self, timeout_seconds: float | None) -> Ended | None:
         return self._sandbox.wait(timeout_seconds, lambda: self._asked is not None)
 
     def _command(self, work: SetRun) -> Command:
-        env = {**work.job_env(), SOCKET_VARIABLE: self._seen_path}
-        return work.command(work.payload["transform"]["cmd"], "stdin", env)
+        return work.command(work.payload["transform"]["cmd"], "stdin", {SOCKET_VARIABLE: self._seen_path})
 
     def _start(self, work: SetRun) -> None:
         self._hang_up()
         self._had_some = False
+        self._told = None
         self._sandbox.begin(self._command(work))
 
     def _said(self, seconds: float) -> Ended:
@@ -190,7 +200,7 @@ class Batching:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
             try:
-                said = json.loads(line)
+                said = json.loads(line.decode())  # bytes would first be looked at for their encoding
                 if said["do"] != "next":
                     raise ValueError("it is not 'next'")
                 self._asked = said

@@ -123,7 +123,7 @@ class DatumSetRunner:
         except BaseException:
             results.abandon()
             raise
-        results.close()
+        results.close(is_whole=True)
 
     def _end_batching(self) -> None:
         if self._batching is not None:
@@ -249,15 +249,15 @@ class SetRun:
         return self.failed(datum, f"its input cannot be had: {error}", {}, may_help=may_help)
 
     def lay(self, datum: Datum, *, whole: bool = False) -> tuple[dict[str, str], dict[str, str]]:
-        """Make ``/pfs`` what the datum is to see; its environment, and where its inputs are. ``whole``: what the process does
-        not have in its environment already is in ``/pfs/.env``, too."""
+        """Make ``/pfs`` what the datum is to see; what it has in its environment beyond ``job_env``, and where its inputs are.
+        ``whole``: what the process does not have in its environment already is in ``/pfs/.env``, too."""
         box = self._place.box
         seen = self._inputs.lay(self._context, box, datum)
         mine = datum_variables(self._payload, datum, seen)
-        job = self.job_env()
+        self.job_env()
         text = env_file(mine)
         write_file(f"{box.pfs}/.env", self._job_text + text if whole else text)
-        return job | mine, seen
+        return mine, seen
 
     def job_env(self) -> dict[str, str]:
         """What the datums of this job have in common; follows a server that moves."""
@@ -280,7 +280,8 @@ class SetRun:
         if self._cwd is None:
             self._cwd = self._place.cwd(self._payload)
         return Command(
-            argv=argv, stdin=self._place.box.folder / stdin, env=env, cwd=self._cwd,
+            argv=argv, stdin=self._place.box.folder / stdin, env=env,
+            common=self.job_env(), cwd=self._cwd,
             interrupted=self._context.interrupted, timeout_seconds=timeout_seconds, on_wait=self._follow_server,
         )  # fmt: skip
 
@@ -376,7 +377,8 @@ class SetRun:
         if self._view is None:
             self._view = self._place.view()
         self._view.trees = self._inputs.trees_seen(self._place.box, datum)
-        self._results.take_outputs(result, self._view)
+        if not self._results.take_outputs(result, self._view):
+            self._place.output_is_empty = True
         limit = (self._payload.get("limits") or {}).get("disk_bytes")
         if limit is not None and result.size > limit:
             raise LimitError(

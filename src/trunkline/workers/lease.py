@@ -103,6 +103,8 @@ class TaskContext:
         self.interrupted = threading.Event()
         self.interruption: str | None = None
         """``lost``, ``cancelled`` or ``stopping``, once interrupted."""
+        self.is_reported = False
+        """The server knows already that it is done."""
         self._shipper = LogShipper(self._send_lines)
 
     @property
@@ -256,7 +258,7 @@ class _Worker:
             )
 
     def _report(self, context: TaskContext, outcome: Outcome) -> None:
-        if context.interruption == "lost":
+        if context.interruption == "lost" or context.is_reported:
             return
         ending_at = time.monotonic() + GIVE_BACK_SECONDS
         body = {

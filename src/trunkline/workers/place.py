@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from trunkline.workers.zygote import HOME_FOLDERS
 NOT_LOOKED_AT = {"__pycache__"}
 """What running a program leaves beside it, and what does no harm to the next."""
 
+QUIET_NS = 50_000_000
+"""Far more than the clock of any file system takes for one step."""
+
 
 class Place:
     """A sandbox and its folders. ``prepare`` before a set; ``clean`` after each command."""
@@ -48,6 +52,10 @@ class Place:
         self._kept_inside: list[tuple[str, ...]] = []
         """Folders inside the data directory that commands see."""
         self._pristine = scratch / "code"
+        self.output_is_empty = False
+        """Somebody has just looked."""
+        self._quiet: dict[str, int] = {}
+        """Folders in which there was nothing to clean, and when they had last been changed."""
         self._environments = Environments()
         self.warning = ""
         """Why commands are not isolated, if they are not."""
@@ -193,6 +201,24 @@ class Place:
         """Nothing that a command wrote is seen by the next, as far as it wrote it to its own folders."""
         self.clean_output()
         home = str(self.box.private_home)
+        if self._kept_inside or not self._is_quiet(home):
+            self._clean_home(home)
+        if not self._is_quiet(f"{home}/tmp"):
+            _empty(f"{home}/tmp")
+        if (self._code or not self._is_quiet(f"{home}/code")) and _fingerprint(f"{home}/code") != self._code:
+            self._restore_code()
+
+    def _is_quiet(self, folder: str) -> bool:
+        """Whether nothing was put into a folder, or taken from it, since it was last cleaned; if so, the caller need not. The
+        time of its last change tells, if that was long enough ago for another change to have another time."""
+        changed = os.stat(folder).st_ctime_ns  # noqa: PTH116 (asked for each datum)
+        if self._quiet.get(folder) == changed:
+            return True
+        if time.time_ns() - changed > QUIET_NS:
+            self._quiet[folder] = changed
+        return False
+
+    def _clean_home(self, home: str) -> None:
         missing = set(HOME_FOLDERS)
         for entry in os.scandir(home):
             if entry.name in missing and entry.is_dir(follow_symlinks=False):
@@ -201,13 +227,12 @@ class Place:
                 _remove_around(entry, [parts[1:] for parts in self._kept_inside if parts[0] == entry.name])
         for name in missing:
             os.mkdir(f"{home}/{name}")  # noqa: PTH102
-        _empty(f"{home}/tmp")
-        if _fingerprint(f"{home}/code") != self._code:
-            self._restore_code()
 
     def clean_output(self) -> None:
         """No output is left."""
-        _empty(self.box.out)
+        if not self.output_is_empty:
+            _empty(self.box.out)
+        self.output_is_empty = False
 
     def cwd(self, payload: Mapping[str, Any]) -> str:
         """Where commands begin."""

@@ -64,6 +64,8 @@ class _Batch:
     results: list[Result] = field(default_factory=list)
     size: int = 0
     since: float = 0.0
+    is_last: bool = False
+    """With it the set ends."""
 
 
 class Results:
@@ -87,19 +89,19 @@ class Results:
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
         self._thread.start()
 
-    def take_outputs(self, result: Result, view: View) -> None:
-        """Move what a datum left in ``/pfs/out`` to what will be sent with its result.
+    def take_outputs(self, result: Result, view: View) -> bool:
+        """Move what a datum left in ``/pfs/out`` to what will be sent with its result; False if there is nothing.
 
         :raises InvalidInputError: ``bad_output``, naming what cannot be stored.
         """
         top = view.host(view.top)
         if not os.listdir(top):  # noqa: PTH208
-            return
+            return False
         found = list(outputs_of(view))
         result.size = sum(one.size for one in found)
         result.file_count = len(found)
         if not found:
-            return
+            return True
         result.copies = [(one.name, *one.source) for one in found if one.source is not None]
         folder = self._taken
         folder.mkdir()
@@ -108,6 +110,7 @@ class Results:
         else:
             for name in os.listdir(top):  # noqa: PTH208
                 os.rename(f"{top}/{name}", f"{folder}/{name}")  # noqa: PTH104
+        return True
 
     def forget_outputs(self, result: Result) -> None:
         """What was taken of a datum that failed after all."""
@@ -146,9 +149,10 @@ class Results:
             self._changed.wait_for(lambda: not (self._waiting or self._sending) or self._is_over)
             self._check()
 
-    def close(self) -> None:
-        """Send what is left, and end."""
+    def close(self, *, is_whole: bool = False) -> None:
+        """Send what is left, and end; ``is_whole``: each datum of the set has its result."""
         with self._changed:
+            self._open.is_last = is_whole
             self._put_away()
             self._closing = True
             self._changed.notify_all()
@@ -247,7 +251,7 @@ class Results:
         current = self.current
         body = {
             "token": self._context.task.token, "results": [result.told(root) for result in results],
-            "current": current,
+            "current": current, "ends": batch.is_last,
         }  # fmt: skip
         if results:
             self._context.flush_log()  # whoever hears of a datum's end finds its whole log
@@ -259,6 +263,8 @@ class Results:
         self._told, self._told_at = current, time.monotonic()
         if answer and answer.get("stop"):
             self._context.interrupt("cancelled")
+        if answer and answer.get("ended"):
+            self._context.is_reported = True
 
     def _upload(self, folder: Path, results: Iterable[Result]) -> str | None:
         """One tree with the outputs of all, each below the datum's id; None if there are none."""

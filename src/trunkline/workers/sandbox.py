@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ class Command:
     stdin: Path
     env: Mapping[str, str]
     """What this command has in its environment beyond what was configured."""
+    common: Mapping[str, str] = field(default_factory=dict)
+    """The same for many commands (the very same object): it is passed on once."""
     cwd: str
     interrupted: threading.Event
     timeout_seconds: float | None = None
@@ -87,6 +89,8 @@ class Sandbox:
         self._limits = Limits()
         self._group: Group | None = None
         self._command: Command | None = None
+        self._common: Mapping[str, str] | None = None
+        """What the zygote was told that commands have in common."""
         self._began = 0.0
         self._oom_kills = 0
         self._system_oom_kills = system_oom_kills()
@@ -187,10 +191,13 @@ class Sandbox:
         self._command, self._began = command, time.monotonic()
         self.output.begin()
         stdin = os.open(command.stdin, os.O_RDONLY)
-        message = {
+        message: dict[str, Any] = {
             "do": "run", "argv": [self.box.rewritten(word) for word in command.argv], "env": dict(command.env),
             "cwd": self.box.rewritten(command.cwd), "has_file": True,
         }  # fmt: skip
+        if command.common is not self._common:
+            message["common"] = dict(command.common)
+            self._common = command.common
         try:
             self._send(message, stdin)
         except OSError:

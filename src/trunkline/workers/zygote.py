@@ -279,6 +279,7 @@ class Commands:
         self._owns_all = owns_all
         """Whether every process that it can see but itself is one that it has started."""
         self._env: dict[str, str] = {}
+        self._common: dict[str, str] = {}
         self._found: dict[tuple[str, str], str] = {}
         self._woken, waker = os.pipe()
         for end in (self._woken, waker):
@@ -290,12 +291,12 @@ class Commands:
         self._poll.register(line.socket.fileno(), select.POLLIN)
 
     def configure(self, env: dict[str, str]) -> None:
-        """What all commands have in their environment."""
-        self._env = env
+        self._env = env  # of all commands
 
     def run(self, message: dict[str, Any], stdin: int) -> dict[str, Any]:
         """Start it, and see it to its end."""
-        env = {**self._env, **message["env"]}
+        self._common = message.get("common", self._common)
+        env = {**self._env, **self._common, **message["env"]}
         try:
             os.chdir(message["cwd"])
         except OSError as error:

@@ -84,7 +84,8 @@ def report(task_id: int, ask: ReportTask, use: Use) -> None:
 @allow(Scope.WORKER)
 def progress(task_id: int, ask: Progress, use: Use) -> ProgressAnswer:
     results = [one.model_dump() for one in ask.results]
-    return ProgressAnswer(stop=not use.jobs.progress(lease_of(task_id, ask.token), results, ask.current))
+    is_wanted = use.jobs.progress(lease_of(task_id, ask.token), results, ask.current, ends=ask.ends)
+    return ProgressAnswer(stop=not is_wanted, ended=is_wanted and ask.ends)
 
 
 @router.post("/leases/{task_id}/logs", status_code=204)

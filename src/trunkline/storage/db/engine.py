@@ -41,11 +41,25 @@ class Changes:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._count = 0
+        self._listeners: set[Callable[[], object]] = set()
 
     def bump(self) -> None:
         with self._condition:
             self._count += 1
             self._condition.notify_all()
+            for listener in self._listeners:
+                listener()
+
+    @contextmanager
+    def told_to(self, listener: Callable[[], object]) -> Iterator[None]:
+        """Call ``listener`` at every commit, in the thread that has made it: it must not wait."""
+        with self._condition:
+            self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._listeners.discard(listener)
 
     def wait(self, seen: int, timeout_seconds: float) -> int:
         """Block until the count differs from ``seen`` or the time is over; return the count."""
@@ -113,9 +127,10 @@ class Database:
                 connection.rollback()
 
     @contextmanager
-    def write(self, *, wakes: bool = True) -> Iterator[Connection]:
+    def write(self, *, wakes: bool = True, syncs: bool = True) -> Iterator[Connection]:
         """One transaction: all of the block or nothing, one writer at a time. ``wakes``: let background work look whether
-        there is something to do."""
+        there is something to do. Without ``syncs`` it does not wait for the disk: a power cut may undo it, with all that was
+        written after it and not synced either. For steps that are simply taken again; a later write that syncs keeps it."""
         outer = self._joined()
         if outer is not None:
             with (
@@ -124,7 +139,11 @@ class Database:
                 yield outer
             return
         with _translated(), self._engine.connect() as connection:
+            if self.is_sqlite and not syncs:
+                connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
             self._begin_write(connection)
+            if not self.is_sqlite and not syncs:
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             self._outer.connection = connection
             try:
                 yield connection
@@ -134,6 +153,8 @@ class Database:
                 raise
             finally:
                 self._outer.connection = None
+                if self.is_sqlite and not syncs:
+                    connection.exec_driver_sql("PRAGMA synchronous=FULL")
         if wakes:
             self.changes.bump()
 
