@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Generic, TypeVar
 
@@ -42,11 +43,21 @@ class Ask(BaseModel):
 
 def _has_broken_text(value: Any) -> bool:
     """JSON can say ``"\\ud800"``, which no UTF-8 can: neither a database nor our own answer could hold it."""
+    try:  # in C: large bodies are checked on the loop that all requests share
+        json.dumps(value, ensure_ascii=False).encode()
+        return False
+    except UnicodeEncodeError:
+        return True
+    except (TypeError, ValueError):  # it did not come as JSON
+        return _is_broken(value)
+
+
+def _is_broken(value: Any) -> bool:
     if isinstance(value, str):
         return _BROKEN.search(value) is not None
     if isinstance(value, dict):
-        return any(_has_broken_text(key) or _has_broken_text(one) for key, one in value.items())
-    return isinstance(value, list) and any(map(_has_broken_text, value))
+        return any(_is_broken(key) or _is_broken(one) for key, one in value.items())
+    return isinstance(value, list) and any(map(_is_broken, value))
 
 
 class Page(Wire, Generic[T]):
