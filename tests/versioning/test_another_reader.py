@@ -30,16 +30,18 @@ class Reader:
         (count,) = struct.unpack("<I", data[-44:-40])
         index = data[-44 - 41 * count : -44]
         assert blake3(index).digest() == data[-40:-8]
-        assert name in (data[-40:-8].hex(), blake3(data).hexdigest())
-        offset = 8
+        offset, compressed = 8, b""
         for i in range(count):
             name_of_chunk, codec, length, raw_length = struct.unpack("<32sBII", index[41 * i :][:41])
             stored = data[offset : offset + length]
             offset += length
             raw = stored if codec == 0 else zstd.decompress(stored)
+            compressed += b"" if codec == 0 else blake3(stored).digest()
             assert len(raw) == raw_length
             assert blake3(raw).digest() == name_of_chunk
             self.chunks[name_of_chunk] = raw
+        named = blake3(data[-40:-8] + compressed).hexdigest() if compressed else data[-40:-8].hex()
+        assert name in (named, blake3(data).hexdigest())
 
     def tree(self, name: bytes) -> tuple[list[Entry], bytes]:
         """Entries below a node, and its identity."""

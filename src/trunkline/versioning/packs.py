@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from trunkline.core.hashing import HASH_BYTES, digest
@@ -133,12 +133,16 @@ class PackBuilder:
         self.views: list[memoryview] = []
         """Those parts that lie in buffers which somebody wants back."""
         self.records: list[PackRecord] = []
+        self._compressed: list[bytes] = []
+        """Hashes of the bytes of compressed chunks."""
         self.size = len(HEADER)
 
     def add(self, name: bytes, codec: int, stored: bytes | memoryview, raw_length: int) -> None:
         length = len(stored)
         self.records.append(_new(PackRecord, (name, self.size, length, raw_length, codec)))
         self.parts.append(stored)
+        if codec != STORED:
+            self._compressed.append(digest(stored))
         if type(stored) is memoryview:
             self.views.append(stored)
         self.size += length
@@ -150,18 +154,24 @@ class PackBuilder:
     def seal(self) -> str:
         """Append the index; returns the pack's name. Nothing can be added afterwards.
 
-        The name is the hash of the index, which says all about the chunks and their order: hashing them again would cost as
-        much as everything else.
+        The index says all about the chunks and their order, so it need not be hashed what is stored as it is.
         """
         pack = _RECORD.pack
         index = b"".join([pack(name, codec, length, raw) for name, _, length, raw, codec in self.records])
-        name = digest(index)
-        footer = index + _TRAILER.pack(len(self.records), name, FOOTER_MAGIC)
+        name = _name(digest(index), self._compressed)
+        footer = index + _TRAILER.pack(len(self.records), digest(index), FOOTER_MAGIC)
         if self.size < SMALL_PARTS_BYTES * len(self.parts):
             self.parts = [b"".join(self.parts)]
         self.parts.append(footer)
         self.size += len(footer)
-        return name.hex()
+        return name
+
+
+def _name(index: bytes, compressed: Sequence[bytes]) -> str:
+    """What a pack is called: by the hash of its index, and by those of the chunks that are compressed in it. A frame of zstd
+    has bits that mean nothing, so of such a chunk the hash of its content does not tell whether its bytes are as they were.
+    """
+    return (digest(index + b"".join(compressed)) if compressed else index).hex()
 
 
 def object_key(pack_name: str) -> str:
@@ -169,6 +179,8 @@ def object_key(pack_name: str) -> str:
 
 
 TRAILER_BYTES = _TRAILER.size
+_COUNT_BYTES = 4
+"""Before the hash of the index in the trailer."""
 
 
 def packed_bytes(lengths: Iterable[int]) -> int:
@@ -208,17 +220,19 @@ def read_index(footer: bytes) -> list[PackRecord]:
 
 def is_intact(name: str, data: bytes) -> bool:
     """Whether these are the bytes of the pack of that name, to the last one."""
-    is_named = data[-TRAILER_BYTES : -len(FOOTER_MAGIC)].endswith(bytes.fromhex(name))
-    is_named = is_named or digest(data).hex() == name  # what packs were named by at first
-    return is_named and data.startswith(HEADER) and _holds_what_it_says(data)
-
-
-def _holds_what_it_says(data: bytes) -> bool:
+    if not data.startswith(HEADER):
+        return False
     try:
         records = read_index(data[-TRAILER_BYTES - index_bytes(data[-TRAILER_BYTES:]) :])
         if packed_bytes(record.length for record in records) != len(data):
             return False
         view = memoryview(data)
+        compressed = []
+        for _, offset, length, _, codec in records:
+            if codec != STORED:
+                compressed.append(digest(view[offset : offset + length]))
+        if _name(data[-TRAILER_BYTES + _COUNT_BYTES : -len(FOOTER_MAGIC)], compressed) != name:
+            return digest(data).hex() == name  # what packs were named by at first
         return all(
             digest(decompress(r.codec, view[r.offset : r.offset + r.length], r.raw_length)) == r.hash
             for r in records
