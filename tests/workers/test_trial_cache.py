@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 from pathlib import Path
 
@@ -59,6 +61,24 @@ def test_two_at_once_build_it_once(tmp_path: Path) -> None:
         thread.join()
     assert len(builds) == 1
     assert not both_in.broken
+
+
+def test_whoever_waits_to_build_sees_that_it_is_built(tmp_path: Path) -> None:
+    """Two that both saw nothing there: the slower one need not wait until the faster one has done its work."""
+    (tmp_path / "run" / "cache").mkdir(parents=True)
+    other = os.open(tmp_path / "run" / "cache" / "r.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(other, fcntl.LOCK_SH)  # it looks, too
+    waits = 0
+
+    def build_elsewhere() -> None:
+        nonlocal waits
+        waits += 1
+        assert waits < 100, "the tree is there, and nobody holds it alone"
+        (tmp_path / "run" / "cache" / "r").mkdir(exist_ok=True)
+
+    with cached_tree(tmp_path, "r", lambda _: pytest.fail("built twice"), give_up=build_elsewhere) as folder:
+        assert folder.is_dir()
+    os.close(other)
 
 
 def test_giving_up_while_another_builds(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import stat
 import tempfile
 import time
@@ -42,8 +43,11 @@ def cached_tree(
             _wait_for(lock, fcntl.LOCK_SH, give_up)
             if folder.is_dir():
                 break
-            _wait_for(lock, fcntl.LOCK_EX, give_up)
-            if not folder.is_dir():
+            # Not waited for: who was faster may have built it meanwhile, and reads it for as long as a trial takes.
+            if not _is_taken(lock, fcntl.LOCK_EX):
+                give_up()
+                time.sleep(LOCK_POLL_SECONDS * random.random())
+            elif not folder.is_dir():
                 _build(cache, folder, build)
         os.utime(lock)
         evict(cache)
@@ -102,10 +106,15 @@ def _modified_at(path: Path) -> float:
 
 
 def _wait_for(lock: int, mode: int, give_up: Callable[[], None]) -> None:
-    while True:
-        try:
-            fcntl.flock(lock, mode | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            give_up()
-            time.sleep(LOCK_POLL_SECONDS)
+    while not _is_taken(lock, mode):
+        give_up()
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def _is_taken(lock: int, mode: int) -> bool:
+    """Whether the lock could be had just now. If not, one that was held before is lost."""
+    try:
+        fcntl.flock(lock, mode | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
