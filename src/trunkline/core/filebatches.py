@@ -7,12 +7,10 @@ call and every copy for a file counts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from trunkline.core.filestream import (
-    END,
     EXECUTABLE,
     FAILURE,
     FAILURE_BYTES_MAX,
@@ -22,8 +20,9 @@ from trunkline.core.filestream import (
     SMALL_BYTES_MAX,
     TIMED,
     Source,
-    StreamFailureError,
     bad_stream,
+    check_end,
+    failure_in,
 )
 
 STEP_BYTES = 2 * 2**20
@@ -152,15 +151,8 @@ class _Reader:
     def _last(self, kind: int, size: int, count: int) -> None:
         if kind == FAILURE and size <= FAILURE_BYTES_MAX:
             self._need(size)
-            try:
-                said = json.loads(self._take(size))
-            except ValueError as error:
-                raise bad_stream("what it says went wrong is not readable") from error
-            raise StreamFailureError({str(key): str(value) for key, value in dict(said).items()})
-        if kind != END:
-            raise bad_stream("it holds a record of an unknown kind")
-        if size != count:
-            raise bad_stream(f"it holds {count} files and says that it holds {size}")
+            raise failure_in(self._take(size))
+        check_end(kind, size, count)
         if self._filled != self._at or self._source.readinto(memoryview(bytearray(1))):
             raise bad_stream("it goes on behind its end")
 

@@ -100,30 +100,11 @@ class _Reader:
         """Bytes of a large file that nobody has asked for yet."""
 
     def files(self) -> Iterator[StreamedFile]:
-        unpack, head_bytes, buffer = HEAD.unpack_from, HEAD.size, self._buffer
-        self._need(len(MAGIC))
-        if self._take(len(MAGIC)) != MAGIC:
-            raise bad_stream("it does not begin as one of version 1 does")
-        count = 0
-        while True:
-            if self._filled - self._at < head_bytes:
-                self._need(head_bytes)
-            kind, flags, name_bytes, time, size = unpack(buffer, self._at)
-            self._at += head_bytes
-            if kind != FILE or flags > EXECUTABLE | TIMED:
-                self._last(kind, size, count)
-                return
-            if self._filled - self._at < name_bytes:
-                self._need(name_bytes)
-            name_end = self._at + name_bytes
+        for key, size, modified_ns, executable in self.heads():
             try:
-                name = str(buffer[self._at : name_end], "utf-8")
+                name = str(key, "utf-8")
             except UnicodeDecodeError as error:
                 raise bad_stream("a name is not UTF-8") from error
-            self._at = name_end
-            modified_ns = time if flags & TIMED else None
-            executable = bool(flags & EXECUTABLE)
-            count += 1
             if size > SMALL_BYTES_MAX:
                 self._left = size
                 yield StreamedFile(name, size, modified_ns, executable, None, self._parts())
@@ -134,11 +115,12 @@ class _Reader:
                 continue
             if self._filled - self._at < size:
                 self._need(size)
-            content = buffer[self._at : self._at + size]
+            content = self._buffer[self._at : self._at + size]
             self._at += size
             yield StreamedFile(name, size, modified_ns, executable, content, ())
 
     def heads(self) -> Iterator[tuple[bytes, int, int | None, bool]]:
+        """Name, size, time and executable bit of each file; who asks reads the content before the next one, if there is any."""
         unpack, head_bytes, buffer = HEAD.unpack_from, HEAD.size, self._buffer
         self._need(len(MAGIC))
         if self._take(len(MAGIC)) != MAGIC:
@@ -176,15 +158,8 @@ class _Reader:
     def _last(self, kind: int, size: int, count: int) -> None:
         if kind == FAILURE and size <= FAILURE_BYTES_MAX:
             self._need(size)
-            try:
-                said = json.loads(self._take(size))
-            except ValueError as error:
-                raise bad_stream("what it says went wrong is not readable") from error
-            raise StreamFailureError({str(key): str(value) for key, value in dict(said).items()})
-        if kind != END:
-            raise bad_stream("it holds a record of an unknown kind")
-        if size != count:
-            raise bad_stream(f"it holds {count} files and says that it holds {size}")
+            raise failure_in(self._take(size))
+        check_end(kind, size, count)
         if self._filled != self._at or self._source.readinto(self._buffer[:1]):
             raise bad_stream("it goes on behind its end")
 
@@ -206,6 +181,23 @@ class _Reader:
             if not read:
                 raise bad_stream("it is cut short")
             self._filled += read
+
+
+def failure_in(text: bytes) -> Exception:
+    """The error that a failure record stands for."""
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return bad_stream("what it says went wrong is not readable")
+    return StreamFailureError({str(key): str(value) for key, value in dict(said).items()})
+
+
+def check_end(kind: int, size: int, count: int) -> None:
+    """:raises InvalidInputError: ``bad_stream``, if this is not the record that ends a stream of ``count`` files."""
+    if kind != END:
+        raise bad_stream("it holds a record of an unknown kind")
+    if size != count:
+        raise bad_stream(f"it holds {count} files and says that it holds {size}")
 
 
 def bad_stream(why: str) -> InvalidInputError:
