@@ -34,6 +34,7 @@ GUARD = Path(__file__).with_name("guard.py")
 ENGINE_SECONDS_MAX = 60.0
 PULL_POLL_SECONDS = 0.2
 NOT_FOUND, KILLED = 127, 137
+NOTHING: Mapping[str, str] = {}
 NOT_STARTED = (125, 126, 127)
 """What the client ends with if there was no command; a command may do so, too."""
 _ENGINE_SAYS = re.compile(r"\b(?:docker: )?(?:Error|Error response from daemon): (.*)")
@@ -170,10 +171,10 @@ class ContainerSandbox(Sandbox):
     def begin(self, command: Command) -> None:
         """Start a container with a command."""
         self._name = self._image.next_name()
-        variables = {**self._variables, **command.env}
+        variables = {**self._variables, **command.common, **command.env}
         argv = [*self._client(variables, command.cwd), *command.argv]
         passed = {key: value for key, value in variables.items() if not _OF_THE_ENGINE.match(key)}
-        super().begin(dataclasses.replace(command, argv=argv, env=passed, cwd="/"))
+        super().begin(dataclasses.replace(command, argv=argv, env=passed, common=NOTHING, cwd="/"))
 
     def _client(self, variables: Mapping[str, str], cwd: str) -> list[str]:
         image, limits = self._image, self._limits
