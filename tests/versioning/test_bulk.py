@@ -16,6 +16,7 @@ from tests.versioning.conftest import contents, open_service, put, stage
 from trunkline.core.hashing import digest
 from trunkline.errors import ConflictError, CorruptionError, LimitError
 from trunkline.storage.db.engine import Database
+from trunkline.storage.objects.aligned import Buffers
 from trunkline.storage.objects.local import LocalStore
 from trunkline.storage.objects.memory import MemoryStore
 from trunkline.versioning import files, slabs, staging, steps
@@ -131,7 +132,7 @@ def test_parts_may_be_views_of_a_buffer_that_changes(db: Database, size: int, le
 @pytest.mark.parametrize("kind", ["random", "zeros", "text"])
 @pytest.mark.parametrize("extra", [-MIB, -1, 0, 1, 2 * MIB + 5])
 def test_buffers_are_cut_as_whole_files_are(kind: str, extra: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slabs, "SLAB_BYTES", 3 * MIB)
+    monkeypatch.setattr(slabs, "_spare", Buffers(3 * MIB, kept_max=2))
     length = 6 * MIB + extra
     data = {
         "random": random.Random(extra).randbytes(length),

@@ -341,7 +341,7 @@ class DirectAnswer(_Owned):
         super().__init__(own, stopping)
         self._chunked = chunked
 
-    def write(self, pieces: list[Piece]) -> None:
+    def write(self, pieces: Sequence[Piece]) -> None:
         """Send pieces, one after the other; several in one system call."""
         size = sum(map(len, pieces))
         if size:

@@ -177,7 +177,12 @@ class Streamed(StreamingResponse):
     """An answer made while it is sent, by one thread, straight into the socket where that goes."""
 
     def __init__(
-        self, batches: Iterator[list[Piece]], *, media_type: str, headers: dict[str, str] | None, status: int
+        self,
+        batches: Iterator[Sequence[Piece]],
+        *,
+        media_type: str,
+        headers: dict[str, str] | None,
+        status: int,
     ) -> None:
         parts = (b"".join(batch) for batch in batches)
         super().__init__(parts, status_code=status, media_type=media_type, headers=headers)
@@ -220,15 +225,19 @@ def streamed(
     parts: Iterable[Piece], *, media_type: str, headers: dict[str, str] | None = None, status: int = 200
 ) -> Streamed:
     """An answer made while it is sent. The first part is made at once, so that what fails early gets its own status."""
-    batches = batched(parts)
-    first = next(batches, [])
-    return Streamed(chain([first], batches), media_type=media_type, headers=headers, status=status)
+    return streamed_batches(batched(parts), media_type=media_type, headers=headers, status=status)
 
 
-def streamed_batches(batches: Iterator[list[Piece]], *, media_type: str) -> Streamed:
+def streamed_batches(
+    batches: Iterator[Sequence[Piece]],
+    *,
+    media_type: str,
+    headers: dict[str, str] | None = None,
+    status: int = 200,
+) -> Streamed:
     """The same, of pieces that come in batches, each good until the next one is asked for."""
     first = next(batches, [])
-    return Streamed(chain([first], batches), media_type=media_type, headers=None, status=200)
+    return Streamed(chain([first], batches), media_type=media_type, headers=headers, status=status)
 
 
 def batched(parts: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -34,7 +34,7 @@ COPIED_BYTES_MAX = 4096
 class Memory(Protocol):
     """Buffers of several MiB that go round; each is in use once for every time it was taken or held."""
 
-    def take(self) -> bytearray: ...
+    def take(self) -> memoryview: ...
 
     def release(self, piece: memoryview, /) -> None: ...
 
@@ -77,7 +77,7 @@ class _Reader:
     def __init__(self, source: Source, memory: Memory) -> None:
         self._source = source
         self._memory = memory
-        self.buffer = memoryview(memory.take())
+        self.buffer = memory.take()
         self._at = 0
         self._filled = 0
         self._left = 0
@@ -169,7 +169,7 @@ class _Reader:
         """Receive more; in another buffer, where this one is full."""
         if self._filled == len(self.buffer):
             full, rest = self.buffer, self._filled - self._at
-            self.buffer = memoryview(self._memory.take())
+            self.buffer = self._memory.take()
             self.buffer[:rest] = full[self._at :]
             self._at, self._filled = 0, rest
             self._memory.release(full)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from trunkline.sdk.packing import Progress, Source
 
 PART_BYTES = 256 * 1024
+WRITE_BYTES = 32 * 1024
+"""For a larger write the page cache asks for larger blocks of memory, and those are what a virtual machine has given back to its
+host: two gigabytes of them took the processor 2.7 to 4.3 seconds, in small ones 0.6 to 2.5."""
 
 Body = bytes | Iterable[bytes] | IO[bytes]
 T = TypeVar("T")
@@ -361,9 +364,10 @@ def copied(source: Download, target: IO[bytes], progress: Progress | None = None
         if descriptor is None:
             target.write(buffer[:read])
         else:
-            part = buffer[:read]
-            while part := part[os.write(descriptor, part) :]:
-                pass
+            for at in range(0, read, WRITE_BYTES):
+                part = buffer[at : min(at + WRITE_BYTES, read)]
+                while part := part[os.write(descriptor, part) :]:
+                    pass
         size += read
         if progress is not None:
             progress(read)

@@ -21,7 +21,7 @@ from trunkline.core.clock import Clock
 from trunkline.core.hashing import digest
 from trunkline.errors import CorruptionError, NotFoundError, UnavailableError
 from trunkline.storage.db.engine import Database
-from trunkline.storage.objects.base import ObjectStore
+from trunkline.storage.objects.base import GET_SLACK_BYTES, ObjectStore
 from trunkline.versioning import chunkindex, maintenance, slabs, writers
 from trunkline.versioning.chunkindex import Location
 from trunkline.versioning.files import Content, ListBuilder
@@ -136,8 +136,10 @@ class ChunkStore:
             key = object_key(run[0][1].pack)
             try:
                 if length <= len(buffer):
-                    got = self._objects.get_into(key, buffer[:length], offset=start)
-                    stored, buffer = buffer[:got], buffer[length:]
+                    stored = self._objects.get_into(
+                        key, buffer[: length + GET_SLACK_BYTES], offset=start, length=length
+                    )
+                    buffer = buffer[length + GET_SLACK_BYTES :]
                 else:
                     stored = memoryview(self._objects.get(key, offset=start, length=length))
             except NotFoundError:
@@ -273,6 +275,7 @@ class ChunkWriter:
         for pool in (self._helper, self._pool):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
+        self.slabs.close()
         self.lease.end()
 
     def add(self, raw: bytes) -> bytes:

@@ -10,22 +10,27 @@ from typing import NamedTuple
 
 from pyfastcdc import FastCDC
 
+from trunkline.storage.objects.aligned import Buffers
 from trunkline.versioning.files import CUT_MAX_BYTES, ONE_CHUNK_BYTES_MAX, new_cutter
 
 SLAB_BYTES = 8 * 2**20
+
+
+SPARE_MAX = 3
+_spare = Buffers(SLAB_BYTES, kept_max=SPARE_MAX)
 
 
 class Slabs:
     """The buffers of one writer, and how many pieces of each are in use. For one thread."""
 
     def __init__(self) -> None:
-        self._free: list[bytearray] = []
+        self._free: list[memoryview] = []
         self._uses: dict[int, int] = {}
 
-    def take(self) -> bytearray:
+    def take(self) -> memoryview:
         """A buffer, in use once."""
-        slab = self._free.pop() if self._free else bytearray(SLAB_BYTES)
-        self._uses[id(slab)] = 1
+        slab = self._free.pop() if self._free else _spare.take()
+        self._uses[id(slab.obj)] = 1
         return slab
 
     def hold(self, piece: bytes | memoryview) -> None:
@@ -38,9 +43,14 @@ class Slabs:
         if isinstance(piece, memoryview):
             slab = piece.obj
             self._uses[id(slab)] -= 1
-            if self._uses[id(slab)] == 0 and isinstance(slab, bytearray):
+            if self._uses[id(slab)] == 0:
                 del self._uses[id(slab)]
-                self._free.append(slab)
+                self._free.append(memoryview(slab))
+
+    def close(self) -> None:
+        """Leave the buffers that are not in use to the next writer."""
+        while self._free:
+            _spare.give_back(self._free.pop())
 
 
 class Cut(NamedTuple):
@@ -77,15 +87,15 @@ def from_parts(parts: Iterable[bytes | memoryview]) -> Fill:
 def cut(fill: Fill, slabs: Slabs) -> Iterator[Cut]:
     """Cut a content, received straight into the buffers; a short one is one chunk."""
     cutter: FastCDC | None = None
-    whole, filled = memoryview(slabs.take()), 0
+    whole, filled = slabs.take(), 0
     while read := fill(whole[filled:]):
         filled += read
-        if filled == SLAB_BYTES:
+        if filled == len(whole):
             cutter = cutter or new_cutter()
             # A cut is final only where a chunk of the largest size would have had room.
             chunks, done = _chunks(cutter, whole, CUT_MAX_BYTES)
-            following = memoryview(slabs.take())
-            filled = SLAB_BYTES - done
+            following = slabs.take()
+            filled -= done
             following[:filled] = whole[done:]
             yield Cut(whole, chunks)
             whole = following

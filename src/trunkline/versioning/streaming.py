@@ -1,5 +1,6 @@
-"""Trees as batches of files with their bytes, for whoever sends them on: nothing is made per file but what is sent, and the
-bytes lie in a few buffers that are used again and again, since fresh memory costs as much as reading into it."""
+"""Trees as batches of files with their bytes, and large files as batches of bytes, for whoever sends them on: nothing is made per
+file but what is sent, and the bytes lie in a few buffers that are used again and again, since fresh memory costs as much as
+reading into it."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from itertools import chain
 from typing import NamedTuple
 
 from trunkline.errors import CorruptionError
+from trunkline.storage.objects.aligned import Buffers
+from trunkline.storage.objects.base import GET_SLACK_BYTES
 from trunkline.versioning import views
 from trunkline.versioning.bulk import (
     BATCH_BYTES_MIN,
@@ -26,10 +29,16 @@ from trunkline.versioning.trees import Load
 BATCH_BYTES_MAX = 2 * 2**20
 """Of the buffers, each has room for this and one chunk more: small enough to stay in the processor's cache."""
 
+RUNS_MAX = 32
+"""A batch that lies in more places has its last bytes as copies."""
+
 Bytes = bytes | memoryview
 Part = tuple[Entry | None, Bytes | CorruptionError]
 """A file with its first bytes (all, if it is not large); with None, the next bytes of the file before. An error in the place of
 a file's first bytes: why there are none."""
+
+
+_memory = Buffers(BATCH_BYTES_MAX + ONE_CHUNK_BYTES_MAX + RUNS_MAX * GET_SLACK_BYTES, kept_max=BATCHES_AHEAD)
 
 
 class _Wanted(NamedTuple):
@@ -46,20 +55,56 @@ def read_batches(chunks: ChunkStore, load: Load, root: bytes, tops: Iterable[str
     :raises NotFoundError: ``no_file``. :raises CorruptionError: for what is lost or damaged behind a file's first bytes.
     """
     entries = chain.from_iterable([views.entries_below(load, root, path) for path in tops])
-    batches = _batches(_plan(chunks, entries))
+    path = ""
+    for batch, found in _fetched(chunks, _batches(_plan(chunks, entries))):
+        yield _joined(chunks, batch, found, path)
+        path = next((one.entry.key.decode() for one in reversed(batch) if one.entry), path)
+
+
+def read_range(
+    chunks: ChunkStore, content: Content, path: str, offset: int, length: int | None
+) -> Iterator[list[Bytes]]:
+    """The bytes of a range of a file, in batches that are good until the next one is asked for.
+
+    :raises CorruptionError: naming the file, the chunk and the pack.
+    """
+    skip = 0
+    left = max(0, content.size - offset if length is None else min(length, content.size - offset))
+
+    def plan() -> Iterator[_Wanted]:
+        nonlocal skip
+        for number, (ref, low, _) in enumerate(chunks_of(content, chunks.get, offset, length)):
+            skip = skip if number else low
+            yield _Wanted(None, ref.hash, ref.size)
+
+    with naming(path):
+        for batch, found in _fetched(chunks, _batches(plan())):
+            pieces: list[Bytes] = []
+            for one in batch:
+                assert type(one.name) is bytes, "only chunks are wanted"
+                data = found.get(one.name)
+                piece = memoryview(chunks.get(one.name) if data is None else data)[skip : skip + left]
+                pieces.append(piece)
+                skip, left = 0, left - len(piece)
+            yield pieces
+
+
+def _fetched(
+    chunks: ChunkStore, batches: Iterator[list[_Wanted]]
+) -> Iterator[tuple[list[_Wanted], Mapping[bytes, Bytes]]]:
+    """Each batch with those of its chunks that can be read, the next ones on their way."""
     first, second = next(batches, None), next(batches, None)
     if first is None:
         return
-    path = ""
     if second is None:  # not worth a thread
-        yield _joined(chunks, first, chunks.get_many(_names(first)), path)
+        yield first, chunks.get_many(_names(first))
         return
     buffers: list[memoryview] = []
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead")
     waiting: deque[tuple[list[_Wanted], memoryview, Future[dict[bytes, Bytes]]]] = deque()
 
     def ask(batch: list[_Wanted]) -> None:
-        buffer = buffers.pop() if buffers else memoryview(bytearray(BATCH_BYTES_MAX + ONE_CHUNK_BYTES_MAX))
+        buffer = buffers.pop() if buffers else _memory.take()
         waiting.append((batch, buffer, pool.submit(chunks.get_into, _names(batch), buffer)))
 
     try:
@@ -69,11 +114,12 @@ def read_batches(chunks: ChunkStore, load: Load, root: bytes, tops: Iterable[str
             if len(waiting) < BATCHES_AHEAD and (more := next(batches, None)) is not None:
                 ask(more)
             batch, buffer, future = waiting.popleft()
-            yield _joined(chunks, batch, future.result(), path)
-            path = next((one.entry.key.decode() for one in reversed(batch) if one.entry), path)
+            yield batch, future.result()
             buffers.append(buffer)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        for buffer in (*buffers, *(buffer for _, buffer, _ in waiting)):
+            _memory.give_back(buffer)
 
 
 def _names(batch: list[_Wanted]) -> list[bytes]:

@@ -17,7 +17,7 @@ from trunkline.api.paging import PAGE_ITEMS_DEFAULT, Cursor, Limit, answer_rows,
 from trunkline.api.ranges import behind_the_end, parse_range
 from trunkline.api.routes import new_router
 from trunkline.api.spouts import writes_as
-from trunkline.api.stream import streamed
+from trunkline.api.stream import streamed_batches
 from trunkline.core.ids import TreeHash
 from trunkline.core.paths import parse_address
 from trunkline.errors import InvalidInputError, NotFoundError, PermissionDeniedError
@@ -45,9 +45,9 @@ def get_file(
     if length is not None:
         headers["content-range"] = f"bytes {offset}-{offset + length - 1}/{info.size}"
     headers["content-length"] = str(info.size if length is None else length)
-    parts = use.versioning.read(root, path, offset=offset, length=length)
-    return streamed(
-        parts, media_type="application/octet-stream", headers=headers, status=200 if length is None else 206
+    batches = use.versioning.read_range(root, path, offset=offset, length=length)
+    return streamed_batches(
+        batches, media_type="application/octet-stream", headers=headers, status=200 if length is None else 206
     )
 
 

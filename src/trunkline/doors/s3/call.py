@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from trunkline.access.model import Identity
+from trunkline.api.direct import Piece
 from trunkline.api.stream import BodyReader
 from trunkline.core.ids import TreeHash
 from trunkline.doors.s3.buckets import Bucket, parse_bucket
@@ -113,12 +114,13 @@ class Call:
         size = self.headers.get("content-length", "")
         return self.writes.for_bytes(int(size) if size.isascii() and size.isdigit() else None)
 
-    def content(self, root: TreeHash, path: str, offset: int, length: int) -> Iterator[bytes]:
-        """A range of a file, which takes its place among the large ones that are read while it is."""
+    def content(self, root: TreeHash, path: str, offset: int, length: int) -> Iterator[Sequence[Piece]]:
+        """A range of a file, which takes its place among the large ones that are read while it is; in batches that are good
+        until the next one is asked for."""
         with self.reads.for_bytes(length):
             for at in range(offset, offset + length, WINDOW_BYTES):
                 size = min(WINDOW_BYTES, offset + length - at)
-                yield from self.services.versioning.read(root, path, offset=at, length=size)
+                yield from self.services.versioning.read_range(root, path, offset=at, length=size)
 
     def document(self) -> bytes:
         """A body that is an XML document. :raises S3Error: ``EntityTooLarge``."""

@@ -7,7 +7,7 @@ import re
 from starlette.responses import Response
 
 from trunkline.api.ranges import parse_range
-from trunkline.api.stream import streamed
+from trunkline.api.stream import streamed_batches
 from trunkline.doors.s3.answers import empty, xml
 from trunkline.doors.s3.call import Call
 from trunkline.doors.s3.conditions import NotModifiedError, check_read
@@ -54,8 +54,8 @@ def get_object(call: Call) -> Response:
     headers["content-length"] = str(length)
     if call.method == "HEAD" or info.is_dir:
         return empty(status, headers)
-    parts = call.content(seen.tree, info.path, offset, length)
-    return streamed(parts, media_type=headers["content-type"], headers=headers, status=status)
+    batches = call.content(seen.tree, info.path, offset, length)
+    return streamed_batches(batches, media_type=headers["content-type"], headers=headers, status=status)
 
 
 def _range_of(call: Call, info: FileInfo) -> str | None:

@@ -7,6 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+GET_SLACK_BYTES = 3 * 4096
+"""What a buffer has beyond what is read into it, so that a disk can write to whole blocks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectInfo:
@@ -26,11 +29,12 @@ class ObjectStore(ABC):
     def get(self, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """The bytes of a range; shorter only at the object's end."""
 
-    def get_into(self, key: str, buffer: memoryview, *, offset: int = 0) -> int:
-        """Fill the buffer with the bytes from ``offset`` on; returns how many there were."""
-        data = self.get(key, offset=offset, length=len(buffer))
+    def get_into(self, key: str, buffer: memoryview, *, offset: int, length: int) -> memoryview:
+        """The bytes of a range, which lie somewhere in ``buffer``; it has room for them and ``GET_SLACK_BYTES`` more, or they may
+        come more slowly. Fewer only at the object's end."""
+        data = self.get(key, offset=offset, length=length)
         buffer[: len(data)] = data
-        return len(data)
+        return buffer[: len(data)]
 
     @abstractmethod
     def put(self, key: str, parts: Iterable[bytes]) -> None:

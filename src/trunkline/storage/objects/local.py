@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
-from trunkline.storage.objects import writing
+from trunkline.storage.objects import reading, writing
+from trunkline.storage.objects.aligned import Buffers
 from trunkline.storage.objects.base import ObjectInfo, ObjectStore
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -37,7 +38,8 @@ class LocalStore(ObjectStore):
         self._root = root
         self._lock = threading.Lock()
         self._known_folders: set[Path] = set()
-        self._buffers = writing.Buffers()
+        self._buffers = Buffers(writing.BUFFER_BYTES, kept_max=writing.BUFFERS_KEPT_MAX)
+        self._firsts = reading.FirstReads()
         with _translated(root):
             _make_folder(root)
 
@@ -55,20 +57,13 @@ class LocalStore(ObjectStore):
             finally:
                 os.close(descriptor)
 
-    def get_into(self, key: str, buffer: memoryview, *, offset: int = 0) -> int:
+    def get_into(self, key: str, buffer: memoryview, *, offset: int, length: int) -> memoryview:
         path = self._path(key)
         with _translated(path):
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                return reading.read_into(str(path), buffer, offset, length, self._firsts)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise _absent(key) from error
-            try:
-                got = 0
-                while got < len(buffer) and (read := os.preadv(descriptor, [buffer[got:]], offset + got)):
-                    got += read
-                return got
-            finally:
-                os.close(descriptor)
 
     def put(self, key: str, parts: Iterable[bytes]) -> None:
         path = self._path(key)

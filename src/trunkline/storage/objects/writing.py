@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
+
+from trunkline.storage.objects.aligned import BLOCK_BYTES, Buffers
 
 DIRECT_FROM_BYTES = 2**20
 """For less, what has to be written at once costs more than the copy into the page cache."""
 BUFFER_BYTES = 4 * 2**20
-BLOCK_BYTES = 4096
 BUFFERS_KEPT_MAX = 2
 PARTS_PER_WRITE = 512
 """The system takes 1,024."""
@@ -29,27 +27,6 @@ WRITE_BYTES = 128 * 2**10
 given back to its host: getting a gigabyte of them again takes 2 to 3.5 seconds of the processor, copying into small ones 0.2."""
 
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
-
-
-class Buffers:
-    """Aligned memory that is lent to one write after the other. Safe between threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: list[memoryview] = []
-
-    @contextmanager
-    def lent(self) -> Iterator[memoryview]:
-        with self._lock:
-            found = self._free.pop() if self._free else None
-        # Private: what is mapped without a file is shared with forked processes otherwise.
-        buffer = found or memoryview(mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-        try:
-            yield buffer
-        finally:
-            with self._lock:
-                if len(self._free) < BUFFERS_KEPT_MAX:
-                    self._free.append(buffer)
 
 
 def write_all(descriptor: int, parts: Iterable[bytes], buffers: Buffers) -> None:
