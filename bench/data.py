@@ -49,29 +49,29 @@ def insert_byte(folder: Path) -> None:
 Change = Callable[[Path], None]
 
 
-def compare(make: Callable[[Path], None], changes: list[tuple[str, Change]], rounds: int) -> None:
-    """Every program: first put, get, then a put after each change; in turns, ``rounds`` times, medians."""
+def compare(
+    make: Callable[[Path], None], changes: list[tuple[str, Change]], rounds: int, *, keep: bool
+) -> None:
+    """Every program: first put, get, then a put after each change; medians of ``rounds``.
+
+    All programs do a step, each round in another order, before any does the next one, so that they meet the same disk and memory.
+    ``keep``: nothing is deleted until the end: for a minute or more after files were deleted, ext4 makes new ones at a tenth of
+    its speed, whoever asks.
+    """
     names = [name for name, _ in available()]
     times: dict[str, dict[str, list[float]]] = {name: {} for name in names}
     grown: dict[str, dict[str, int]] = {name: {} for name in names}
     memory = 0.0
     top = Path(tempfile.mkdtemp(prefix="trunkline-bench-data-", dir=os.environ.get("BENCH_DIR")))
     try:
-        for _ in range(rounds):
-            for name, kind in available():
-                source = top / "source"
-                source.mkdir()
-                make(source)
-                work = top / name.replace(" ", "")
-                work.mkdir()
-                program: Program = kind(name, work)
-                program.prepare()
-                one_round(program, source, changes, times[name], grown[name], top / "out")
-                if isinstance(program, Trunkline):
-                    program.close()
-                    memory = max(memory, program.memory_mb)
-                shutil.rmtree(work)
-                shutil.rmtree(source)
+        for number in range(rounds):
+            folder = top / str(number)
+            folder.mkdir()
+            kinds = available()
+            programs = one_round(folder, kinds[number:] + kinds[:number], make, changes, times, grown)
+            memory = max([memory, *(one.memory_mb for one in programs if isinstance(one, Trunkline))])
+            if not keep:
+                shutil.rmtree(folder)
     finally:
         shutil.rmtree(top, ignore_errors=True)
     print_table(names, times, grown, ["put", "get", *(name for name, _ in changes)])
@@ -79,26 +79,44 @@ def compare(make: Callable[[Path], None], changes: list[tuple[str, Change]], rou
 
 
 def one_round(
-    program: Program, source: Path, changes: list[tuple[str, Change]], times: dict[str, list[float]],
-    grown: dict[str, int], out: Path,
-) -> None:  # fmt: skip
-    def put(what: str, *, again: bool = True) -> None:
-        if isinstance(program, Dvc):
-            program.place(source)
-        before = program.stored_bytes()
-        if isinstance(program, Trunkline) and again:
-            seconds = timed(lambda: program.put_again(source))
-        else:
-            seconds = timed(lambda: program.put(source))
-        times.setdefault(what, []).append(seconds)
-        grown[what] = program.stored_bytes() - before
+    folder: Path, kinds: list[tuple[str, type[Program]]], make: Callable[[Path], None], changes: list[tuple[str, Change]],
+    times: dict[str, dict[str, list[float]]], grown: dict[str, dict[str, int]],
+) -> list[Program]:  # fmt: skip
+    source = folder / "source"
+    source.mkdir()
+    make(source)
+    programs = []
+    for name, kind in kinds:
+        work = folder / name.replace(" ", "")
+        work.mkdir()
+        programs.append(kind(name, work))
+        programs[-1].prepare()
+    try:
+        for what, change in [("put", None), ("get", None), *changes]:
+            if change is not None:
+                change(source)
+            for program in programs:
+                if isinstance(program, Dvc) and what != "get":
+                    program.place(source)
+                os.sync()
+                before = 0 if what == "get" else program.stored_bytes()
+                seconds = timed(_step(program, what, source, folder / f"out-{program.name}"))
+                times[program.name].setdefault(what, []).append(seconds)
+                if what != "get":
+                    grown[program.name][what] = program.stored_bytes() - before
+    finally:
+        for program in programs:
+            if isinstance(program, Trunkline):
+                program.close()
+    return programs
 
-    put("put", again=False)
-    times.setdefault("get", []).append(timed(lambda: program.get(out)))
-    shutil.rmtree(out, ignore_errors=True)
-    for what, change in changes:
-        change(source)
-        put(what)
+
+def _step(program: Program, what: str, source: Path, out: Path) -> Callable[[], object]:
+    if what == "get":
+        return lambda: program.get(out)
+    if what != "put" and isinstance(program, Trunkline):
+        return lambda: program.put_again(source)
+    return lambda: program.put(source)
 
 
 def print_table(
@@ -183,6 +201,7 @@ def data(scale: float = 1.0, rounds: int = 3) -> None:
         lambda folder: make_files(folder, count, small),
         [("1 % of the files changed", lambda folder: change_files(folder, 0.01))],
         rounds,
+        keep=True,
     )
     print(f"### One file of {big / 1e9:g} GB\n")
     compare(
@@ -192,6 +211,7 @@ def data(scale: float = 1.0, rounds: int = 3) -> None:
             ("one byte inserted at its start", insert_byte),
         ],
         rounds,
+        keep=False,
     )
     print("### Tiny files\n")
     tiny(round(TINY_FILES * scale))

@@ -110,7 +110,7 @@ class Dvc(Program):
         run("sync", "-f", self.work)
 
     def get(self, target: Path) -> None:
-        shutil.rmtree(self.work / "data")
+        (self.work / "data").rename(target)  # not deleted: see ``compare``
         run(self._dvc, "checkout", "data.dvc", env=self.env, cwd=self.work)
 
 
