@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -14,6 +15,8 @@ from logging.handlers import RotatingFileHandler
 from types import FrameType
 
 import uvicorn
+from starlette.exceptions import HTTPException
+from starlette.types import Message
 
 from trunkline.api import home
 from trunkline.api.app import create_app
@@ -97,7 +100,7 @@ class _Server(uvicorn.Server):
     """Ends in the right order: the first signal ends the workers while the API still answers them, then the API."""
 
     def __init__(self, services: Services) -> None:
-        app = create_app(services)
+        self._app = app = create_app(services)
         self._stopping: threading.Event = app.state.stopping
         super().__init__(
             uvicorn.Config(
@@ -107,6 +110,30 @@ class _Server(uvicorn.Server):
         )  # fmt: skip
         self._services = services
         self._ending = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._warming_up = asyncio.create_task(self._warm_up())
+
+    async def _warm_up(self) -> None:
+        """The routes are put together when the first request looks for one, which takes as long as a hundred requests; so one
+        that finds none is made now."""
+        nowhere = {
+            "type": "http",
+            "method": "GET",
+            "path": "/-",
+            "query_string": b"",
+            "headers": [],
+            "app": self._app,
+        }
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        async def send(message: Message) -> None: ...
+
+        with contextlib.suppress(HTTPException):
+            await self._app.router(nowhere, receive, send)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._ending:
