@@ -6,15 +6,18 @@ and before its body is read. (Async, as all of ASGI is; nothing here blocks.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from trunkline.access.model import Identity
 from trunkline.access.model import Scope as AccessScope
+from trunkline.api.bodies import JsonRequest
 from trunkline.errors import PermissionDeniedError, StateError
 from trunkline.wire.transactions import TRANSACTION_HEADER
 
@@ -63,6 +66,14 @@ class GuardedRoute(APIRoute):
                 )
             self._refuse_outside(scope)
         await super().handle(scope, receive, send)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def with_json(request: Request) -> Response:
+            return await answer(JsonRequest(request.scope, request.receive))
+
+        return with_json
 
     def _refuse_outside(self, scope: Scope) -> None:
         named = Headers(scope=scope).get(TRANSACTION_HEADER)

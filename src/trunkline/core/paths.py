@@ -115,7 +115,9 @@ class Glob:
         if path == "/" and self.depth != 0:
             return None  # "/**" means all that is in the root, not the root
         found = self._regex.fullmatch(path)
-        return None if found is None else tuple(group or "" for group in found.groups())
+        if found is None or not self.captures:
+            return None if found is None else ()
+        return tuple(group or "" for group in found.groups())
 
     def __repr__(self) -> str:
         return f"Glob({self.pattern!r})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -24,8 +25,10 @@ class Output:
         self._tails: dict[str, deque[str]] = {name: deque(maxlen=TAIL_LINES) for name in pipes}
         self._on_line: OnLine = lambda *_: None
         self._shown: Callable[[str], str] = lambda text: text
+        self._poll = select.poll()
         for number in pipes.values():
             os.set_blocking(number, False)
+            self._poll.register(number, select.POLLIN)
 
     def listen(self, on_line: OnLine, shown: Callable[[str], str]) -> None:
         """Who gets the lines from now on; ``shown`` makes of a line what others may see of it."""
@@ -55,7 +58,7 @@ class Output:
 
     def drain(self) -> None:
         """All that has been written so far; what is not a whole line yet waits."""
-        for number in self._names:
+        for number, _ in self._poll.poll(0):
             while self.read(number):
                 pass
 
