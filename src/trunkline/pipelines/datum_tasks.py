@@ -351,7 +351,7 @@ def _result(told: Mapping[str, Any], row: JobRow) -> Result:
 def _ended(told: Mapping[str, Any], row: JobRow, failed_is: Status, now: float) -> Ended:
     status = failed_is if told["status"] == Status.FAILED else Status(told["status"])
     stats = dict(told["stats"])
-    seconds = sum(stats.get(name, 0.0) for name in ("download_seconds", "process_seconds", "upload_seconds"))
+    seconds = told.get("seconds_ago") or 0.0
     reason = str(told.get("reason", ""))[:REASON_CHARACTERS_MAX]
     if status != Status.SUCCEEDED and not reason:
         reason = "it failed without saying why"

@@ -76,6 +76,8 @@ class DatumResult(Ask):
     status: Literal["succeeded", "failed", "recovered"]
     reason: str = ""
     attempts: int = Field(default=1, ge=1)
+    seconds_ago: float | None = Field(default=None, ge=0)
+    """How long ago its last try began."""
     root: str | None = None
     """The fileset that its output is part of; None: it wrote nothing."""
     prefix: str = ""

@@ -41,6 +41,8 @@ class Result:
     status: str
     attempts: int
     reason: str = ""
+    began: float = field(default_factory=time.monotonic)
+    """When its last try began, by the clock of this machine that never goes back."""
     stats: dict[str, Any] = field(default_factory=dict)
     size: int = 0
     file_count: int = 0
@@ -54,7 +56,7 @@ class Result:
             "id": self.id, "status": self.status, "reason": self.reason[:REASON_CHARACTERS_MAX],
             "attempts": self.attempts, "root": root if has_output else None,
             "prefix": f"/{self.id}" if has_output else "", "size": self.size, "file_count": self.file_count,
-            "stats": self.stats,
+            "stats": self.stats, "seconds_ago": round(time.monotonic() - self.began, 4),
         }  # fmt: skip
 
 
@@ -84,6 +86,7 @@ class Results:
         self._closing = False
         self._failure: Exception | None = None
         self.current: str | None = None
+        self._began = time.monotonic()
         self._told: str | None = None
         self._told_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
@@ -125,6 +128,7 @@ class Results:
         """
         with self._changed:
             batch = self._open
+            result.began = self._began
             if result.file_count and self._taken.exists():
                 self._taken.rename(batch.folder / result.id)
             if not batch.results:
@@ -140,7 +144,7 @@ class Results:
 
     def begin(self, datum_id: str) -> None:
         """Name what is being worked on."""
-        self.current = datum_id
+        self.current, self._began = datum_id, time.monotonic()
 
     def flush(self) -> None:
         """Wait until all is sent; in careful mode, before each datum. The server then knows what is being worked on."""
