@@ -343,3 +343,40 @@ def test_the_log_of_a_spout_stays_until_the_spout_goes(world: World) -> None:
     world.pipelines.delete("default", "watch")
     world.settle()
     assert [path for path in world.settings.logs_dir.rglob("*") if path.is_file()] == []
+
+
+def watching(world: World) -> None:
+    made = spec("watch", spout={})
+    del made["input"]
+    world.pipelines.create("default", made)
+    world.settle()
+
+
+def spout_lines(world: World) -> list[str]:
+    return [line.text for line in world.pipelines.open_log("default", "watch", None, LogWish())(0)[0]]
+
+
+def test_each_run_of_a_spout_is_logged_from_its_first_line(world: World) -> None:
+    """Its task is made anew for each, and may well get the number of the one that has gone."""
+    watching(world)
+    for run in ("one", "two", "three"):
+        [(task, _)] = world.claim("watch")
+        world.pipelines.append_log(lease_of(task), 0, lines_of(run, f"more of {run}", ts=world.clock.now()))
+        world.pipelines.append_log(lease_of(task), 0, lines_of(run, f"more of {run}", ts=world.clock.now()))
+        world.clock.advance(1000)
+        world.jobs.reap()
+        world.clock.advance(2)
+    assert spout_lines(world) == ["one", "more of one", "two", "more of two", "three", "more of three"]
+
+
+def test_the_log_of_a_spout_is_not_that_of_one_that_had_its_name(world: World) -> None:
+    watching(world)
+    [(task, _)] = world.claim("watch")
+    world.pipelines.append_log(lease_of(task), 0, lines_of("old", ts=world.clock.now()))
+    world.pipelines.delete("default", "watch")  # what takes its log away waits for its turn
+    watching(world)
+    with pytest.raises(ConflictError):
+        world.pipelines.append_log(lease_of(task), 1, lines_of("old too", ts=world.clock.now()))
+    [(task, _)] = world.claim("watch")
+    world.pipelines.append_log(lease_of(task), 0, lines_of("new", ts=world.clock.now()))
+    assert spout_lines(world) == ["new"]

@@ -19,6 +19,7 @@ from trunkline.pipelines.keys import DATUM_SET, SPOUT, SPOUT_LOG, SWEEP_LOGS, jo
 from trunkline.pipelines.log_index import LogFilter, LogReader
 from trunkline.pipelines.logs import JobLogs
 from trunkline.pipelines.model import Cost, Job, JobSet, JobWorker, LogLine
+from trunkline.pipelines.staying import run_of
 from trunkline.pipelines.store import JobRow
 from trunkline.storage.db.engine import Database
 
@@ -159,7 +160,7 @@ class Looking:
         if task.kind == SPOUT:
             return self._logs.append(
                 project=task.payload["project"], pipeline=task.payload["pipeline"], job_id=SPOUT_LOG, worker=task.owner,
-                source=f"{task.id}:{task.attempts}", offset=offset, lines=lines, now=self._clock.now(),
+                source=run_of(task), offset=offset, lines=lines, now=self._clock.now(),
             )  # fmt: skip
         if row is None:
             raise ConflictError(f"the job of {task.key} was deleted", kind="lease_lost")
@@ -167,6 +168,10 @@ class Looking:
             project=row.job.project, pipeline=row.job.pipeline, job_id=row.job.id, worker=task.owner,
             source=f"{task.payload['set']}:{task.attempts}", offset=offset, lines=lines, now=self._clock.now(),
         )  # fmt: skip
+
+    def begin_logs(self, project: str, pipeline: str) -> None:
+        """Before the first version of a pipeline: what a spout of this name, deleted a moment ago, has left is not its log."""
+        self._logs.delete(project, pipeline, [SPOUT_LOG])
 
     def forget_logs(self, connection: Connection, project: str, pipeline: str) -> None:
         """In the transaction that takes jobs away: let their logs go, too, also if the server ends right after it."""

@@ -332,6 +332,7 @@ class PipelineService(JobUseCases):
         project, name = spec.pipeline.project, spec.pipeline.name
         description = spec.description or f"Output repo for pipeline {project}/{name}."
         self._versioning.create_owned_repo(connection, project, name, owner_of_output(name), description)
+        self.looking.begin_logs(project, name)
         return store.insert_pipeline(connection, project, name, now)
 
     def _prepare_update(self, connection: Connection, old: Pipeline) -> int:

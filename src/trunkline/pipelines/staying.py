@@ -37,10 +37,15 @@ def is_spout(spec: Mapping[str, Any]) -> bool:
     return spec.get("spout") is not None
 
 
+def run_of(task: Task) -> str:
+    """A name for what one worker does of a task: no other run ever has it, and it does not give the lease away. The number of a
+    task would not do, since databases give it anew once the task is gone."""
+    return hashlib.sha256(task.lease_token.encode()).hexdigest()[:16]
+
+
 def spout_subject(pipeline: Pipeline, task: Task) -> str:
     """Whom the token of a spout stands for: one run of it, as long as that is the present one."""
-    run = hashlib.sha256(task.lease_token.encode()).hexdigest()[:16]
-    return f"spout:{pipeline.project}/{pipeline.name}@{pipeline.spec['output_branch']}#{run}"
+    return f"spout:{pipeline.project}/{pipeline.name}@{pipeline.spec['output_branch']}#{run_of(task)}"
 
 
 def no_jobs(project: str, name: str) -> StateError:
