@@ -105,12 +105,12 @@ class SetServer:
         self,
         script: str,
         inputs: Sequence[dict[str, Any]],
-        datums: Sequence[Sequence[tuple[int, str]]],
+        datums: Sequence[Sequence[tuple[int, str] | tuple[int, str, int]]],
         *,
         transform: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
-        """Have a set done: each datum is given by its files, as ``(number of the input, path)``."""
+        """Have a set done: each datum is given by its files, as ``(number of the input, path)``, and perhaps its size."""
         base: dict[str, Any] = {
             "cmd": ["sh", "-e"], "stdin": script.splitlines(), "env": {}, "err_cmd": [], "err_stdin": [],
             "working_dir": None, "accept_return_code": [], "user": None, "datum_batching": False,
@@ -125,7 +125,7 @@ class SetServer:
             "datums": [
                 {
                     "id": f"{number:064x}", "identity": "", "attempts": 0, "env": {},
-                    "files": [[index, path, "", 1] for index, path in files],
+                    "files": [[index, path, "", *(size or [1])] for index, path, *size in files],
                 }
                 for number, files in enumerate(datums)
             ],

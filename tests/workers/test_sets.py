@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import folder_on_disk
 from tests.workers.processes import running
 from tests.workers.sets import JOB, SetServer
+from trunkline.workers.zygote import children_of
 
 pytestmark = pytest.mark.slow
 tmp_path = pytest.fixture(folder_on_disk)
@@ -68,6 +69,51 @@ def test_folders_whole_trees_and_shared_inputs(server: SetServer) -> None:
         "/pfs/images /pfs/models/model",
     ]
     assert "images/c" in server.log(3)  # and the other input is not there
+
+
+def test_small_files_are_laid_out_in_memory(server: SetServer) -> None:
+    """Only what commands read, not what they write, and not what is large or may be."""
+    root = server.tree({"/a": "AAA", "/b": "BBB", "/d/c": "CCC"})
+    script = """
+    stat -f -c %T /pfs/images /pfs/out; cat $(find $images -type f); echo
+    if touch /pfs/images/x || touch /pfs/x || rm -f $images; then echo written; fi
+    ln -s $images /pfs/out/linked; ls /pfs
+    """
+    inputs, own = [server.input(root)], ["images", "out"]
+    results = server.run(script, inputs, [[(0, "/a")], [(0, "/b")], [(0, "/a")]])
+    on_disk = server.log(0)[1]
+    assert on_disk != "tmpfs"
+    for number, text in enumerate(("AAA", "BBB", "AAA")):
+        assert server.log(number)[:3] == ["tmpfs", on_disk, text] and server.log(number)[-2:] == own
+        assert server.output(results[number]) == {"/linked": text}
+    # Too large: a new view, on the disk, which then stays.
+    server.run(script, inputs, [[(0, "/a", 2**25)]])
+    assert server.log()[:3] == [on_disk, on_disk, "AAA"]
+    server.run(script, inputs, [[(0, "/b")], [(0, "/d/")]])
+    assert server.log(0)[:3] == [on_disk, on_disk, "BBB"] and server.log(1)[:3] == [on_disk, on_disk, "CCC"]
+    assert "written" not in server.log()
+
+
+def test_a_view_that_dies_takes_no_inputs_along(server: SetServer, tmp_path: Path) -> None:
+    root = server.tree({f"/{n}": f"text {n}" for n in range(9)})
+    mark = tmp_path / "mark"
+    script = (
+        f"cp /pfs/images/* /pfs/out/; if [ -e /pfs/images/2 ] && mkdir {mark}; then echo up; sleep 222.5; fi"
+    )
+    datums = [[(0, f"/{n}"), (0, "/0")] for n in range(1, 9)]
+    server.start(script, [server.input(root)], datums, tries=2)
+    server.wait_for("up")
+    [worker] = server.services.table.running("worker")
+    assert worker.handle is not None
+    for view in children_of(worker.handle["pid"]):
+        os.kill(view, 9)
+    assert server.sets.over.wait(40), server.log()
+    results = sorted(server.sets.results, key=lambda result: str(result["id"]))
+    assert [(result["status"], result["attempts"]) for result in results] == [
+        ("succeeded", 2 if n == 2 else 1) for n in range(1, 9)
+    ]
+    for n, result in enumerate(results, 1):
+        assert server.output(result) == {"/0": "text 0", f"/{n}": f"text {n}"}
 
 
 def test_lazy_and_empty_files_and_links_to_them(server: SetServer) -> None:
@@ -186,9 +232,11 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     try:
         server = SetServer(tmp_path / "home")
         try:
-            root = server.tree({"/big": "x" * 5_000_000, "/small": "x"})
+            root = server.tree({"/big": "x" * 40_000_000, "/small": "x"})  # more than goes into memory
             script = "head -c 5000000 /dev/zero > /pfs/out/x"
-            results = server.run(script, [server.input(root)], [[(0, "/big")], [(0, "/small")]])
+            results = server.run(
+                script, [server.input(root)], [[(0, "/big", 40_000_000)], [(0, "/small", 1)]]
+            )
         finally:
             server.close()
     finally:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from trunkline.workers.memory import Memory
+
 _PFS = re.compile(r"(?<![\w./-])/pfs(?=/|$|[\s'\";:,)])")
 USER_HOME = "/.trunkline"
 
@@ -31,14 +33,16 @@ class Box:
     """``namespace``, ``paths`` or ``container``; in all but ``paths``, commands see ``/pfs``."""
     user: tuple[int, int, list[int]] | None = None
     """As whom commands run: user, group and further groups; None: as the worker."""
+    memory: Memory | None = None
+    """Where ``pfs`` is, if it is not on the disk. The output always is."""
 
     @cached_property  # asked for many times for each datum
     def pfs(self) -> Path:
-        return self.folder / "pfs"
+        return (self.folder if self.memory is None else self.memory.folder) / "pfs"
 
     @cached_property
     def out(self) -> Path:
-        return self.pfs / "out"
+        return self.folder / "pfs" / "out"
 
     @cached_property
     def private_home(self) -> Path:

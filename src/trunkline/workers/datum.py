@@ -163,7 +163,7 @@ class SetRun:
 
     def all(self) -> None:
         """Every datum, and those that failed once more at the end, until their tries are used up."""
-        self._inputs.begin(self._payload)
+        self._inputs.begin(self._payload, self._place.box.memory)
         self._place.sandbox.output.listen(self._log, self._shown)
         waiting: Sequence[Datum] = self._payload["datums"]
         while waiting:

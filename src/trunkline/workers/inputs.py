@@ -22,6 +22,7 @@ from trunkline.sdk.transport import Transport
 from trunkline.workers.box import Box
 from trunkline.workers.lazy import LazyPipes
 from trunkline.workers.lease import TaskContext
+from trunkline.workers.memory import PAGE_BYTES, SET_BYTES_MAX, Memory
 from trunkline.workers.scratch import remove_tree
 
 FIRST_FILES_MAX, FIRST_BYTES_MAX = 50, 4 * 2**20
@@ -52,7 +53,8 @@ class Inputs:
     """The inputs of one worker's datum sets, one set at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self._store = folder
+        self._folder = folder
+        self._memory: Memory | None = None
         self._trees: dict[str, _Tree] = {}
         self._uses: Counter[tuple[str, str]] = Counter()
         self._moves: set[str] = set()
@@ -63,8 +65,13 @@ class Inputs:
         self._names: set[str] = set()
         self._pipes: LazyPipes | None = None
 
-    def begin(self, payload: Mapping[str, Any]) -> None:
-        """A new set."""
+    def begin(self, payload: Mapping[str, Any], memory: Memory | None = None) -> None:
+        """A new set, to be laid out in ``memory``."""
+        if memory is not self._memory:
+            for tree in self._trees.values():
+                remove_tree(tree.folder)
+            self._trees.clear()
+            self._memory = memory
         self._inputs = payload["inputs"]
         self._uses = Counter(
             (self._inputs[index]["root"], path)
@@ -127,6 +134,10 @@ class Inputs:
             total += size
         return total
 
+    @property
+    def _store(self) -> Path:
+        return self._folder if self._memory is None else self._memory.folder / "store"
+
     # --- what a datum sees ---
 
     def lay(self, context: TaskContext, box: Box, datum: Datum) -> dict[str, str]:
@@ -164,7 +175,7 @@ class Inputs:
         if root in self._moves and self._uses[root, path] == 1:
             if path == "/":
                 remove_tree(Path(top))
-            os.rename(source, target)  # noqa: PTH104
+            _move(source, target)
             self._trees[root].paths.discard(path)
             return
         use = _link if box.mode != "paths" else shutil.copy2
@@ -216,11 +227,11 @@ class Inputs:
 
     def end(self) -> None:
         """The set is over. Trees of which something was shared stay for the next one, while there is room."""
-        kept = 0
+        kept, kept_max = 0, KEPT_BYTES_MAX if self._memory is None else SET_BYTES_MAX
         for number, root in enumerate(reversed(list(self._trees))):
             tree = self._trees[root]
-            kept += tree.size
-            if not tree.paths or number >= KEPT_TREES_MAX or kept > KEPT_BYTES_MAX:
+            kept += tree.size + len(tree.paths) * PAGE_BYTES
+            if not tree.paths or number >= KEPT_TREES_MAX or kept > kept_max:
                 remove_tree(tree.folder)
                 del self._trees[root]
 
@@ -342,10 +353,19 @@ def _discard(place: str) -> None:
         remove_tree(Path(place))
 
 
+def _move(source: str, target: str) -> None:
+    try:
+        os.rename(source, target)  # noqa: PTH104
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.move(source, target)  # the sandbox is not the one for which this was fetched
+
+
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # more links than the file system allows
+    except OSError:  # more links than the file system allows, or another file system
         shutil.copy2(source, target)
 
 

@@ -48,7 +48,8 @@ class View:
         self.trees: Mapping[str, str] = {}
         """Folders as the command saw them whose files stand for those of a tree, by its hash."""
         folder, home = str(box.folder.resolve()), str(box.home.resolve())
-        places = {"/pfs": str(box.pfs.resolve()), home: str(box.private_home.resolve())}
+        places = {"/pfs": _real(box.pfs, box), home: str(box.private_home.resolve())}
+        places["/pfs/out"] = str(box.out.resolve())
         places |= {seen: str(box.private_home.resolve()) for seen in box.homes}
         places |= {str(path.resolve()): str(path.resolve()) for path in box.keep}
         if box.mode == "paths":
@@ -123,6 +124,11 @@ class View:
             if path.startswith(folder + "/"):
                 return root, path[len(folder) :]
         return None
+
+
+def _real(path: Path, box: Box) -> str:
+    """Without links, but for the one by which this process gets into memory."""
+    return str(path.resolve() if box.memory is None else path)
 
 
 def files_of(box: Box) -> Iterator[tuple[str, Path]]:

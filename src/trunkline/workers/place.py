@@ -23,6 +23,7 @@ from trunkline.workers.environments.choice import Environments
 from trunkline.workers.inputs import retrying
 from trunkline.workers.lease import TaskContext, WorkerEnvironment
 from trunkline.workers.limits import Limits
+from trunkline.workers.memory import MEMORY_BYTES, fits
 from trunkline.workers.outputs import View
 from trunkline.workers.sandbox import Sandbox, start_sandbox
 from trunkline.workers.scratch import remove_tree
@@ -86,7 +87,9 @@ class Place:
 
     def wants_another(self, payload: Mapping[str, Any]) -> bool:
         """Whether the sandbox that there is cannot be used for these datums."""
-        return _key(payload) != self._key or self._sandbox is None or not self._sandbox.is_alive
+        if _key(payload) != self._key or self._sandbox is None or not self._sandbox.is_alive:
+            return True
+        return self.box.memory is not None and not fits(payload)  # one on the disk is good for all
 
     def prepare(self, context: TaskContext, payload: Mapping[str, Any]) -> bool:
         """Be ready for a pipeline's datums; returns whether the sandbox is a new one.
@@ -136,6 +139,7 @@ class Place:
             keep=tuple(self._kept(prepared)),
             secret_files=payload["secret_files"],
             user=self._user,
+            memory=sandbox.lay_in_memory(MEMORY_BYTES) if mode == "namespace" and fits(payload) else None,
         )
         self._sandbox = sandbox
         self._kept_inside = [path.relative_to(box.home).parts for path in box.keep]

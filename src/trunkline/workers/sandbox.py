@@ -30,6 +30,7 @@ from trunkline.errors import UnavailableError
 from trunkline.workers import zygote
 from trunkline.workers.box import Box
 from trunkline.workers.limits import Group, Limits, make_group, rlimits_of, system_oom_kills
+from trunkline.workers.memory import Memory
 from trunkline.workers.output import OnLine, Output
 
 __all__ = ["Box", "Ended", "Sandbox", "become_subreaper", "choose_mode", "run", "start_sandbox"]
@@ -127,6 +128,14 @@ class Sandbox:
         except BaseException:
             self.close()
             raise
+
+    def lay_in_memory(self, size: int) -> Memory | None:
+        """Have ``/pfs``, but for the output, in memory from now on; before ``configure``. None: this system cannot do that.
+
+        :raises UnavailableError: ``no_sandbox``, saying what the system refuses.
+        """
+        handle = self._ask({"do": "lay_in_memory", "bytes": size})
+        return None if handle is None else Memory(handle)
 
     def configure(self, box: Box, env: Mapping[str, str], limits: Limits) -> None:
         """What all commands get; once.
@@ -341,35 +350,39 @@ class Sandbox:
                 self._line.sendall(data[sent:])
 
     def _answer(self) -> dict[str, Any] | None:
-        try:
-            head = self._read(_LENGTH.size)
-            if head is None:
-                return None
-            data = self._read(_LENGTH.unpack(head)[0])
-        except OSError:
-            return None
-        found: dict[str, Any] | None = None if data is None else json.loads(data)
-        return found
+        return self._answer_and_file()[0]
 
-    def _read(self, size: int) -> bytes | None:
-        data = self._line.recv(size)
-        while data and len(data) < size:
-            part = self._line.recv(size - len(data))
+    def _answer_and_file(self) -> tuple[dict[str, Any] | None, int | None]:
+        files: list[int] = []
+        try:
+            head = self._read(_LENGTH.size, files)
+            data = None if head is None else self._read(_LENGTH.unpack(head)[0], files)
+        except OSError:
+            data = None
+        return None if data is None else json.loads(data), files[0] if files else None
+
+    def _read(self, size: int, files: list[int]) -> bytes | None:
+        data = b""
+        while len(data) < size:
+            part, found, _, _ = socket.recv_fds(self._line, size - len(data), 1)
+            files += found
             if not part:
                 return None
             data += part
-        return data or None
+        return data
 
-    def _ask(self, message: dict[str, Any]) -> None:
+    def _ask(self, message: dict[str, Any]) -> int | None:
+        """Returns the file that comes with the answer, if one does."""
         try:
             self._send(message)
         except OSError as error:
             raise UnavailableError("the sandbox's process died", kind="no_sandbox") from error
-        answer = self._answer()
+        answer, file = self._answer_and_file()
         if answer is None:
             raise UnavailableError("no private /pfs could be made: its process died", kind="no_sandbox")
         if "kind" in answer:
             raise UnavailableError(f"no private /pfs could be made: {answer['message']}", kind=answer["kind"])
+        return file
 
 
 def _megabytes(size: int | None) -> str:

@@ -3,8 +3,8 @@
 Run as ``python -I -S zygote.py SOCKET OUT ERR``, with a socket to its worker and what commands get as stdout and stderr.
 Imports nothing of trunkline. Messages are JSON
 objects, each after four bytes of length; every one but ``kill`` is answered by one. ``start`` makes the namespaces and the
-new root, ``configure`` what a pipeline asks for (and there is no way back), ``run`` starts a command and is answered when
-it and everything it started is gone.
+new root, ``lay_in_memory`` puts inputs there, ``configure`` does what a pipeline asks for (and there is no way back), ``run``
+starts a command and is answered when it and everything it started is gone.
 
 What a command sees: the host's files, except that ``/pfs`` holds its inputs (read-only) and ``/pfs/out``, that the data
 directory is covered by a small private folder, and that secrets lie where they are asked for. It is in a PID namespace whose
@@ -111,6 +111,23 @@ def build_root(root: str) -> None:
     for name in sorted(os.listdir("/"), key=lambda name: name != first):
         if name != "pfs":
             mirror("/" + name, root + "/" + name)
+
+
+def lay_in_memory(root: str, out: str, size: int) -> int | None:
+    """Put a file system in memory in the place of ``/pfs``: its folder ``pfs``, read-only, with ``/pfs/out`` where it was.
+    Returns a handle to all of it, to be written through; None if the system gives no such thing."""
+    place = root + "/pfs"
+    try:
+        mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=755")
+    except OSError:
+        return None
+    handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    os.mkdir(place + "/store")
+    os.makedirs(place + "/pfs/out")
+    bind(place + "/pfs", place)
+    make_read_only(place)
+    bind(out, place + "/out")
+    return handle
 
 
 def mirror(source: str, target: str) -> None:
@@ -262,9 +279,14 @@ class Line:
             self.buffer += data
             self._files += files
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any], file: int | None = None) -> None:
         data = json.dumps(message).encode()
-        self.socket.sendall(LENGTH.pack(len(data)) + data)
+        data = LENGTH.pack(len(data)) + data
+        if file is None:
+            self.socket.sendall(data)
+        else:
+            socket.send_fds(self.socket, [data], [file])
+            os.close(file)
 
 
 # --- commands ---
@@ -473,6 +495,8 @@ def main() -> None:
                     plan = message
                     commands = Commands(line, *map(int, sys.argv[2:4]), owns_all=start(line, plan))
                     line.send({"pid": os.getpid()})
+                elif do == "lay_in_memory":
+                    line.send({}, lay_in_memory(plan["root"], plan["out"], message["bytes"]))
                 elif do == "configure":
                     assert commands is not None, "it was started"
                     configure(commands, message, plan)
