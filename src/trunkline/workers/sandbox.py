@@ -129,13 +129,14 @@ class Sandbox:
             self.close()
             raise
 
-    def lay_in_memory(self, size: int) -> Memory | None:
-        """Have ``/pfs``, but for the output, in memory from now on; before ``configure``. None: this system cannot do that.
+    def lay_in_memory(self, size: int) -> Memory:
+        """Have ``/pfs``, but for the output, in memory from now on; in a namespace, before ``configure``.
 
         :raises UnavailableError: ``no_sandbox``, saying what the system refuses.
         """
         handle = self._ask({"do": "lay_in_memory", "bytes": size})
-        return None if handle is None else Memory(handle)
+        assert handle is not None, "it comes with the answer"
+        return Memory(handle)
 
     def configure(self, box: Box, env: Mapping[str, str], limits: Limits) -> None:
         """What all commands get; once.

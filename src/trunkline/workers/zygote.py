@@ -36,12 +36,10 @@ if TYPE_CHECKING:
     from typing import Any
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
-MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_SLAVE, MS_RELATIME = (
-    1 << 10, 1 << 11, 1 << 12, 1 << 14, 1 << 19, 1 << 21,
-)  # fmt: skip
-MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
-PR_SET_NO_NEW_PRIVS = 38
+MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_SLAVE, MS_RELATIME = 1024, 2048, 4096, 16384, 1 << 19, 1 << 21
+MNT_DETACH, SIOCSIFFLAGS, IFF_UP = 2, 0x8914, 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 KEPT_FLAGS = {
     os.ST_NOSUID: MS_NOSUID, os.ST_NODEV: MS_NODEV, os.ST_NOEXEC: MS_NOEXEC,
     os.ST_NOATIME: MS_NOATIME, os.ST_NODIRATIME: MS_NODIRATIME, os.ST_RELATIME: MS_RELATIME,
@@ -50,11 +48,9 @@ KEPT_FLAGS = {
 DROPPED_CAPABILITIES = (2, 16, 17, 18, 19, 20, 21, 22, 25, 27, 38, 39, 40)
 """dac_read_search, sys_module, sys_rawio, sys_chroot, sys_ptrace, sys_pacct, sys_admin, sys_boot, sys_time, mknod, perfmon,
 bpf, checkpoint_restore: each a way out of the view or into another process."""
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 LENGTH = struct.Struct("!I")
 HOME_FOLDERS = ("run", "code", "tmp")
-COMMAND_NOT_FOUND, NOT_EXECUTABLE = 127, 126
-STRAY_ROUNDS_MAX = 100
+COMMAND_NOT_FOUND, NOT_EXECUTABLE, STRAY_ROUNDS_MAX = 127, 126, 100
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -71,12 +67,8 @@ def check(result: int, what: str) -> None:
 def mount(
     source: str | None, target: str, kind: str | None = None, flags: int = 0, data: str | None = None
 ) -> None:
-    def raw(text: str | None) -> bytes | None:
-        return None if text is None else os.fsencode(text)
-
-    check(
-        libc.mount(raw(source), raw(target), raw(kind), ctypes.c_ulong(flags), raw(data)), f"mount {target}"
-    )
+    given = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
+    check(libc.mount(*given[:3], ctypes.c_ulong(flags), given[3]), f"mount {target}")
 
 
 def bind(source: str, target: str) -> None:
@@ -108,26 +100,24 @@ def build_root(root: str) -> None:
     mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     # The one that holds ``root`` comes first: binding it later would copy all that is mounted there by then.
     first = root.split("/")[1]
-    for name in sorted(os.listdir("/"), key=lambda name: name != first):
-        if name != "pfs":
-            mirror("/" + name, root + "/" + name)
+    for name in sorted({*os.listdir("/")} - {"pfs"}, key=lambda name: name != first):
+        mirror("/" + name, root + "/" + name)
 
 
-def lay_in_memory(root: str, out: str, size: int) -> int | None:
-    """Put a file system in memory in the place of ``/pfs``: its folder ``pfs``, read-only, with ``/pfs/out`` where it was.
-    Returns a handle to all of it, to be written through; None if the system gives no such thing."""
-    place = root + "/pfs"
-    try:
-        mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=755")
-    except OSError:
-        return None
+def lay_in_memory(place: str, out: str, size: int) -> int:
+    """Make of ``/pfs`` a read-only folder of a file system in memory, but for the output; returns a handle to write there."""
+    mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=755")
     handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     os.mkdir(place + "/store")
     os.makedirs(place + "/pfs/out")
-    bind(place + "/pfs", place)
-    make_read_only(place)
-    bind(out, place + "/out")
+    show_pfs(place + "/pfs", out, place)
     return handle
+
+
+def show_pfs(pfs: str, out: str, target: str) -> None:
+    bind(pfs, target)
+    make_read_only(target)
+    bind(out, target + "/out")
 
 
 def mirror(source: str, target: str) -> None:
@@ -279,14 +269,10 @@ class Line:
             self.buffer += data
             self._files += files
 
-    def send(self, message: dict[str, Any], file: int | None = None) -> None:
+    def send(self, message: dict[str, Any], *files: int) -> None:
         data = json.dumps(message).encode()
         data = LENGTH.pack(len(data)) + data
-        if file is None:
-            self.socket.sendall(data)
-        else:
-            socket.send_fds(self.socket, [data], [file])
-            os.close(file)
+        self.socket.sendall(data[socket.send_fds(self.socket, [data], files) :])
 
 
 # --- commands ---
@@ -325,23 +311,17 @@ class Commands:
             os.close(stdin)
             why = f"the working directory {message['cwd']} cannot be entered: {error.strerror}"
             return {"code": NOT_EXECUTABLE, "kind": "bad_working_dir", "message": why}
-        argv = message["argv"]
-        started = time.monotonic()
+        argv, started = message["argv"], time.monotonic()
+        ends = enumerate((stdin, self._out, self._err))
         try:
             pid = os.posix_spawn(
                 self._program(argv[0], env.get("PATH", os.defpath)), argv, env, setsid=True, setsigmask=[],
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, self._out, 1),
-                    (os.POSIX_SPAWN_DUP2, self._err, 2),
-                ],
+                file_actions=[(os.POSIX_SPAWN_DUP2, end, number) for number, end in ends],
             )  # fmt: skip
         except (FileNotFoundError, NotADirectoryError):
-            return {
-                "code": COMMAND_NOT_FOUND,
-                "kind": "command_not_found",
-                "message": f"command not found: {argv[0]}",
-            }
+            why = f"command not found: {argv[0]}"
+            return {"code": COMMAND_NOT_FOUND, "kind": "command_not_found", "message": why}
         except (OSError, ValueError) as error:
             why = f"{argv[0]} cannot be executed: {getattr(error, 'strerror', None) or error}"
             return {"code": NOT_EXECUTABLE, "kind": "command_not_executable", "message": why}
@@ -403,10 +383,7 @@ class Commands:
 
     def _end_all(self, pid: int) -> float:
         """Leave nothing of a command; the CPU seconds of what was left."""
-        seconds = 0.0
-        if not self._owns_all:
-            self._kill(pid)
-            seconds += self._end_strays()
+        seconds = 0.0 if self._owns_all else self._end_strays(pid)
         while True:
             try:
                 found, _, usage = os.wait4(-1, os.WNOHANG)
@@ -419,8 +396,9 @@ class Commands:
             except ChildProcessError:
                 return seconds
 
-    def _end_strays(self) -> float:
-        """Without a namespace: what left the group, and was inherited by this process when its parent died."""
+    def _end_strays(self, pid: int) -> float:
+        """Without a namespace: the group, and what left it and was inherited by this process when its parent died."""
+        self._kill(pid)
         seconds = 0.0
         for _ in range(STRAY_ROUNDS_MAX):
             for one in (strays := children_of(os.getpid())):
@@ -455,8 +433,7 @@ def start(line: Line, plan: dict[str, Any]) -> bool:
         return False
     enter_namespaces(CLONE_NEWNS | (CLONE_NEWPID if plan["own_pids"] else 0))
     if plan["own_pids"]:
-        first = os.fork()
-        if first:
+        if first := os.fork():
             wait_for(first, line)
         # If that one is gone already, so is the worker, and the socket says so.
         libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
@@ -464,9 +441,7 @@ def start(line: Line, plan: dict[str, Any]) -> bool:
     root = plan["root"]
     build_root(root)
     os.mkdir(root + "/pfs")
-    bind(plan["pfs"], root + "/pfs")
-    make_read_only(root + "/pfs")
-    bind(plan["out"], root + "/pfs/out")
+    show_pfs(plan["pfs"], plan["out"], root + "/pfs")
     if plan["own_pids"]:
         mount("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     return bool(plan["own_pids"])
@@ -476,8 +451,7 @@ def wait_for(first: int, line: Line) -> None:
     """The one outside the namespace has nothing to do but to be the first process's parent, and to end with the worker."""
     libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
     line.socket.close()
-    _, status = os.waitpid(first, 0)
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) & 0xFF)
 
 
 def main() -> None:
@@ -496,7 +470,9 @@ def main() -> None:
                     commands = Commands(line, *map(int, sys.argv[2:4]), owns_all=start(line, plan))
                     line.send({"pid": os.getpid()})
                 elif do == "lay_in_memory":
-                    line.send({}, lay_in_memory(plan["root"], plan["out"], message["bytes"]))
+                    handle = lay_in_memory(plan["root"] + "/pfs", plan["out"], message["bytes"])
+                    line.send({}, handle)
+                    os.close(handle)
                 elif do == "configure":
                     assert commands is not None, "it was started"
                     configure(commands, message, plan)
