@@ -204,7 +204,7 @@ def test_many_datums_by_several_workers(server: Server) -> None:
     [
         ("echo first >&2; echo 'no such colour' >&2; exit 3", {}, "exit code 3: first | no such colour"),
         ("x", {"transform": {"cmd": ["nosuchprogram"]}}, "command not found: nosuchprogram"),
-        ("x", {"transform": {"working_dir": "nosuchfolder"}}, "cannot be entered"),
+        ("x", {"transform": {"working_dir": "/nosuchfolder"}}, "cannot be entered"),
         ("sleep 60", {"datum_timeout": "500ms"}, "ran past its datum_timeout of 0.5 s"),
         ("mkfifo /pfs/out/pipe", {}, "/pfs/out/pipe is a named pipe"),
         ("kill -9 $$", {}, "killed by SIGKILL"),

@@ -14,6 +14,8 @@ from trunkline.pipelines.inputs import leaves
 from trunkline.pipelines.spec import PfsInput, PipelineSpec, leaves_of
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
+from trunkline.users import user_of
+from trunkline.versioning.model import TreePart
 from trunkline.versioning.service import VersioningService
 
 Node = tuple[str, str]
@@ -37,10 +39,15 @@ class SpecChecks:
         self._settings = settings
 
     def check(self, spec: PipelineSpec, code_root: str | None) -> None:
-        """:raises InvalidInputError: for a bad name or image. :raises NotFoundError: for a missing project, repo or secret."""
+        """:raises InvalidInputError: for a bad name, image, user or folder. :raises NotFoundError: for a missing project, repo
+        or secret.
+        """
         check_pipeline_name(spec.pipeline.name)
         check_name("branch", spec.output_branch)
-        self._settings.environment_for(spec.transform.image, requirements=bool(spec.transform.requirements))
+        transform = spec.transform
+        place = self._settings.environment_for(transform.image, requirements=bool(transform.requirements))
+        if place.container is None:  # else it is one of the image's users
+            user_of(transform.user)
         self._versioning.inspect_project(spec.pipeline.project)
         for where, leaf in leaves_of(spec.input) if spec.input is not None else ():
             if isinstance(leaf, PfsInput):
@@ -51,6 +58,20 @@ class SpecChecks:
             self._open_target(spec.pipeline.project, spec.egress.model_dump(exclude_none=True))
         if code_root is not None:
             self._versioning.check_tree(TreeHash(code_root))
+            self._check_folder(spec.transform.working_dir, TreeHash(code_root))
+
+    def _check_folder(self, wanted: str, code: TreeHash) -> None:
+        """What is absolute is looked for when a datum begins: it may be where only that can see it."""
+        inside = "/".join(part for part in wanted.split("/") if part not in ("", "."))
+        if (
+            inside
+            and not wanted.startswith("/")
+            and not self._versioning.has_part_at(TreePart("", code, ""), inside)
+        ):
+            raise InvalidInputError(
+                f"transform.working_dir: there is no folder {wanted!r} in the folder of transform.code",
+                kind="bad_working_dir",
+            )
 
     def _check_repo(self, spec: PipelineSpec, where: str, leaf: PfsInput) -> None:
         project, repo = leaf.project, leaf.repo
