@@ -212,7 +212,10 @@ def lines(shell: Shell, line: str) -> list[dict[str, Any]]:
 
 
 def test_logs_of_the_newest_job_of_another_and_of_all(shell: Shell, done: dict[str, str]) -> None:
-    assert {line["text"] for line in lines(shell, "logs -p read")} == {"reading b", "warned", "no such luck"}
+    *written, end = lines(shell, "logs -p read")
+    assert {line["text"] for line in written} == {"reading b", "warned", "no such luck"}
+    assert (end["stream"], end["datum"]) == ("trunkline", "")
+    assert end["text"].startswith("job failed: datum words:/b failed: exit code 3: ")
     first = lines(shell, f"logs -j read@{done['good']}")
     assert sorted(line["text"] for line in first) == ["reading a", "warned"]
     assert {line["job"] for line in first} == {done["good"]}
@@ -221,7 +224,7 @@ def test_logs_of_the_newest_job_of_another_and_of_all(shell: Shell, done: dict[s
     assert {line["text"]: line["stream"] for line in first} == {"reading a": "stdout", "warned": "stderr"}
     assert {line["worker"] for line in first} != {""}
     every = lines(shell, "logs -p read --all-jobs")
-    assert [line["job"] for line in every] == [done["good"]] * 2 + [done["bad"]] * 3
+    assert [line["job"] for line in every] == [done["good"]] * 2 + [done["bad"]] * 4
     assert (
         shell(f"logs -j read@{done['good']} -o json").out == shell(f"logs -j read@{done['good']} --raw").out
     )
@@ -251,13 +254,14 @@ def test_logs_of_a_datum_by_id_and_by_input(shell: Shell, done: dict[str, str]) 
 
 def test_logs_by_time_worker_and_the_last_lines(shell: Shell, done: dict[str, str]) -> None:
     whole = lines(shell, "logs -p read")
+    of_workers = whole[:-1]
     assert lines(shell, "logs -p read --since 24h") == whole
     assert lines(shell, "logs -p read --until 1h") == []
     assert lines(shell, "logs -p read --since 2020-01-01 --until 2030-01-01T00:00:00Z") == whole
     assert "is no time" in shell("logs -p read --since yesterday", code=2).err
     assert lines(shell, "logs -p read --tail 1") == whole[-1:]
     assert lines(shell, "logs -p read --tail 0") == []
-    assert lines(shell, f"logs -p read --worker {whole[0]['worker'][:8]}") == whole
+    assert lines(shell, f"logs -p read --worker {whole[0]['worker'][:8]}") == of_workers
     assert lines(shell, "logs -p read --worker nobody") == []
     assert "say whose log" in shell(f"logs -p read {done['good']}", code=2).err
     assert "say whose log" in shell("logs --all-jobs", code=2).err
@@ -276,7 +280,7 @@ def test_on_a_terminal_lines_say_whose_they_are(
         patch.setattr("os.environ", shell.server.env)
         logs_module.logs(words=None, pipeline="read")
         logs_module.logs(words=None, pipeline="read", job=done["good"])
-    several, one = out.getvalue().splitlines()[:3], out.getvalue().splitlines()[3:]
+    several, one = out.getvalue().splitlines()[:3], out.getvalue().splitlines()[4:]
     assert all(re.match(r"[0-9a-f]{12} words:/b \| ", line) for line in several)
     assert sorted(one) == ["reading a", "warned"]
 

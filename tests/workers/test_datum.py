@@ -220,6 +220,9 @@ def test_failures_say_why(server: Server, script: str, more: dict[str, Any], rea
     assert job.status == Status.FAILED
     assert reason in job.reason
     assert server.services.versioning.inspect_commit("default", "edges@master").error == job.reason
+    log = server.log(job.id)
+    is_its_own = job.reason.partition("failed: ")[2].startswith("exit code")
+    assert any(line.startswith("attempt 1 of 1 failed: ") and reason in line for line in log) != is_its_own
 
 
 def test_accepted_codes_and_err_cmd(server: Server) -> None:
