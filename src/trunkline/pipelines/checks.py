@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy.engine import Connection
 
@@ -38,8 +38,12 @@ class SpecChecks:
         self._secrets = secrets
         self._settings = settings
 
-    def check(self, spec: PipelineSpec, code_root: str | None) -> None:
-        """:raises InvalidInputError: for a bad name, image, user or folder. :raises NotFoundError: for a missing project, repo
+    def check(
+        self, spec: PipelineSpec, code_root: str | None, coming: Collection[Node] = frozenset()
+    ) -> None:
+        """``coming``: repos that are made together with it.
+
+        :raises InvalidInputError: for a bad name, image, user or folder. :raises NotFoundError: for a missing project, repo
         or secret.
         """
         check_pipeline_name(spec.pipeline.name)
@@ -51,7 +55,7 @@ class SpecChecks:
         self._versioning.inspect_project(spec.pipeline.project)
         for where, leaf in leaves_of(spec.input) if spec.input is not None else ():
             if isinstance(leaf, PfsInput):
-                self._check_repo(spec, where, leaf)
+                self._check_repo(spec, where, leaf, coming)
         for wanted in spec.transform.secrets:
             self._check_secret(spec.pipeline.project, wanted.name, wanted.key)
         if spec.egress is not None and self._open_target is not None:
@@ -73,12 +77,14 @@ class SpecChecks:
                 kind="bad_working_dir",
             )
 
-    def _check_repo(self, spec: PipelineSpec, where: str, leaf: PfsInput) -> None:
+    def _check_repo(self, spec: PipelineSpec, where: str, leaf: PfsInput, coming: Collection[Node]) -> None:
         project, repo = leaf.project, leaf.repo
         if (project, repo) == (spec.pipeline.project, spec.pipeline.name):
             raise InvalidInputError(
                 f"pipeline {project}/{repo} cannot have its own output repo as input", kind="pipeline_cycle"
             )
+        if (project, repo) in coming:
+            return
         try:
             self._versioning.inspect_repo(project, repo)
         except NotFoundError as error:
@@ -104,8 +110,8 @@ class SpecChecks:
             )
 
 
-def check_cycle(connection: Connection, spec: PipelineSpec) -> None:
-    """Follow all inputs upstream: none may lead back here.
+def check_cycles(connection: Connection, specs: Sequence[PipelineSpec]) -> None:
+    """Follow all inputs upstream: none may lead back to where it began.
 
     :raises ConflictError: ``pipeline_cycle``, naming the chain.
     """
@@ -115,12 +121,18 @@ def check_cycle(connection: Connection, spec: PipelineSpec) -> None:
         ]
         for other in store.list_pipelines(connection, None)
     }
-    own = (spec.pipeline.project, spec.pipeline.name)
-    above[own] = [(leaf.project, leaf.repo) for leaf in spec.pfs_inputs]
-    chain = chain_back(own, above)
-    if chain is not None:
-        said = " <- ".join("/".join(one) for one in chain)
-        raise ConflictError(f"this would make a cycle: {said}", kind="pipeline_cycle")
+    own = {(spec.pipeline.project, spec.pipeline.name): spec for spec in specs}
+    above |= {node: [(leaf.project, leaf.repo) for leaf in spec.pfs_inputs] for node, spec in own.items()}
+    for node in own:
+        chain = chain_back(node, above)
+        if chain is not None:
+            raise cycle_of(chain)
+
+
+def cycle_of(chain: Sequence[Node]) -> ConflictError:
+    """The error that names a cycle."""
+    said = " <- ".join("/".join(one) for one in chain)
+    return ConflictError(f"this would make a cycle: {said}", kind="pipeline_cycle")
 
 
 def chain_back(start: Node, above: Mapping[Node, Sequence[Node]]) -> list[Node] | None:

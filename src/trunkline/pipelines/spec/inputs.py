@@ -104,7 +104,8 @@ class Input(SpecModel):
     group: list[Input] | None = None
     cron: CronInput | None = None
     git: Annotated[
-        Any, dropped("put what is cloned into a repo (put file -r), or clone it in the cmd of a cron input")
+        Any,
+        dropped("put what is cloned into a repo (put file -r), or clone it in a pipeline with a cron input"),
     ] = None
 
     @model_validator(mode="after")
