@@ -204,6 +204,68 @@ def test_one_datum_in_full_with_its_last_words(shell: Shell, done: dict[str, str
     assert "there is no datum" in shell(f"inspect datum {job} ffffff00000", code=4).err
 
 
+# --- by branch ----------------------------------------------------------------------------------------------------
+
+
+def test_a_branch_stands_for_the_job_of_its_head(shell: Shell, done: dict[str, str]) -> None:
+    bad, good = f"read@{done['bad']}", f"read@{done['good']}"
+    for branch, job in (
+        ("read@master", bad),
+        ("default/read@master", bad),
+        ("read@master^", good),
+        (f"{bad}^", good),
+    ):
+        assert data(shell, f"inspect job {branch}") == data(shell, f"inspect job {job}")
+        assert data(shell, f"list datum {branch}") == data(shell, f"list datum {job}")
+        assert data(shell, f"why {branch}") == data(shell, f"why {job}")
+        assert shell(f"logs -j {branch}").out == shell(f"logs -j {job}").out
+    assert shell("logs -p read -j master").out == shell(f"logs -j {bad}").out
+    [failed] = data(shell, "list datum read@master --state failed")
+    shown = shell(f"inspect datum read@master {failed['id'][:8]}").out
+    assert shown == shell(f"inspect datum {bad} {failed['id'][:8]}").out and "Log:" in shown
+    assert bad in shell("wait job read@master", code=5).err
+    assert good in shell("wait job read@master^").err
+    assert "has ended already" in shell("stop job read@master", code=5).err
+    assert "has ended already" in shell("restart datum read@master /b", code=5).err
+
+
+@pytest.mark.parametrize(
+    ("job", "code", "said"),
+    [
+        ("read@nosuch", 4, "there is no job read@nosuch: "),
+        ("read@master^9", 4, "there is no job read@master^9: "),
+        ("nosuch@master", 4, "there is no job nosuch@master: "),
+        ("words@master", 4, "there is no pipeline default/words"),
+        ("read", 2, "'read' names no job: write pipeline@ID or pipeline@branch"),
+        ("read@", 2, "a branch or commit ID is missing after '@'"),
+        ("read@master:/a", 2, "names no job"),
+        ("read@a/b", 2, "'a/b' is not allowed"),
+    ],
+)
+def test_what_names_no_job(shell: Shell, done: dict[str, str], job: str, code: int, said: str) -> None:
+    for command in ("inspect job", "list datum", "why", "wait job", "stop job", "delete job", "logs -j"):
+        if command == "logs -j" and "@" not in job:
+            continue  # there it may be an ID
+        found = shell(f"{command} {job}", code=code).err
+        assert said in found and len(found.splitlines()) == 1
+
+
+def test_the_job_of_a_branch_is_stopped_and_deleted(shell: Shell, tmp_path: Path) -> None:
+    shell("create repo naps")
+    shell("put file naps@master:/a -f -", stdin=b"1")
+    file = tmp_path / "sleep.json"
+    made = spec("sleep", "naps") | {"transform": {"cmd": ["sleep", "600"]}}
+    file.write_text(json.dumps(made))
+    shell(f"create pipeline -f {file}")
+    job = data(shell, "inspect job sleep@master")
+    assert f"sleep@{job['id']} cancelled" in shell("stop job sleep@master").err
+    assert f"sleep@{job['id']} deleted" in shell("delete job sleep@master").err
+    assert "there is no job" in shell("delete job sleep@master", code=4).err
+    assert data(shell, "list jobs -p sleep") == []
+    shell("delete pipeline sleep")
+    shell("delete repo naps")
+
+
 # --- logs ---------------------------------------------------------------------------------------------------------
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from trunkline.cli.client import client
+from trunkline.cli.client import client, exactly
 from trunkline.cli.editor import in_editor
-from trunkline.cli.grammar import Output, Project, command, new_verb
+from trunkline.cli.grammar import JobName, Output, Project, command, new_verb
 from trunkline.cli.output import counted, done, say, show, structured, table
 from trunkline.errors import InvalidInputError, TrunklineError
 from trunkline.sdk.specs import parse_specs, read_specs
@@ -222,13 +222,15 @@ def rerun_pipeline(
 
 
 def restart_datum(
-    job: Annotated[str, typer.Argument(metavar="PIPELINE@ID")],
+    job: JobName,
     paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH]...", help="Those that see all of them.")] = None,
     datum: Annotated[str, typer.Option("--datum", help="The beginning of a datum's ID.")] = "",
     project: Project = None,
 ) -> None:  # fmt: skip
     """Have datums of a running job done again from their beginning."""
-    found = client().restart_datums(job, paths or [], datum=datum, project=project)
+    api = client()
+    job = exactly(api, job, project)
+    found = api.restart_datums(job, paths or [], datum=datum, project=project)
     say(f"{counted(len(found), 'datum')} of job {job} restarted")
 
 

@@ -12,7 +12,7 @@ from trunkline.pipelines.checks import Node, chain_back, cycle_of
 from trunkline.pipelines.spec import PipelineSpec
 
 PIPELINES_MAX = 200
-"""Other writers wait while they are made, some milliseconds each."""
+"""Other writers wait while they are made: some seconds for so many."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trunkline.core.paths import parse_address
-from trunkline.errors import InvalidInputError
+from trunkline.core.paths import Address, parse_address
+from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.sdk.data import PAGE_ITEMS_MAX, DataMethods
 from trunkline.sdk.specs import read_specs
 from trunkline.sdk.tar import code_files
@@ -228,24 +228,35 @@ class PipelineMethods(DataMethods):
         >>> client.why_job("edges@1035715e796f45caae7a1d3ffd1f93ca").kinds
         {'new': 1, 'unchanged': 99}
         """
+        path = self._job(address, project) + "/why"
         size = PAGE_ITEMS_MAX if limit is None else max(1, min(limit, PAGE_ITEMS_MAX))
         found: WhyJob | None = None
         datums: list[WhyDatum] = []
         cursor: str | None = None
         while found is None or (cursor is not None and (limit is None or len(datums) < limit)):
-            answer = self.call(
-                "GET", self._job(address, project) + "/why", query={"limit": size, "cursor": cursor}
-            )
+            answer = self.call("GET", path, query={"limit": size, "cursor": cursor})
             page = WhyJob.model_validate(answer)
             found, cursor = found or page, page.next
             datums += page.datums
         return found.model_copy(update={"datums": tuple(datums[:limit]), "next": cursor})
 
     def _job(self, address: str, project: str | None) -> str:
+        """The path of a job. A branch stands for the job that made its head: so ask once, and go on with the answer."""
         where = parse_address(address, project or self.project)
-        if where.commit is None:
-            raise InvalidInputError(f"{address!r} names no job: write pipeline@ID", kind="bad_address")
-        return path_of("projects", where.project, "pipelines", where.repo, "jobs", where.commit)
+        if where.path is not None or (where.branch is None and where.commit is None):
+            raise InvalidInputError(
+                f"{address!r} names no job: write pipeline@ID or pipeline@branch", kind="bad_address"
+            )
+        is_exact = where.commit is not None and str(where) == f"{where.project}/{where.repo}@{where.commit}"
+        job_id = str(where.commit) if is_exact else self._made_by(where, address)
+        return path_of("projects", where.project, "pipelines", where.repo, "jobs", job_id)
+
+    def _made_by(self, where: Address, address: str) -> str:
+        """The ID of a commit, which is that of the job that made it."""
+        try:
+            return str(self.call("GET", self._in(where.project, "commits"), query={"at": str(where)})["id"])
+        except NotFoundError as error:
+            raise NotFoundError(f"there is no job {address}: {error.message}", kind="no_job") from error
 
 
 def _code_of(spec: dict[str, Any]) -> str | None:
