@@ -176,7 +176,10 @@ def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     versioning.learn_to_make(OutputMaker(pipelines))
     transactions = TransactionService(
         db=db, clock=clock, publish=outbox.publish,
-        cases={**versioning.transaction_cases(), "create_pipeline": pipelines.create},
+        cases={
+            **versioning.transaction_cases(), "create_pipeline": pipelines.create,
+            "create_pipelines": pipelines.create_all,
+        },
     )  # fmt: skip
     _watch_the_clock(versioning, jobs, clock)
     outbox.subscribe(

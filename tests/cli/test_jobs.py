@@ -204,6 +204,68 @@ def test_one_datum_in_full_with_its_last_words(shell: Shell, done: dict[str, str
     assert "there is no datum" in shell(f"inspect datum {job} ffffff00000", code=4).err
 
 
+# --- by branch ----------------------------------------------------------------------------------------------------
+
+
+def test_a_branch_stands_for_the_job_of_its_head(shell: Shell, done: dict[str, str]) -> None:
+    bad, good = f"read@{done['bad']}", f"read@{done['good']}"
+    for branch, job in (
+        ("read@master", bad),
+        ("default/read@master", bad),
+        ("read@master^", good),
+        (f"{bad}^", good),
+    ):
+        assert data(shell, f"inspect job {branch}") == data(shell, f"inspect job {job}")
+        assert data(shell, f"list datum {branch}") == data(shell, f"list datum {job}")
+        assert data(shell, f"why {branch}") == data(shell, f"why {job}")
+        assert shell(f"logs -j {branch}").out == shell(f"logs -j {job}").out
+    assert shell("logs -p read -j master").out == shell(f"logs -j {bad}").out
+    [failed] = data(shell, "list datum read@master --state failed")
+    shown = shell(f"inspect datum read@master {failed['id'][:8]}").out
+    assert shown == shell(f"inspect datum {bad} {failed['id'][:8]}").out and "Log:" in shown
+    assert bad in shell("wait job read@master", code=5).err
+    assert good in shell("wait job read@master^").err
+    assert "has ended already" in shell("stop job read@master", code=5).err
+    assert "has ended already" in shell("restart datum read@master /b", code=5).err
+
+
+@pytest.mark.parametrize(
+    ("job", "code", "said"),
+    [
+        ("read@nosuch", 4, "there is no job read@nosuch: "),
+        ("read@master^9", 4, "there is no job read@master^9: "),
+        ("nosuch@master", 4, "there is no job nosuch@master: "),
+        ("words@master", 4, "there is no pipeline default/words"),
+        ("read", 2, "'read' names no job: write pipeline@ID or pipeline@branch"),
+        ("read@", 2, "a branch or commit ID is missing after '@'"),
+        ("read@master:/a", 2, "names no job"),
+        ("read@a/b", 2, "'a/b' is not allowed"),
+    ],
+)
+def test_what_names_no_job(shell: Shell, done: dict[str, str], job: str, code: int, said: str) -> None:
+    for command in ("inspect job", "list datum", "why", "wait job", "stop job", "delete job", "logs -j"):
+        if command == "logs -j" and "@" not in job:
+            continue  # there it may be an ID
+        found = shell(f"{command} {job}", code=code).err
+        assert said in found and len(found.splitlines()) == 1
+
+
+def test_the_job_of_a_branch_is_stopped_and_deleted(shell: Shell, tmp_path: Path) -> None:
+    shell("create repo naps")
+    shell("put file naps@master:/a -f -", stdin=b"1")
+    file = tmp_path / "sleep.json"
+    made = spec("sleep", "naps") | {"transform": {"cmd": ["sleep", "600"]}}
+    file.write_text(json.dumps(made))
+    shell(f"create pipeline -f {file}")
+    job = data(shell, "inspect job sleep@master")
+    assert f"sleep@{job['id']} cancelled" in shell("stop job sleep@master").err
+    assert f"sleep@{job['id']} deleted" in shell("delete job sleep@master").err
+    assert "there is no job" in shell("delete job sleep@master", code=4).err
+    assert data(shell, "list jobs -p sleep") == []
+    shell("delete pipeline sleep")
+    shell("delete repo naps")
+
+
 # --- logs ---------------------------------------------------------------------------------------------------------
 
 
@@ -212,7 +274,10 @@ def lines(shell: Shell, line: str) -> list[dict[str, Any]]:
 
 
 def test_logs_of_the_newest_job_of_another_and_of_all(shell: Shell, done: dict[str, str]) -> None:
-    assert {line["text"] for line in lines(shell, "logs -p read")} == {"reading b", "warned", "no such luck"}
+    *written, end = lines(shell, "logs -p read")
+    assert {line["text"] for line in written} == {"reading b", "warned", "no such luck"}
+    assert (end["stream"], end["datum"]) == ("trunkline", "")
+    assert end["text"].startswith("job failed: datum words:/b failed: exit code 3: ")
     first = lines(shell, f"logs -j read@{done['good']}")
     assert sorted(line["text"] for line in first) == ["reading a", "warned"]
     assert {line["job"] for line in first} == {done["good"]}
@@ -221,7 +286,7 @@ def test_logs_of_the_newest_job_of_another_and_of_all(shell: Shell, done: dict[s
     assert {line["text"]: line["stream"] for line in first} == {"reading a": "stdout", "warned": "stderr"}
     assert {line["worker"] for line in first} != {""}
     every = lines(shell, "logs -p read --all-jobs")
-    assert [line["job"] for line in every] == [done["good"]] * 2 + [done["bad"]] * 3
+    assert [line["job"] for line in every] == [done["good"]] * 2 + [done["bad"]] * 4
     assert (
         shell(f"logs -j read@{done['good']} -o json").out == shell(f"logs -j read@{done['good']} --raw").out
     )
@@ -251,13 +316,14 @@ def test_logs_of_a_datum_by_id_and_by_input(shell: Shell, done: dict[str, str]) 
 
 def test_logs_by_time_worker_and_the_last_lines(shell: Shell, done: dict[str, str]) -> None:
     whole = lines(shell, "logs -p read")
+    of_workers = whole[:-1]
     assert lines(shell, "logs -p read --since 24h") == whole
     assert lines(shell, "logs -p read --until 1h") == []
     assert lines(shell, "logs -p read --since 2020-01-01 --until 2030-01-01T00:00:00Z") == whole
     assert "is no time" in shell("logs -p read --since yesterday", code=2).err
     assert lines(shell, "logs -p read --tail 1") == whole[-1:]
     assert lines(shell, "logs -p read --tail 0") == []
-    assert lines(shell, f"logs -p read --worker {whole[0]['worker'][:8]}") == whole
+    assert lines(shell, f"logs -p read --worker {whole[0]['worker'][:8]}") == of_workers
     assert lines(shell, "logs -p read --worker nobody") == []
     assert "say whose log" in shell(f"logs -p read {done['good']}", code=2).err
     assert "say whose log" in shell("logs --all-jobs", code=2).err
@@ -276,7 +342,7 @@ def test_on_a_terminal_lines_say_whose_they_are(
         patch.setattr("os.environ", shell.server.env)
         logs_module.logs(words=None, pipeline="read")
         logs_module.logs(words=None, pipeline="read", job=done["good"])
-    several, one = out.getvalue().splitlines()[:3], out.getvalue().splitlines()[3:]
+    several, one = out.getvalue().splitlines()[:3], out.getvalue().splitlines()[4:]
     assert all(re.match(r"[0-9a-f]{12} words:/b \| ", line) for line in several)
     assert sorted(one) == ["reading a", "warned"]
 

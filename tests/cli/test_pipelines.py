@@ -276,6 +276,57 @@ def test_drawing(shell: Shell, shapes: Path) -> None:
     assert shell("draw pipeline edges").out == "default/edges\n└─ default/montage\n"
 
 
+def test_a_file_in_any_order_is_created_whole_or_not_at_all(shell: Shell, shapes: Path) -> None:
+    def reads(name: str, repo: str) -> dict[str, Any]:
+        return spec(name, {"pfs": {"repo": repo, "glob": "/"}})
+
+    chain = [reads("three", "two"), reads("two", "one"), reads("one", "shapes")]
+    file = write(shapes, "chain.json", chain)
+    said = shell(f"create pipeline -f {file} --dry-run").err
+    assert [line.split()[1] for line in said.splitlines() if "would be created" in line] == [
+        "default/three",
+        "default/two",
+        "default/one",
+    ]
+    assert names(shell) == []
+    broken = write(shapes, "broken.json", [*chain, reads("four", "nosuch")])
+    assert (
+        "pipeline four: input repo default/nosuch does not exist"
+        in shell(f"create pipeline -f {broken}", code=4).err
+    )
+    ring = write(shapes, "ring.yaml", yaml.safe_dump_all([reads("x", "y"), reads("y", "z"), reads("z", "x")]))
+    assert (
+        "default/x <- default/y <- default/z <- default/x" in shell(f"create pipeline -f {ring}", code=5).err
+    )
+    twice = write(shapes, "twice.json", [chain[2], chain[2]])
+    assert "pipeline default/one is there twice" in shell(f"create pipeline -f {twice}", code=2).err
+    assert names(shell) == []
+    shell(f"create pipeline -f {file}")
+    assert sorted(names(shell)) == ["one", "three", "two"]
+    one = json.loads(shell("inspect job three@master -o json").out)
+    assert shell(f"wait job {one['id']}").err.count("succeeded") == 3
+    assert "exists already" in shell(f"create pipeline -f {file}", code=5).err
+    made = json.loads(shell(f"update pipeline -f {file} -o json").out)
+    assert [(pipeline["name"], pipeline["version"]) for pipeline in made] == [
+        ("three", 2),
+        ("two", 2),
+        ("one", 2),
+    ]
+    for name in ("three", "two", "one"):  # the fixture would begin with the wrong end
+        shell(f"delete pipeline {name}")
+
+
+def test_a_file_is_gathered_in_a_transaction(shell: Shell, shapes: Path) -> None:
+    chain = [spec("two", {"pfs": {"repo": "one", "glob": "/"}}), spec("one")]
+    file = write(shapes, "chain.json", chain)
+    started = shell("start transaction").out.strip()
+    shell(f"create pipeline -f {file}")
+    assert names(shell) == []
+    [made] = json.loads(shell("finish transaction -o json").out)["answers"]
+    assert [one["name"] for one in made] == ["two", "one"]
+    assert json.loads(shell("inspect job two@master -o json").out)["id"] == started
+
+
 def test_a_cycle_over_several_inputs_names_its_chain(shell: Shell, shapes: Path) -> None:
     shell(
         f"create pipeline -f {write(shapes, 'p.json', [spec('a'), spec('b', reads('a')), spec('c', reads('b'))])}"

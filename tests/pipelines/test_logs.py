@@ -70,7 +70,13 @@ def test_logs_are_stored_once_however_often_they_are_sent(world: World) -> None:
     lines, _, _ = world.pipelines.logs("default", "edges", None, datum[:12])
     assert [line.text for line in lines] == ["x", "y", "z", "last"]
     world.pipelines.stop_job("default", "edges", commit)
-    assert world.pipelines.logs("default", "edges", commit, None, offset) == ([], offset, True)
+    [end], after, done = world.pipelines.logs("default", "edges", commit, None, offset)
+    assert (end.text, end.stream, after, done) == (
+        "job cancelled: it was stopped by request",
+        "trunkline",
+        offset,
+        True,
+    )
 
 
 def test_a_log_line_cut_short_by_a_crash_is_sent_again(world: World) -> None:
@@ -285,6 +291,52 @@ def test_by_input_and_with_the_files_of_each_line(world: World) -> None:
             stream(world, commit, inputs=(wrong,))
     lines, _, _ = world.pipelines.open_log("default", "edges", commit, LogWish(files=True))(0)
     assert {line.text: line.files for line in lines} == {"/a": "images:/a", "/dir/": "images:/dir/"}
+
+
+def whole(world: World, commit: str, pipeline: str = "edges", **wish: Any) -> list[str]:
+    tail = world.pipelines.open_log("default", pipeline, commit, LogWish(**wish))
+    found, done = [], False
+    while not done:
+        lines, _, done = tail(0)
+        found += [line.text for line in lines]
+    return found
+
+
+def test_a_log_ends_with_why_its_job_did_not_succeed(world: World) -> None:
+    world.pipelines.create("default", spec(datum_tries=1))
+    world.pipelines.create("default", spec("below", repo="edges"))
+    commit = world.put("images@master", {"/a": "1"})
+    [(task, payload)] = world.claim("edges")
+    datum = only(payload)["id"]
+    written = lines_of("one", "two", datum=datum, ts=world.clock.now())
+    world.pipelines.append_log(lease_of(task), 0, written)
+    follower = world.pipelines.open_log("default", "edges", commit, LogWish())
+    assert [line.text for line in follower(0)[0]] == ["one", "two"] and not follower(0)[2]
+    world.clock.advance(60)
+    world.fail(task, payload, "command not found: x")
+    end = "job failed: datum images:/a failed: command not found: x"
+    [line], _, done = follower(0)
+    assert (line.text, line.stream, line.datum, line.job, done) == (end, "trunkline", "", commit, True)
+    for _ in range(2):  # it is not written, so it is never there twice
+        assert whole(world, commit) == ["one", "two", end]
+    assert whole(world, commit, tail=2) == ["two", end]
+    assert whole(world, commit, tail=1) == [end]
+    assert whole(world, commit, tail=0) == []
+    assert whole(world, commit, since=world.clock.now() - 5) == [end]
+    assert whole(world, commit, until=world.clock.now() - 5) == ["one", "two"]
+    assert whole(world, commit, datum=datum[:12]) == ["one", "two"]
+    assert whole(world, commit, worker="w1") == ["one", "two"]
+    [said] = whole(world, commit, pipeline="below")
+    assert said.startswith(
+        f"job unrunnable: its input default/edges@{commit} has failed: datum images:/a failed"
+    )
+
+
+def test_the_log_of_a_job_that_succeeded_says_no_more_than_was_written(world: World) -> None:
+    world.pipelines.create("default", spec())
+    commit = world.put("images@master", {"/a": "1"})
+    world.work("edges", lambda path: {path: "made"})
+    assert whole(world, commit) == []
 
 
 def test_a_datum_that_was_not_computed_here_names_who_did(world: World) -> None:

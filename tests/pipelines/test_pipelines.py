@@ -17,6 +17,8 @@ from trunkline.errors import (
     StateError,
     TrunklineError,
 )
+from trunkline.settings import Environment
+from trunkline.versioning.model import PutFile
 
 
 def pfs(repo: str, glob: str = "/*", **more: Any) -> dict[str, Any]:
@@ -144,6 +146,9 @@ def test_a_cycle_over_several_inputs_is_found_and_named(world: World) -> None:
         ({"dry_run": True}, InvalidInputError, "the spec says dry_run"),
         ({"transform": {"cmd": ["x"], "code": "src"}}, InvalidInputError, "it was not sent along"),
         ({"transform": {"cmd": ["x"], "image": "nobody/knows"}}, InvalidInputError, "is not mapped to an environment"),
+        ({"transform": {"cmd": ["x"], "user": "no-such-user"}}, InvalidInputError, "there is no user 'no-such-user' on"),
+        ({"transform": {"cmd": ["x"], "user": "0:no-such-group"}}, InvalidInputError, "no group 'no-such-group' on"),
+        ({"transform": {"cmd": ["x"], "user": 10**12}}, InvalidInputError, "there is no user '1000000000000' on"),
     ],
 )  # fmt: skip
 def test_a_bad_spec_is_one_line_and_leaves_nothing(
@@ -160,6 +165,22 @@ def test_a_bad_spec_is_one_line_and_leaves_nothing(
         assert said in caught.value.message and "\n" not in caught.value.message
     assert [repo.name for repo in world.versioning.list_repos("default")] == before
     assert [one.name for one in world.pipelines.list_pipelines("default")] == ["taken"]
+
+
+def test_a_user_of_a_container_is_the_images_affair(world: World) -> None:
+    world.settings.environments = {"theirs": Environment(container=True)}
+    world.settings.container_engine = "/bin/true"
+    create(world, "edges", pfs("images"), transform={"image": "theirs", "user": "no-such-user"})
+
+
+def test_a_working_dir_in_the_code_must_be_there(world: World) -> None:
+    code = world.versioning.stage([PutFile(path="/src/a.py", parts=[b""])]).root
+    for there in ("src", "./src/"):
+        asked = spec("edges", transform={"code": ".", "working_dir": there})
+        world.pipelines.create("default", asked, code_root=code, update=True)
+    asked = spec("edges", transform={"code": ".", "working_dir": "srd"})
+    with pytest.raises(InvalidInputError, match="there is no folder 'srd' in the folder"):
+        world.pipelines.create("default", asked, code_root=code, update=True)
 
 
 # --- versions, jobs -----------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def test_camel_case_is_the_same() -> None:
     document = {
         "pipeline": {"name": "p", "project": {"name": "other"}},
         "input": {"pfs": {"repo": "r", "glob": "/*", "repoType": "user"}},
-        "transform": {"cmd": ["a"], "acceptReturnCode": [1], "errCmd": ["b"], "workingDir": "x", "env": {"myVar": 1}},
+        "transform": {"cmd": ["a"], "acceptReturnCode": [1], "errCmd": ["b"], "workingDir": "/x", "env": {"myVar": 1}},
         "parallelismSpec": {"constant": "4"}, "datumTimeout": "1m30s", "outputBranch": "o", "$schema": "x",
     }  # fmt: skip
     shown = effective(parse_spec(document, "default"))
@@ -67,7 +67,7 @@ def test_camel_case_is_the_same() -> None:
     assert (transform["accept_return_code"], transform["err_cmd"], transform["working_dir"]) == (
         [1],
         ["b"],
-        "x",
+        "/x",
     )
     assert transform["env"] == {"myVar": "1"}
     assert shown["parallelism_spec"] == {"constant": 4}
@@ -106,9 +106,24 @@ def test_the_effective_spec_is_a_spec() -> None:
          "unknown field 'transform.secrets[0].envvar'; did you mean 'env_var'?"),
         ("input.cron", {"name": "tick", "spec": "@daily"},
          "input: pfs and cron cannot stand beside each other: put them into a cross or a union"),
-        ("input.git", {"url": "x"}, "not supported: input.git"),
+        ("input.git", {"url": "x"}, "not supported: input.git, which Pachyderm has dropped, too: put what is cloned"),
+        ("input.git", {}, "not supported: input.git, which"),
+        ("input.cross", [{"git": {}}], "not supported: input.cross[0].git, which"),
         ("input.pfs.commit", "1035715e796f45caae7a1d3ffd1f93ca", "not supported: input.pfs.commit"),
-        ("tf_job", {"tf_job": "x"}, "not supported: tf_job"),
+        ("tf_job", {"tf_job": "x"}, "not supported: tf_job, which Pachyderm has dropped, too: train in transform.cmd"),
+        ("tf_job", {}, "not supported: tf_job, which"),
+        ("tfJob", {}, "not supported: tfJob, which"),
+        ("transform.user", "a b", "transform.user: 'a b' is no user: write a name or a number"),
+        ("transform.user", "-x", "transform.user: '-x' is no user"),
+        ("transform.user", "ann:", "transform.user: 'ann:' is no user"),
+        ("transform.user", "ann\n", "transform.user: 'ann\\n' is no user"),
+        ("transform.user", "a" * 101, "is no user"),
+        ("transform.user", ["ann"], 'transform.user: must be text: put it in quotes'),
+        ("transform.working_dir", "src", "transform.working_dir: 'src' is not absolute: begin it with '/'"),
+        ("transform.working_dir", "/a/../b", "transform.working_dir: '/a/../b' has '..' in it"),
+        ("transform.working_dir", "/a\nb", "transform.working_dir: '/a\\nb' has a control character in it"),
+        ("transform.working_dir", "/a\0", "has a control character in it"),
+        ("transform.working_dir", "/" * 4001, "transform.working_dir: is longer than 4000 characters"),
         ("egress", {"sql_database": {"url": "sqlite:///x"}, "URL": "s3://x"}, "egress: name one place: URL, object_st"),
         ("egress", {"object_storage": {}}, "egress.object_storage.url: missing"),
         ("transform.cmd", [" "], "transform.cmd: its first word, the program, is empty"),
@@ -184,3 +199,18 @@ def test_nonsense_is_refused_in_our_own_words(document: Any) -> None:
         parse_spec(document, "default")
     except InvalidInputError as error:
         assert error.kind == "bad_spec"
+
+
+@pytest.mark.parametrize(
+    ("transform", "shown"),
+    [
+        ({"user": 1000}, {"user": "1000"}),
+        ({"user": "nobody:nogroup"}, {"user": "nobody:nogroup"}),
+        ({"working_dir": "/pfs/out"}, {"working_dir": "/pfs/out"}),
+        ({"working_dir": "."}, {"working_dir": "."}),
+        ({"working_dir": "src", "code": "."}, {"working_dir": "src"}),
+    ],
+)
+def test_users_and_folders_that_are_taken(transform: dict[str, Any], shown: dict[str, Any]) -> None:
+    document = with_field("transform", GUIDE["transform"] | transform)  # type: ignore[operator]
+    assert effective(parse_spec(document, "default"))["transform"].items() >= shown.items()

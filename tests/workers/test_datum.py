@@ -204,7 +204,7 @@ def test_many_datums_by_several_workers(server: Server) -> None:
     [
         ("echo first >&2; echo 'no such colour' >&2; exit 3", {}, "exit code 3: first | no such colour"),
         ("x", {"transform": {"cmd": ["nosuchprogram"]}}, "command not found: nosuchprogram"),
-        ("x", {"transform": {"working_dir": "nosuchfolder"}}, "cannot be entered"),
+        ("x", {"transform": {"working_dir": "/nosuchfolder"}}, "cannot be entered"),
         ("sleep 60", {"datum_timeout": "500ms"}, "ran past its datum_timeout of 0.5 s"),
         ("mkfifo /pfs/out/pipe", {}, "/pfs/out/pipe is a named pipe"),
         ("kill -9 $$", {}, "killed by SIGKILL"),
@@ -220,6 +220,9 @@ def test_failures_say_why(server: Server, script: str, more: dict[str, Any], rea
     assert job.status == Status.FAILED
     assert reason in job.reason
     assert server.services.versioning.inspect_commit("default", "edges@master").error == job.reason
+    log = server.log(job.id)
+    is_its_own = job.reason.partition("failed: ")[2].startswith("exit code")
+    assert any(line.startswith("attempt 1 of 1 failed: ") and reason in line for line in log) != is_its_own
 
 
 def test_accepted_codes_and_err_cmd(server: Server) -> None:

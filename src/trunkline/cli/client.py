@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trunkline.core.ids import is_commit_id
 from trunkline.sdk import config
 from trunkline.sdk.transfer import Transfers
 
@@ -26,3 +27,11 @@ def transfers() -> Transfers:
     made = Transfers()
     made.transaction = config.active_transaction()
     return made
+
+
+def exactly(api: Client, job: str, project: str | None) -> str:
+    """A job by its ID, where a branch stands for it: that may have moved on by the next request."""
+    if is_commit_id(job.partition("@")[2]):
+        return job
+    found = api.inspect_job(job, project=project)
+    return f"{found.project}/{found.pipeline}@{found.id}"

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from trunkline.cli.client import client
-from trunkline.cli.grammar import Force, Namespace, Output, Project, command, new_verb
+from trunkline.cli.client import client, exactly
+from trunkline.cli.grammar import Force, JobName, Namespace, Output, Project, command, new_verb
 from trunkline.cli.output import done, say
 from trunkline.errors import InvalidInputError
 
@@ -80,9 +80,11 @@ def delete_pipeline(
     say(f"pipeline {name} deleted")
 
 
-def delete_job(job: Annotated[str, typer.Argument(metavar="PIPELINE@ID")], project: Project = None) -> None:
+def delete_job(job: JobName, project: Project = None) -> None:
     """Forget a job with its datums and its log; one that runs is ended first. Its output commit stays."""
-    client().delete_job(job, project=project)
+    api = client()
+    job = exactly(api, job, project)
+    api.delete_job(job, project=project)
     say(f"job {job} deleted")
 
 

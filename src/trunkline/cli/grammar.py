@@ -142,6 +142,8 @@ def with_options(function: Callable[..., None], options: Mapping[str, quick.Opti
 
 # Options that many commands share.
 
+JOB_HELP = "Or PIPELINE@BRANCH: the job that made its head."
+JobName = Annotated[str, typer.Argument(metavar="PIPELINE@ID", help=JOB_HELP)]
 ADDRESS: Any = typer.Argument(metavar="REPO@BRANCH[:PATH]")
 
 Output = Annotated[Format | None, typer.Option("--output", "-o", help="Print json or yaml.")]

@@ -10,8 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.client import client
-from trunkline.cli.grammar import FullTimestamps, Number, Output, Project, command, new_verb
+from trunkline.cli.client import client, exactly
+from trunkline.cli.grammar import (
+    JOB_HELP,
+    FullTimestamps,
+    JobName,
+    Number,
+    Output,
+    Project,
+    command,
+    new_verb,
+)
 from trunkline.cli.listing import shown
 from trunkline.cli.output import (
     bar,
@@ -32,7 +41,7 @@ from trunkline.sdk.client import Client
 from trunkline.sdk.jobs import FINAL
 from trunkline.wire.jobs import Cost, Datum, Job, JobSet, JobWorker
 
-JobArgument = Annotated[str, typer.Argument(metavar="PIPELINE@ID | ID")]
+JobArgument = Annotated[str, typer.Argument(metavar="PIPELINE@ID | ID", help=JOB_HELP)]
 States = Annotated[
     list[str] | None, typer.Option("--state", help="Only in this state; may be given many times.")
 ]
@@ -148,7 +157,7 @@ def job_state(job: Job) -> str:
 
 
 def list_datums(
-    job: Annotated[str | None, typer.Argument(metavar="[PIPELINE@ID]")] = None,
+    job: Annotated[str | None, typer.Argument(metavar="[PIPELINE@ID]", help=JOB_HELP)] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Of a spec instead, with what its inputs hold now.")
     ] = None,
@@ -200,6 +209,7 @@ def inspect_job(
         _show_set(api.inspect_job_set(job), output, full_timestamps)
         return
     found = api.inspect_job(job, project=project)
+    job = f"{found.project}/{found.pipeline}@{found.id}"
     if output is not None:
         structured(found, output)
         return
@@ -274,7 +284,7 @@ def cost_lines(cost: Cost) -> list[tuple[str, Any]]:
 
 
 def inspect_datum(
-    job: Annotated[str, typer.Argument(metavar="PIPELINE@ID")],
+    job: JobName,
     datum: Annotated[str, typer.Argument(metavar="DATUM", help="Its ID, or at least six characters of it.")],
     project: Project = None,
     output: Output = None,
@@ -282,6 +292,7 @@ def inspect_datum(
 ) -> None:
     """Show a datum: what it sees, how it went, why it was done, what it took, and the last lines of its log."""
     api = client()
+    job = exactly(api, job, project)
     found = api.inspect_datum(job, datum, project=project)
     if output is not None:
         structured(found, output)
@@ -335,6 +346,7 @@ def wait_job(job: JobArgument, project: Project = None, output: Output = None) -
         if output is not None:
             structured(ended, output)
     else:
+        job = exactly(api, job, project)
         jobs = [api.wait_job(job, project=project)]
         if output is not None:
             structured(jobs[0], output)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trunkline.cli.client import client
+from trunkline.cli.client import client, exactly
 from trunkline.cli.grammar import SAME, Namespace, Project, command
 from trunkline.cli.output import Format, say, show, structured_line
 from trunkline.core.ids import is_commit_id
@@ -43,7 +43,7 @@ class Wish:
 def logs(
     words: Annotated[list[str] | None, typer.Argument(metavar="[ID | isvc NAME]", help="All jobs of an ID.")] = None,
     pipeline: Annotated[str | None, typer.Option("--pipeline", "-p", help="Of this pipeline's newest job.")] = None,
-    job: Annotated[str | None, typer.Option("--job", "-j", help="Of this job (ID or PIPELINE@ID).")] = None,
+    job: Annotated[str | None, typer.Option("--job", "-j", help="Of this job (ID, PIPELINE@ID or PIPELINE@BRANCH).")] = None,
     all_jobs: Annotated[bool, typer.Option("--all-jobs", help="With -p: of all its jobs, oldest first.")] = False,
     datum: Annotated[str | None, typer.Option("--datum", help="Only of this datum (six characters are enough).")] = None,
     inputs: Annotated[
@@ -67,7 +67,7 @@ def logs(
 ) -> None:  # fmt: skip
     """Print the lines that user code has written: of a pipeline's job, of all jobs of an ID, a trial or an inference service."""
     if job is not None and "@" in job:
-        pipeline, _, job = job.partition("@")
+        pipeline, _, job = exactly(client(), job, project).partition("@")
     if job is not None and pipeline is None and not words:
         words, job = [job], None
     commit_id = words[0] if words is not None and len(words) == 1 and is_commit_id(words[0]) else None

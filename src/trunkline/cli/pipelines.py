@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from trunkline.cli.client import client
+from trunkline.cli.client import client, exactly
 from trunkline.cli.editor import in_editor
-from trunkline.cli.grammar import Output, Project, command, new_verb
+from trunkline.cli.grammar import JobName, Output, Project, command, new_verb
 from trunkline.cli.output import counted, done, say, show, structured, table
 from trunkline.errors import InvalidInputError, TrunklineError
 from trunkline.sdk.specs import parse_specs, read_specs
@@ -53,25 +53,22 @@ def create_pipeline(
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """Create pipelines from a spec file; the folder that transform.code names is uploaded with it."""
+    """Create pipelines from a spec file: all that it holds, or none; they may read what others of them make. The folder that
+    transform.code names is uploaded with it."""
     path, specs = _specs(file, jsonnet, arg)
     api, folder = client(), path.parent
     if dry_run or any(spec.get("dry_run") or spec.get("dryRun") for spec in specs):
-        previews = [
-            api.preview_pipeline(spec, folder=folder, update=update, reprocess=reprocess, project=project)
-            for spec in specs
-        ]
+        previews = api.preview_pipelines(
+            specs, folder=folder, update=update, reprocess=reprocess, project=project
+        )
         _show_previews(previews, output)
         return
-    made: list[Pipeline] = []
-    for spec in specs:
-        made.append(
-            api.create_pipeline(spec, folder=folder, update=update, reprocess=reprocess, project=project)
-        )
-        if output is None:
-            _say_made(made[-1])
+    made = api.create_pipelines(specs, folder=folder, update=update, reprocess=reprocess, project=project)
     if output is not None:
         structured(made if len(made) > 1 else made[0], output)
+        return
+    for one in made:
+        _say_made(one)
 
 
 def update_pipeline(
@@ -156,13 +153,8 @@ def why_text(why: dict[str, Any]) -> str:
 def datums_of_spec(file: Path, project: str | None, output: Any) -> None:
     """The datums that the specs in a file would have."""
     api = client()
-    found = [
-        datum
-        for spec in read_specs(file)
-        for datum in api.preview_pipeline(
-            spec, folder=file.parent, update=True, datums=LISTED_DATUMS_MAX, project=project
-        ).datums
-    ]
+    previews = api.preview_pipelines(file, update=True, datums=LISTED_DATUMS_MAX, project=project)
+    found = [datum for preview in previews for datum in preview.datums]
     if output is not None:
         structured(found, output)
     else:
@@ -230,13 +222,15 @@ def rerun_pipeline(
 
 
 def restart_datum(
-    job: Annotated[str, typer.Argument(metavar="PIPELINE@ID")],
+    job: JobName,
     paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH]...", help="Those that see all of them.")] = None,
     datum: Annotated[str, typer.Option("--datum", help="The beginning of a datum's ID.")] = "",
     project: Project = None,
 ) -> None:  # fmt: skip
     """Have datums of a running job done again from their beginning."""
-    found = client().restart_datums(job, paths or [], datum=datum, project=project)
+    api = client()
+    job = exactly(api, job, project)
+    found = api.restart_datums(job, paths or [], datum=datum, project=project)
     say(f"{counted(len(found), 'datum')} of job {job} restarted")
 
 

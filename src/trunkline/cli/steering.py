@@ -6,14 +6,13 @@ from typing import Annotated
 
 import typer
 
-from trunkline.cli.client import client
-from trunkline.cli.grammar import Namespace, Output, Project, command, new_verb
+from trunkline.cli.client import client, exactly
+from trunkline.cli.grammar import JobName, Namespace, Output, Project, command, new_verb
 from trunkline.cli.output import done, say, show, structured
 from trunkline.core.ids import is_commit_id
 from trunkline.errors import StateError
 
 CommitArgument = Annotated[str, typer.Argument(metavar="REPO@BRANCH")]
-JobArgument = Annotated[str, typer.Argument(metavar="PIPELINE@ID")]
 Message = Annotated[str, typer.Option("--message", "-m", help="What it is about.")]
 
 
@@ -74,9 +73,11 @@ def stop_pipeline(name: str, project: Project = None, output: Output = None) -> 
     done(found, output, f"pipeline {name} {found.state}")
 
 
-def stop_job(job: JobArgument, project: Project = None, output: Output = None) -> None:
+def stop_job(job: JobName, project: Project = None, output: Output = None) -> None:
     """End a job now."""
-    found = client().stop_job(job, project=project)
+    api = client()
+    job = exactly(api, job, project)
+    found = api.stop_job(job, project=project)
     done(found, output, f"job {job} {found.status}")
 
 

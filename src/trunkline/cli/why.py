@@ -26,7 +26,10 @@ def register(app: typer.Typer) -> None:
 
 
 def why(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="PIPELINE@ID, or an ID for all jobs of it.")],
+    job: Annotated[
+        str,
+        typer.Argument(metavar="JOB", help="PIPELINE@ID or PIPELINE@BRANCH, or an ID for all jobs of it."),
+    ],
     number: Number = None,
     project: Project = None,
     output: Output = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy.engine import Connection
 
@@ -14,6 +14,8 @@ from trunkline.pipelines.inputs import leaves
 from trunkline.pipelines.spec import PfsInput, PipelineSpec, leaves_of
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
+from trunkline.users import user_of
+from trunkline.versioning.model import TreePart
 from trunkline.versioning.service import VersioningService
 
 Node = tuple[str, str]
@@ -36,28 +38,53 @@ class SpecChecks:
         self._secrets = secrets
         self._settings = settings
 
-    def check(self, spec: PipelineSpec, code_root: str | None) -> None:
-        """:raises InvalidInputError: for a bad name or image. :raises NotFoundError: for a missing project, repo or secret."""
+    def check(
+        self, spec: PipelineSpec, code_root: str | None, coming: Collection[Node] = frozenset()
+    ) -> None:
+        """``coming``: repos that are made together with it.
+
+        :raises InvalidInputError: for a bad name, image, user or folder. :raises NotFoundError: for a missing project, repo
+        or secret.
+        """
         check_pipeline_name(spec.pipeline.name)
         check_name("branch", spec.output_branch)
-        self._settings.environment_for(spec.transform.image, requirements=bool(spec.transform.requirements))
+        transform = spec.transform
+        place = self._settings.environment_for(transform.image, requirements=bool(transform.requirements))
+        if place.container is None:  # else it is one of the image's users
+            user_of(transform.user)
         self._versioning.inspect_project(spec.pipeline.project)
         for where, leaf in leaves_of(spec.input) if spec.input is not None else ():
             if isinstance(leaf, PfsInput):
-                self._check_repo(spec, where, leaf)
+                self._check_repo(spec, where, leaf, coming)
         for wanted in spec.transform.secrets:
             self._check_secret(spec.pipeline.project, wanted.name, wanted.key)
         if spec.egress is not None and self._open_target is not None:
             self._open_target(spec.pipeline.project, spec.egress.model_dump(exclude_none=True))
         if code_root is not None:
             self._versioning.check_tree(TreeHash(code_root))
+            self._check_folder(spec.transform.working_dir, TreeHash(code_root))
 
-    def _check_repo(self, spec: PipelineSpec, where: str, leaf: PfsInput) -> None:
+    def _check_folder(self, wanted: str, code: TreeHash) -> None:
+        """What is absolute is looked for when a datum begins: it may be where only that can see it."""
+        inside = "/".join(part for part in wanted.split("/") if part not in ("", "."))
+        if (
+            inside
+            and not wanted.startswith("/")
+            and not self._versioning.has_part_at(TreePart("", code, ""), inside)
+        ):
+            raise InvalidInputError(
+                f"transform.working_dir: there is no folder {wanted!r} in the folder of transform.code",
+                kind="bad_working_dir",
+            )
+
+    def _check_repo(self, spec: PipelineSpec, where: str, leaf: PfsInput, coming: Collection[Node]) -> None:
         project, repo = leaf.project, leaf.repo
         if (project, repo) == (spec.pipeline.project, spec.pipeline.name):
             raise InvalidInputError(
                 f"pipeline {project}/{repo} cannot have its own output repo as input", kind="pipeline_cycle"
             )
+        if (project, repo) in coming:
+            return
         try:
             self._versioning.inspect_repo(project, repo)
         except NotFoundError as error:
@@ -83,8 +110,8 @@ class SpecChecks:
             )
 
 
-def check_cycle(connection: Connection, spec: PipelineSpec) -> None:
-    """Follow all inputs upstream: none may lead back here.
+def check_cycles(connection: Connection, specs: Sequence[PipelineSpec]) -> None:
+    """Follow all inputs upstream: none may lead back to where it began.
 
     :raises ConflictError: ``pipeline_cycle``, naming the chain.
     """
@@ -94,12 +121,18 @@ def check_cycle(connection: Connection, spec: PipelineSpec) -> None:
         ]
         for other in store.list_pipelines(connection, None)
     }
-    own = (spec.pipeline.project, spec.pipeline.name)
-    above[own] = [(leaf.project, leaf.repo) for leaf in spec.pfs_inputs]
-    chain = chain_back(own, above)
-    if chain is not None:
-        said = " <- ".join("/".join(one) for one in chain)
-        raise ConflictError(f"this would make a cycle: {said}", kind="pipeline_cycle")
+    own = {(spec.pipeline.project, spec.pipeline.name): spec for spec in specs}
+    above |= {node: [(leaf.project, leaf.repo) for leaf in spec.pfs_inputs] for node, spec in own.items()}
+    for node in own:
+        chain = chain_back(node, above)
+        if chain is not None:
+            raise cycle_of(chain)
+
+
+def cycle_of(chain: Sequence[Node]) -> ConflictError:
+    """The error that names a cycle."""
+    said = " <- ".join("/".join(one) for one in chain)
+    return ConflictError(f"this would make a cycle: {said}", kind="pipeline_cycle")
 
 
 def chain_back(start: Node, above: Mapping[Node, Sequence[Node]]) -> list[Node] | None:

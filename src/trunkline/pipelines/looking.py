@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from trunkline.core.clock import Clock
+from trunkline.core.status import Status
 from trunkline.errors import ConflictError, InvalidInputError, NotFoundError
 from trunkline.jobs.model import Done, Task
 from trunkline.jobs.queue import Lease
@@ -16,7 +17,7 @@ from trunkline.jobs.service import JobsService
 from trunkline.pipelines import datum_store, set_store, store
 from trunkline.pipelines.datum_tasks import add_stats
 from trunkline.pipelines.keys import DATUM_SET, SPOUT, SPOUT_LOG, SWEEP_LOGS, job_key, pipeline_key
-from trunkline.pipelines.log_index import LogFilter, LogReader
+from trunkline.pipelines.log_index import ALL_LINES, LogFilter, LogReader
 from trunkline.pipelines.logs import JobLogs
 from trunkline.pipelines.model import Cost, Job, JobSet, JobWorker, LogLine
 from trunkline.pipelines.staying import run_of
@@ -124,7 +125,7 @@ class Looking:
             datums = frozenset(ids) if datums is None else datums & frozenset(ids)
         wanted = LogFilter(datums=datums, since=wish.since, until=wish.until, worker=wish.worker)
         reader = self._logs.reader(row.job.project, row.job.pipeline, row.job.id, wanted, offset)
-        return LogStream(self._db, row, reader, wish)
+        return LogStream(self._db, row, reader, wish, wanted)
 
     def open_spout_log(self, project: str, pipeline: str, wish: LogWish, offset: int = 0) -> Tail:
         """The one log of a spout, which has no jobs and no datums; it ends when the spout is stopped."""
@@ -193,13 +194,20 @@ class Looking:
 
 
 class LogStream:
-    """A reader of one job's log: called with a place in it, answers lines, the next place, and whether that was all."""
+    """A reader of one job's log: called with a place in it, answers lines, the next place, and whether that was all.
 
-    def __init__(self, db: Database, row: JobRow, reader: LogReader, wish: LogWish) -> None:
+    The last line says why a job did not succeed. It is not in the file, where it could be missing or wrong: it is read from the
+    job's row, together with the end itself.
+    """
+
+    def __init__(
+        self, db: Database, row: JobRow, reader: LogReader, wish: LogWish, wanted: LogFilter = ALL_LINES
+    ) -> None:
         self._db = db
         self._row = row
         self._reader = reader
         self._wish = wish
+        self._wanted = wanted
         self._tail = wish.tail
         self._labels: dict[str, str] = {}
 
@@ -208,17 +216,22 @@ class LogStream:
             row = store.get_job_by_pk(connection, self._row.pk)
         if row is None:  # it was deleted, and its log with it
             return [], self._reader.offset, True
+        end = end_of(row.job)
+        is_said = end is not None and self._wanted.takes(end) and self._tail != 0
         if self._tail is None:
             lines = self._reader.more()
         else:
-            lines, self._tail = self._reader.last(self._tail), None
+            lines, self._tail = self._reader.last(max(0, self._tail - is_said)), None
             lines = lines or self._reader.more()
+        is_all = row.job.status.is_final and not lines
+        if is_all and is_said and end is not None:
+            lines = [end]
         if self._wish.files:
             self._look_up(lines)
         job = self._row.job.id
         labels = self._labels
         labelled = [line._replace(job=job, files=labels.get(line.datum, "")) for line in lines]
-        return labelled, self._reader.offset, row.job.status.is_final and not lines
+        return labelled, self._reader.offset, is_all
 
     def _look_up(self, lines: Sequence[LogLine]) -> None:
         unknown = {line.datum for line in lines} - set(self._labels) - {""}
@@ -230,6 +243,14 @@ class LogStream:
         with self._db.read() as connection:
             found = datum_store.files_by_id(connection, self._row.pk, unknown)
         self._labels.update((one, files_text(files, self._row)) for one, files in found.items())
+
+
+def end_of(job: Job) -> LogLine | None:
+    """What the log of a job says at its end, if that was no good one."""
+    if not job.status.is_final or job.status == Status.SUCCEEDED or not job.reason:
+        return None
+    text = f"job {job.status.value}: {job.reason}"
+    return LogLine(ts=job.finished_at or job.created_at, text=text, stream="trunkline", datum="", attempt=1)
 
 
 def _check_tail(wish: LogWish) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import secrets as random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from trunkline.errors import (
 )
 from trunkline.jobs.service import JobsService
 from trunkline.pipelines import store
-from trunkline.pipelines.checks import SpecChecks, check_cycle
+from trunkline.pipelines.checks import Node, SpecChecks, check_cycles
 from trunkline.pipelines.crons import FIRE_CRONS, Crons
 from trunkline.pipelines.datum_tasks import IssueToken
 from trunkline.pipelines.egress.base import OpenTarget
@@ -36,6 +36,7 @@ from trunkline.pipelines.preview import PipelinePreview, changed_fields, first_d
 from trunkline.pipelines.s3 import JobDoor
 from trunkline.pipelines.spec import PipelineSpec, effective, parse_spec, with_defaults
 from trunkline.pipelines.staying import Staying, is_spout
+from trunkline.pipelines.together import Wish, blamed_on, check_count, in_order, label_of
 from trunkline.secrets.service import SecretsService
 from trunkline.settings import Settings
 from trunkline.storage.db.engine import Database
@@ -94,14 +95,32 @@ class PipelineService(JobUseCases):
         :raises InvalidInputError: for a bad spec, glob or image; ``NotFoundError`` for a missing repo, project or secret;
             ``AlreadyExistsError`` without ``update``; ``ConflictError`` for a cycle.
         """
-        checked = self._read(spec, project)
-        if checked.dry_run:
-            raise InvalidInputError(
-                "the spec says dry_run: use 'trunkline create pipeline -f FILE --dry-run'", kind="dry_run"
-            )
-        self._checks.check(checked, code_root)
+        asked = [{"spec": spec, "code_root": code_root}]
+        [made] = self.create_all(project, asked, update=update, reprocess=reprocess)
+        return made
+
+    def create_all(
+        self,
+        project: str,
+        pipelines: Sequence[Mapping[str, Any]],
+        *,
+        update: bool = False,
+        reprocess: bool = False,
+    ) -> list[Pipeline]:
+        """``create`` for several, each a ``spec`` and its ``code_root``: all of them, or none. They are made in the order that
+        their inputs ask for, and returned as they were given. What they begin has one ID.
+
+        :raises InvalidInputError: ``too_many_pipelines``; ``pipeline_twice``. And what ``create`` raises, naming the pipeline.
+        """
+        wishes = self._wishes(project, pipelines)
+        for wish in wishes:
+            if wish.spec.dry_run:
+                raise InvalidInputError(
+                    "the spec says dry_run: use 'trunkline create pipeline -f FILE --dry-run'", kind="dry_run"
+                )
         with self._db.write() as connection:
-            return self._make(connection, checked, code_root, update=update, reprocess=reprocess)
+            made = self._make_all(connection, wishes, update=update, reprocess=reprocess)
+        return [made[wish.node] for wish in wishes]
 
     def preview(
         self,
@@ -115,18 +134,35 @@ class PipelineService(JobUseCases):
     ) -> PipelinePreview:
         """What ``create`` would do, and the first ``datums`` of all its datums. Raises what that would raise, because it does
         the same and then takes it back."""
-        checked = self._read(spec, project)
-        self._checks.check(checked, code_root)
-        home, name = checked.pipeline.project, checked.pipeline.name
+        asked = [{"spec": spec, "code_root": code_root}]
+        [found] = self.preview_all(project, asked, update=update, reprocess=reprocess, datums=datums)
+        return found
+
+    def preview_all(
+        self,
+        project: str,
+        pipelines: Sequence[Mapping[str, Any]],
+        *,
+        update: bool = False,
+        reprocess: bool = False,
+        datums: int = 0,
+    ) -> list[PipelinePreview]:
+        """What ``create_all`` would do. An input that would come with it is as if empty."""
+        wishes = self._wishes(project, pipelines)
         with self._db.read() as connection:
-            old = store.get_pipeline(connection, home, name)
-            pipeline_id = store.find_pipeline_id(connection, home, name)
+            old = {wish.node: store.get_pipeline(connection, *wish.node) for wish in wishes}
+            ids = {wish.node: store.find_pipeline_id(connection, *wish.node) for wish in wishes}
         try:
             with self._db.write(wakes=False) as connection:
-                made = self._make(connection, checked, code_root, update=update, reprocess=reprocess)
+                made = self._make_all(connection, wishes, update=update, reprocess=reprocess)
                 raise _Rehearsed
         except _Rehearsed:
             pass
+        return [self._preview_of(made[wish.node], old[wish.node], ids[wish.node], datums) for wish in wishes]
+
+    def _preview_of(
+        self, made: Pipeline, old: Pipeline | None, pipeline_id: int | None, datums: int
+    ) -> PipelinePreview:
         stands_alone = is_spout(made.spec)
         commits = {} if stands_alone else heads_of(self._versioning, made.spec)
         planner = self._steps.planner
@@ -136,6 +172,35 @@ class PipelineService(JobUseCases):
             work=Preview() if stands_alone else planner.preview(made, pipeline_id, commits),
             datums=() if stands_alone else tuple(first_datums(planner, made.spec, commits, datums)),
         )  # fmt: skip
+
+    def _wishes(self, project: str, pipelines: Sequence[Mapping[str, Any]]) -> list[Wish]:
+        """Specs that are right as far as can be seen without the other pipelines."""
+        check_count(len(pipelines))
+        wishes = []
+        for number, one in enumerate(pipelines, 1):
+            label = label_of(one["spec"], number, len(pipelines))
+            with blamed_on(label):
+                spec = self._read(one["spec"], project)
+            wishes.append(Wish(spec=spec, code_root=one.get("code_root"), label=label))
+        coming = {repo for wish in wishes for repo in wish.makes} if len(wishes) > 1 else frozenset()
+        for wish in wishes:
+            with blamed_on(wish.label):
+                self._checks.check(wish.spec, wish.code_root, coming)
+        return wishes
+
+    def _make_all(
+        self, connection: Connection, wishes: Sequence[Wish], *, update: bool, reprocess: bool
+    ) -> dict[Node, Pipeline]:
+        ordered = in_order(wishes)
+        check_cycles(connection, [wish.spec for wish in ordered])
+        made = {}
+        with self._versioning.together(connection):
+            for wish in ordered:
+                with blamed_on(wish.label):
+                    made[wish.node] = self._make(
+                        connection, wish.spec, wish.code_root, update=update, reprocess=reprocess
+                    )
+        return made
 
     def _read(self, spec: Mapping[str, Any], project: str) -> PipelineSpec:
         """With the defaults of its project and of the server, which are settings."""
@@ -159,7 +224,6 @@ class PipelineService(JobUseCases):
     ) -> Pipeline:
         home, name = checked.pipeline.project, checked.pipeline.name
         now = self._clock.now()
-        check_cycle(connection, checked)
         self._staying.check(connection, checked)
         old = store.get_pipeline(connection, home, name)
         if old is None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from trunkline.core.ids import is_commit_id
+from trunkline.core.paths import parse_address
 from trunkline.sdk.data import POLL_SECONDS
 from trunkline.sdk.pipelines import PipelineMethods
 from trunkline.sdk.transport import path_of
@@ -81,7 +83,8 @@ class JobMethods(PipelineMethods):
         return [JobWorker.model_validate(one) for one in found]
 
     def inspect_job(self, address: str, *, project: str | None = None) -> Job:
-        """One job, as ``pipeline@ID``.
+        """One job, as ``pipeline@ID``, or as ``pipeline@branch``: the one that made the branch's head. So it is wherever a job
+        is named.
 
         >>> client.inspect_job("edges@1035715e796f45caae7a1d3ffd1f93ca").reason
         """
@@ -92,8 +95,9 @@ class JobMethods(PipelineMethods):
 
         >>> client.wait_job("edges@1035715e796f45caae7a1d3ffd1f93ca").status
         """
+        path = self._job(address, project)
         while True:
-            answer = self.call("GET", self._job(address, project), query={"wait_seconds": POLL_SECONDS})
+            answer = self.call("GET", path, query={"wait_seconds": POLL_SECONDS})
             job = Job.model_validate(answer)
             if job.status in FINAL:
                 return job
@@ -161,8 +165,8 @@ class JobMethods(PipelineMethods):
         offset: int = 0,
         project: str | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """The log of a pipeline's latest job, or of the one named, line by line: ``ts``, ``text``, ``stream``, ``datum``,
-        ``attempt``, ``worker``, ``job``. ``follow`` goes on until the job ends.
+        """The log of a pipeline's latest job, or of the one named (by its ID, or a branch), line by line: ``ts``, ``text``,
+        ``stream``, ``datum``, ``attempt``, ``worker``, ``job``. ``follow`` goes on until the job ends.
 
         Only of a ``datum`` (the beginning of its ID), of datums that see all ``inputs`` (paths or hashes), of times from
         ``since`` to ``until`` (in seconds since 1970), of one ``worker``; of these the last ``tail``. ``files`` says of each
@@ -170,6 +174,9 @@ class JobMethods(PipelineMethods):
 
         >>> for line in client.pipeline_logs("edges", inputs=["/liberty.png"], follow=True): print(line["text"])
         """
+        if job is not None and not is_commit_id(job):
+            where = parse_address(f"{pipeline}@{job}", project or self.project)
+            job = self._made_by(where, f"{pipeline}@{job}")
         query = {
             "job": job, "datum": datum, "input": list(inputs), "since": since, "until": until, "worker": worker,
             "tail": tail, "files": files, "offset": offset, "follow": follow,

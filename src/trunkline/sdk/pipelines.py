@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trunkline.core.paths import parse_address
-from trunkline.errors import InvalidInputError
+from trunkline.core.paths import Address, parse_address
+from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.sdk.data import PAGE_ITEMS_MAX, DataMethods
 from trunkline.sdk.specs import read_specs
 from trunkline.sdk.tar import code_files
@@ -42,23 +42,23 @@ class PipelineMethods(DataMethods):
 
     def create_pipelines(
         self,
-        file: Path,
+        specs: Path | Sequence[dict[str, Any]],
         *,
+        folder: Path | None = None,
         update: bool = False,
         reprocess: bool = False,
         project: str | None = None,
         args: Mapping[str, str] | None = None,
     ) -> list[Pipeline]:
-        """Create all pipelines of a spec file, in its order. ``args`` are the arguments of a Jsonnet file.
+        """Create all pipelines of a spec file, or of a list of specs: all of them or, after an error, none. They may stand in any
+        order, also where one reads what another makes; they are returned in that of the file. ``args`` are the arguments of a
+        Jsonnet file.
 
         >>> client.create_pipelines(Path("training-pipeline.json"))
         """
-        return [
-            self.create_pipeline(
-                spec, folder=file.parent, update=update, reprocess=reprocess, project=project
-            )
-            for spec in read_specs(file, args)
-        ]
+        body = self._ask_all(specs, folder, update, reprocess, project, args)
+        answer = self.call("POST", path_of("pipelines"), json=body)
+        return [Pipeline.model_validate(one) for one in answer["items"]]
 
     def preview_pipeline(
         self,
@@ -78,6 +78,48 @@ class PipelineMethods(DataMethods):
         answer = self.call("POST", path + "/preview", json={**body, "datums": datums})
         return PipelinePreview.model_validate(answer)
 
+    def preview_pipelines(
+        self,
+        specs: Path | Sequence[dict[str, Any]],
+        *,
+        folder: Path | None = None,
+        update: bool = False,
+        reprocess: bool = False,
+        datums: int = 20,
+        project: str | None = None,
+        args: Mapping[str, str] | None = None,
+    ) -> list[PipelinePreview]:
+        """What ``create_pipelines`` would do. What one of them would read of another is not there yet, so it is as if empty.
+
+        >>> [found.is_new for found in client.preview_pipelines(Path("pipelines.yaml"))]
+        """
+        body = self._ask_all(specs, folder, update, reprocess, project, args) | {"datums": datums}
+        answer = self.call("POST", path_of("pipelines", "preview"), json=body)
+        return [PipelinePreview.model_validate(one) for one in answer["items"]]
+
+    def _ask_all(
+        self,
+        specs: Path | Sequence[dict[str, Any]],
+        folder: Path | None,
+        update: bool,
+        reprocess: bool,
+        project: str | None,
+        args: Mapping[str, str] | None,
+    ) -> dict[str, Any]:
+        if isinstance(specs, Path):
+            folder = folder or specs.parent
+            specs = read_specs(specs, args)
+        roots: dict[str, str | None] = {}  # a folder that several of them name is uploaded once
+        pipelines = []
+        for spec in specs:
+            code = _code_of(spec)
+            if code is not None and code not in roots:
+                roots[code] = self._upload_code(spec, folder or Path())
+            pipelines.append({"spec": spec, "code_root": None if code is None else roots[code]})
+        return {
+            "pipelines": pipelines, "project": project or self.project, "update": update, "reprocess": reprocess,
+        }  # fmt: skip
+
     def _ask(
         self,
         spec: dict[str, Any],
@@ -96,14 +138,13 @@ class PipelineMethods(DataMethods):
         return self._in(project or where, "pipelines"), body  # fmt: skip
 
     def _upload_code(self, spec: dict[str, Any], folder: Path) -> str | None:
-        transform = spec.get("transform")
-        code = transform.get("code") if isinstance(transform, dict) else None
+        code = _code_of(spec)
         if code is None:
             return None
-        path = folder / str(code)
+        path = folder / code
         if not path.is_dir():
             raise InvalidInputError(
-                f"transform.code {str(code)!r}: there is no folder {path}",
+                f"transform.code {code!r}: there is no folder {path}",
                 kind="no_code",
                 details={"code": code},
             )
@@ -187,21 +228,38 @@ class PipelineMethods(DataMethods):
         >>> client.why_job("edges@1035715e796f45caae7a1d3ffd1f93ca").kinds
         {'new': 1, 'unchanged': 99}
         """
+        path = self._job(address, project) + "/why"
         size = PAGE_ITEMS_MAX if limit is None else max(1, min(limit, PAGE_ITEMS_MAX))
         found: WhyJob | None = None
         datums: list[WhyDatum] = []
         cursor: str | None = None
         while found is None or (cursor is not None and (limit is None or len(datums) < limit)):
-            answer = self.call(
-                "GET", self._job(address, project) + "/why", query={"limit": size, "cursor": cursor}
-            )
+            answer = self.call("GET", path, query={"limit": size, "cursor": cursor})
             page = WhyJob.model_validate(answer)
             found, cursor = found or page, page.next
             datums += page.datums
         return found.model_copy(update={"datums": tuple(datums[:limit]), "next": cursor})
 
     def _job(self, address: str, project: str | None) -> str:
+        """The path of a job. A branch stands for the job that made its head: so ask once, and go on with the answer."""
         where = parse_address(address, project or self.project)
-        if where.commit is None:
-            raise InvalidInputError(f"{address!r} names no job: write pipeline@ID", kind="bad_address")
-        return path_of("projects", where.project, "pipelines", where.repo, "jobs", where.commit)
+        if where.path is not None or (where.branch is None and where.commit is None):
+            raise InvalidInputError(
+                f"{address!r} names no job: write pipeline@ID or pipeline@branch", kind="bad_address"
+            )
+        is_exact = where.commit is not None and str(where) == f"{where.project}/{where.repo}@{where.commit}"
+        job_id = str(where.commit) if is_exact else self._made_by(where, address)
+        return path_of("projects", where.project, "pipelines", where.repo, "jobs", job_id)
+
+    def _made_by(self, where: Address, address: str) -> str:
+        """The ID of a commit, which is that of the job that made it."""
+        try:
+            return str(self.call("GET", self._in(where.project, "commits"), query={"at": str(where)})["id"])
+        except NotFoundError as error:
+            raise NotFoundError(f"there is no job {address}: {error.message}", kind="no_job") from error
+
+
+def _code_of(spec: dict[str, Any]) -> str | None:
+    transform = spec.get("transform")
+    code = transform.get("code") if isinstance(transform, dict) else None
+    return None if code is None else str(code)

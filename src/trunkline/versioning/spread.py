@@ -70,6 +70,11 @@ def _gathering(connection: Connection) -> _Gathering | None:
     return found
 
 
+def is_gathered(connection: Connection) -> bool:
+    """Whether somebody gathers already: there is one ID for all then, and one end."""
+    return _gathering(connection) is not None
+
+
 def next_id(connection: Connection, repo: RepoRow) -> CommitId:
     """The ID for a commit that somebody makes in a repo.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from trunkline.core.ids import DEFAULT_PROJECT
 from trunkline.wire.base import Ask, Wire
 
 
@@ -32,10 +33,13 @@ class Pipeline(Wire):
     """``service``: ``ip``, ``external_port``, ``url`` and ``state``, of a pipeline that is one."""
 
 
-class CreatePipeline(Ask):
+class SpecWithCode(Ask):
     spec: dict[str, Any]
     code_root: str | None = None
     """Tree of the folder that ``transform.code`` names, uploaded before as a fileset."""
+
+
+class CreatePipeline(SpecWithCode):
     update: bool = False
     reprocess: bool = False
 
@@ -45,6 +49,21 @@ class PreviewPipeline(CreatePipeline):
 
     datums: int = Field(default=20, ge=0, le=10_000)
     """So many of all its datums are listed."""
+
+
+class CreatePipelines(Ask):
+    """All of them, or none; in the order that their inputs ask for."""
+
+    pipelines: list[SpecWithCode]
+    project: str = DEFAULT_PROJECT
+    """Of those whose spec names none."""
+    update: bool = False
+    reprocess: bool = False
+
+
+class PreviewPipelines(CreatePipelines):
+    datums: int = Field(default=20, ge=0, le=10_000)
+    """So many of the datums of each are listed."""
 
 
 class PreviewedDatum(Wire):

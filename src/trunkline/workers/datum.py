@@ -26,6 +26,8 @@ from trunkline.workers.variables import datum_variables, env_file, job_variables
 
 log = logging.getLogger(__name__)
 
+SIGNALLED = 128
+"""An exit code above it is that of a command that was killed."""
 FULL_BYTES = 2**20
 """A disk with less room than this is full."""
 
@@ -98,6 +100,7 @@ class DatumSetRunner:
 
     def _fail_all(self, context: TaskContext, folder: Path, reason: str) -> None:
         """This machine cannot do any of them, and another try would not change that."""
+        context.log(f"no datum can be done: {reason}", "trunkline")
         results = Results(context, folder)
         for datum in context.task.payload["datums"]:
             attempts = int(datum["attempts"]) + 1
@@ -344,7 +347,11 @@ class SetRun:
                 return self.failed(datum, str(_known(error)), stats, may_help=True)
             self._results.add(result)
             return True
-        return self.failed(datum, ended.reason + _hint(self._place), stats, env, may_help=not ended.kind)
+        hint = _hint(self._place)
+        is_its_own = not hint and _ended_by_itself(ended) and self.batching is None
+        return self.failed(
+            datum, ended.reason + hint, stats, env, may_help=not ended.kind, is_its_own=is_its_own
+        )
 
     def failed(
         self,
@@ -354,8 +361,11 @@ class SetRun:
         env: Mapping[str, str] | None = None,
         *,
         may_help: bool,
+        is_its_own: bool = False,
     ) -> bool:
-        """A try failed. False if there is to be another; else ``err_cmd`` has the last word."""
+        """A try failed. False if there is to be another; else ``err_cmd`` has the last word. ``is_its_own``: it was the
+        command that gave up, and what it had to say about that is in the log.
+        """
         attempt = self._attempts[datum["id"]]
         if attempt < self._tries and may_help:
             self._note(f"attempt {attempt} of {self._tries} failed, will be tried again: {reason}")
@@ -368,6 +378,8 @@ class SetRun:
                 self._results.add(self._result(datum, "recovered", stats, reason))
                 return True
             reason += f"; and err_cmd failed: {ended.reason}"
+        if not is_its_own:
+            self._note(f"attempt {attempt} of {self._tries} failed: {reason}")
         self._failed(datum, reason, stats)
         return True
 
@@ -434,6 +446,11 @@ def write_file(path: str, text: str) -> None:
         os.ftruncate(handle, os.write(handle, text.encode()))
     finally:
         os.close(handle)
+
+
+def _ended_by_itself(ended: Ended) -> bool:
+    """It was started, and neither killed nor stopped: its exit code is its own word."""
+    return 0 < ended.exit_code <= SIGNALLED and not (ended.kind or ended.timed_out or ended.oom)
 
 
 def _known(error: Exception) -> Exception:

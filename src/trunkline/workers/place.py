@@ -17,6 +17,7 @@ from typing import Any
 
 from trunkline.errors import UnavailableError
 from trunkline.sdk.transport import Transport
+from trunkline.users import User, user_of
 from trunkline.workers.box import Box
 from trunkline.workers.environments.base import Prepared, Wanted
 from trunkline.workers.environments.choice import Environments
@@ -27,7 +28,7 @@ from trunkline.workers.memory import MEMORY_BYTES, fits
 from trunkline.workers.outputs import View
 from trunkline.workers.sandbox import Sandbox, start_sandbox
 from trunkline.workers.scratch import remove_tree
-from trunkline.workers.variables import User, pipeline_variables, user_of, working_dir
+from trunkline.workers.variables import pipeline_variables, working_dir
 from trunkline.workers.zygote import HOME_FOLDERS
 
 NOT_LOOKED_AT = {"__pycache__"}

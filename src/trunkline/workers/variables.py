@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from trunkline.errors import InvalidInputError
+from trunkline.users import User
 from trunkline.workers.box import Box
 from trunkline.workers.environments.base import Prepared
 
@@ -23,7 +23,6 @@ PASSED_ON = (
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PLAIN = re.compile(r"[\w/.:@%+=,-]+", re.ASCII)
 """What a shell takes as it is."""
-User = tuple[int, int, list[int]]
 
 
 def pipeline_variables(payload: Mapping[str, Any], box: Box, prepared: Prepared) -> dict[str, str]:
@@ -85,35 +84,6 @@ def working_dir(payload: Mapping[str, Any], box: Box) -> str:
         "" if payload["code_root"] else payload["environment"]["working_dir"]
     )
     return str(Path(f"{box.seen_home}/code") / (wanted or ""))
-
-
-def user_of(wanted: str | int | None) -> User | None:
-    """As whom commands run; None: as the worker itself.
-
-    :raises InvalidInputError: ``bad_user``, if there is no such user, or this worker may not become it.
-    """
-    if wanted is None or wanted == "":
-        return None
-    name, _, group = str(wanted).partition(":")
-    try:
-        entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-        found: User = (entry.pw_uid, entry.pw_gid, os.getgrouplist(entry.pw_name, entry.pw_gid))
-    except KeyError as error:
-        if not name.isdigit():
-            raise InvalidInputError(
-                f"transform.user: there is no user {name!r} on this machine", kind="bad_user"
-            ) from error
-        found = (int(name), int(name), [])
-    if group.isdigit():
-        found = (found[0], int(group), [])
-    if found[0] == os.geteuid():
-        return None
-    if os.geteuid() != 0:
-        raise InvalidInputError(
-            f"transform.user: {wanted} is another user than the server's own, and only root may become another",
-            kind="bad_user",
-        )
-    return found
 
 
 def _of_user(user: User | None) -> dict[str, str]:

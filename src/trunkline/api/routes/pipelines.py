@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trunkline.access.model import Scope
 from trunkline.api.auth import allow, gathered
 from trunkline.api.deps import InTransaction, Use
@@ -12,9 +14,11 @@ from trunkline.wire.commits import Commit
 from trunkline.wire.jobs import Job
 from trunkline.wire.pipelines import (
     CreatePipeline,
+    CreatePipelines,
     Pipeline,
     PipelinePreview,
     PreviewPipeline,
+    PreviewPipelines,
     RerunPipeline,
     RunCron,
 )
@@ -26,6 +30,28 @@ router = new_router("pipelines")
 @allow(Scope.JOB)
 def list_all_pipelines(use: Use) -> Page[Pipeline]:
     return Page(items=[Pipeline.model_validate(found) for found in use.pipelines.list_pipelines(None)])
+
+
+@router.post("/pipelines", status_code=201)
+@gathered
+def create_pipelines(ask: CreatePipelines, use: Use, transaction: InTransaction = None) -> Page[Pipeline]:
+    made = use.transactions.do(
+        transaction, "create_pipelines", project=ask.project, pipelines=_plain(ask), update=ask.update,
+        reprocess=ask.reprocess,
+    )  # fmt: skip
+    return Page(items=[Pipeline.model_validate(one) for one in made])
+
+
+@router.post("/pipelines/preview")
+def preview_pipelines(ask: PreviewPipelines, use: Use) -> Page[PipelinePreview]:
+    found = use.pipelines.preview_all(
+        ask.project, _plain(ask), update=ask.update, reprocess=ask.reprocess, datums=ask.datums
+    )
+    return Page(items=[PipelinePreview.model_validate(one) for one in found])
+
+
+def _plain(ask: CreatePipelines) -> list[dict[str, Any]]:
+    return [{"spec": one.spec, "code_root": one.code_root} for one in ask.pipelines]
 
 
 @router.get("/projects/{project}/pipelines")

@@ -20,14 +20,18 @@ router = new_router("transactions")
 
 ANSWERS: dict[str, type[Wire]] = {
     "create_repo": Repo, "create_branch": Branch, "start_commit": Commit, "finish_commit": Commit,
-    "create_pipeline": Pipeline, "squash": Removed, "create_tag": Tag,
+    "create_pipeline": Pipeline, "create_pipelines": Pipeline, "squash": Removed, "create_tag": Tag,
 }  # fmt: skip
-"""What an operation answers; all others answer nothing."""
+"""What an operation answers, or a list of what; all others answer nothing."""
 
 
 def _answer(kind: str, found: Any) -> Any:
     model = ANSWERS.get(kind)
-    return None if model is None else model.model_validate(found).model_dump(mode="json")
+    if model is None:
+        return None
+    if isinstance(found, list):
+        return [model.model_validate(one).model_dump(mode="json") for one in found]
+    return model.model_validate(found).model_dump(mode="json")
 
 
 @router.post("/transactions", status_code=201)

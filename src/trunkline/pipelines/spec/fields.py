@@ -34,6 +34,16 @@ def _refuse(value: Any) -> Any:
 NotSupported = Annotated[Any, BeforeValidator(_refuse)]
 """A field of Pachyderm's that stands for something trunkline does not have: refused unless it says nothing."""
 
+
+def dropped(instead: str) -> BeforeValidator:
+    """A field that Pachyderm once had, and dropped: refused however little it says, with what to do ``instead``."""
+
+    def refuse(_value: Any) -> Any:
+        raise PydanticCustomError("dropped", "{instead}", {"instead": instead})
+
+    return BeforeValidator(refuse)
+
+
 Kept = Any
 """A field that only means something to Kubernetes: kept in the spec, without effect here."""
 

@@ -15,7 +15,7 @@ from trunkline.core.paths import Glob
 from trunkline.core.sizes import parse_size
 from trunkline.errors import InvalidInputError
 from trunkline.pipelines.inputs import NESTED, captures_used
-from trunkline.pipelines.spec.fields import NotSupported, SpecModel
+from trunkline.pipelines.spec.fields import NotSupported, SpecModel, dropped
 
 LEAVES_MAX = 100
 DEPTH_MAX = 20
@@ -103,7 +103,10 @@ class Input(SpecModel):
     join: list[Input] | None = None
     group: list[Input] | None = None
     cron: CronInput | None = None
-    git: NotSupported = None
+    git: Annotated[
+        Any,
+        dropped("put what is cloned into a repo (put file -r), or clone it in a pipeline with a cron input"),
+    ] = None
 
     @model_validator(mode="after")
     def _one(self) -> Input:

@@ -9,12 +9,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from trunkline.pipelines.spec.fields import EnvValue, Kept, NotSupported, Quantity, Seconds, SpecModel
+from trunkline.pipelines.spec.fields import EnvValue, Kept, Quantity, Seconds, SpecModel, dropped
 from trunkline.pipelines.spec.inputs import CronInput, Input, PfsInput, leaves_of
 
 DEFAULT_IMAGE = "trunkline"
 PARALLELISM_MAX = 1024
 DATUM_TRIES_MAX = 100
+USER_LENGTH_MAX = 100
+PATH_LENGTH_MAX = 4000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_USER = re.compile(r"[^\s:\x00-\x1f\x7f-\x9f-][^\s:\x00-\x1f\x7f-\x9f]*(:[^\s:\x00-\x1f\x7f-\x9f]+)?")
+"""Also what the users of images may be called."""
 
 
 class SecretRef(SpecModel):
@@ -42,7 +47,7 @@ class Transform(SpecModel):
     env: dict[str, EnvValue] = Field(default_factory=dict)
     secrets: list[SecretRef] = Field(default_factory=list)
     accept_return_code: list[int] = Field(default_factory=list)
-    user: str = ""
+    user: EnvValue = ""
     working_dir: str = ""
     code: str = ""
     """trunkline's own: a folder beside the spec file; the command runs in a private copy of it."""
@@ -73,6 +78,31 @@ class Transform(SpecModel):
                 raise PydanticCustomError(
                     "bad_env", "{name} is not a name for an environment variable", {"name": repr(name)}
                 )
+        return value
+
+    @field_validator("user")
+    @classmethod
+    def _user(cls, value: str) -> str:
+        if value and (len(value) > USER_LENGTH_MAX or not _USER.fullmatch(value)):
+            raise PydanticCustomError(
+                "bad_user", "{value} is no user: write a name or a number, or either with a group, as nobody:nogroup",
+                {"value": repr(value[:USER_LENGTH_MAX])},
+            )  # fmt: skip
+        return value
+
+    @field_validator("working_dir")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if len(value) > PATH_LENGTH_MAX:
+            raise PydanticCustomError("bad_folder", f"is longer than {PATH_LENGTH_MAX} characters")
+        if _CONTROL.search(value):
+            raise PydanticCustomError(
+                "bad_folder", "{value} has a control character in it", {"value": repr(value)}
+            )
+        if ".." in value.split("/"):
+            raise PydanticCustomError(
+                "bad_folder", "{value} has '..' in it: name the folder itself", {"value": repr(value)}
+            )
         return value
 
     @field_validator("code", "requirements")
@@ -221,7 +251,7 @@ class PipelineSpec(SpecModel):
     update: bool = False
     reprocess: bool = False
     dry_run: bool = False
-    tf_job: NotSupported = None
+    tf_job: Annotated[Any, dropped("train in transform.cmd, or with an experiment that it creates")] = None
 
     @property
     def pfs_inputs(self) -> list[PfsInput]:

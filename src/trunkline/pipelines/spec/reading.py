@@ -150,6 +150,12 @@ def _problems_of_whole(spec: PipelineSpec) -> Iterator[Problem]:
                 yield Problem("transform.datum_batching", f"says nothing together with {field}")
     if spec.transform.requirements and not spec.transform.code:
         yield Problem("transform.requirements", "is a file in the folder of transform.code, which is missing")
+    folder = spec.transform.working_dir
+    if folder not in ("", ".", "./") and not folder.startswith("/") and not spec.transform.code:
+        yield Problem(
+            "transform.working_dir",
+            f"{folder!r} is not absolute: begin it with '/' (only with transform.code it may be a folder in that)",
+        )
     yield from _problems_of_secrets(spec.transform.secrets)
     if spec.egress is not None:
         places = [name for name in ("url", "object_storage", "sql_database") if getattr(spec.egress, name)]
@@ -289,6 +295,8 @@ def _problem(problem: ErrorDetails) -> str:
         return f"unknown field {path!r}{did_you_mean(str(location[-1]), _fields_at(location[:-1]))}"
     if problem["type"] == "not_supported":
         return f"not supported: {path}"
+    if problem["type"] == "dropped":
+        return f"not supported: {path}, which Pachyderm has dropped, too: {problem['msg']}"
     if problem["type"] == "missing":
         return f"{path}: missing"
     said = SAID_PLAINLY.get(problem["type"], problem["msg"])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 from sqlalchemy.engine import Connection
 
-from trunkline.core.ids import CommitId, ProjectName, RepoName, check_name
+from trunkline.core.ids import CommitId, ProjectName, RepoName, check_name, new_commit_id
 from trunkline.core.paths import Address
 from trunkline.errors import AlreadyExistsError, StateError
-from trunkline.versioning import commits, refs, store
+from trunkline.versioning import commits, refs, spread, store
 from trunkline.versioning.model import Commit, TreeInfo
 from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service.base import UseCases
@@ -62,6 +63,15 @@ class OwnedRepos(UseCases):
         if repo.owner != owner:
             raise StateError(f"repo {repo.address} does not belong to {owner}", kind="owned_repo")
         return repo
+
+    @contextmanager
+    def together(self, connection: Connection) -> Iterator[None]:
+        """What changes in the block has one ID, and spreads once, at its end; as in a transaction, also inside of one."""
+        if spread.is_gathered(connection):
+            yield
+            return
+        with spread.gathered(connection, self._publish, new_commit_id(), self._clock.now()):
+            yield
 
     def set_provenance(
         self,
