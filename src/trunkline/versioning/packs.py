@@ -31,7 +31,7 @@ PACK_BYTES = 16 * 2**20
 """A pack is closed once it holds this much,"""
 SMALL_PARTS_BYTES = 4096
 """Parts that are smaller on average are joined before they are written."""
-PACK_RECORDS_MAX = 32_768
+PACK_RECORDS_MAX = 16_384
 """or so many chunks: their rows are one transaction, and other writers wait for it."""
 CHUNK_BYTES_MAX = 64 * 2**20
 """What a reader will decompress at most."""
