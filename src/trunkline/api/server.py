@@ -24,6 +24,7 @@ from trunkline.api.direct import DirectProtocol
 from trunkline.api.entrances import MakeDoor, job_door, open_doors
 from trunkline.api.logs import JsonFormatter, TextFormatter
 from trunkline.core.clock import SystemClock
+from trunkline.core.garbage import keep_what_is_there
 from trunkline.errors import StateError
 from trunkline.jobs.engines.process import ProcessEngine, started_at
 from trunkline.jobs.pool import ProcessTable
@@ -134,6 +135,7 @@ class _Server(uvicorn.Server):
 
         with contextlib.suppress(HTTPException):
             await self._app.router(nowhere, receive, send)
+        keep_what_is_there()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._ending:

@@ -64,8 +64,12 @@ def insert(
     known = known_results(connection, wanted) if use_cache else {}
     busy = _in_flight(connection, pipeline_id, job_pk, [one for one in wanted if one not in known])
     to_do = waiting = cached = removed = 0
-    values = []
+    values, fresh = [], []
     for row in rows:
+        if not (row.is_removed or row.identity in known or row.identity in busy):
+            fresh.append(_fresh_row(job_pk, row, first + to_do))
+            to_do += 1
+            continue
         value = _new_row(job_pk, row)
         if row.is_removed:
             removed += 1
@@ -76,16 +80,35 @@ def insert(
                 "status": Status.SKIPPED, "finished_at": now,
                 "why": {**row.why, "kind": "cached", "was": row.why["kind"], "from": known[row.identity].job_id},
             }  # fmt: skip
-        elif row.identity in busy:
+        else:
             waiting += 1
             value["waits"] = True
-        else:
-            value["position"] = first + to_do
-            to_do += 1
         values.append(value)
     if values:
         connection.execute(sa.insert(datums), values)
+    if fresh:
+        connection.execute(_INSERT_FRESH, fresh)
     return Inserted(to_do, waiting, cached, removed)
+
+
+_INSERT_FRESH = sa.insert(datums).values(
+    {
+        name: sa.literal_column(value)
+        for name, value in {
+            "status": f"'{Status.QUEUED}'", "attempts": "0", "reason": "''", "stats": "'{}'",
+        }.items()
+    }
+)  # fmt: skip
+"""Of rows that are to be computed. There may be many: what is the same for all is said once, or is the table's default."""
+
+
+def _fresh_row(job_pk: int, row: NewDatum, position: int) -> dict[str, Any]:
+    old = row.old
+    return {
+        "job_pk": job_pk, "id": row.id, "identity": row.identity, "old_identity": row.old_identity,
+        "old_root": None if old is None else old.root, "old_prefix": "" if old is None else old.prefix,
+        "position": position, "files": row.files, "env": row.env, "why": row.why,
+    }  # fmt: skip
 
 
 def _new_row(job_pk: int, row: NewDatum) -> dict[str, Any]:

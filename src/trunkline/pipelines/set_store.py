@@ -56,7 +56,10 @@ def open_in_set(connection: Connection, job_pk: int, set_no: int) -> list[Row[An
 def described(connection: Connection, job_pk: int, set_no: int) -> list[dict[str, Any]]:
     """What a worker is told of them."""
     columns = (datums.c.id, datums.c.identity, datums.c.attempts, datums.c.files, datums.c.env)
-    return [dict(row) for row in connection.execute(_open(columns, job_pk, set_no)).mappings()]
+    return [  # (a mapping's keys are no plain strings, and dear to write as JSON)
+        {"id": one, "identity": identity, "attempts": attempts, "files": files, "env": env}
+        for one, identity, attempts, files, env in connection.execute(_open(columns, job_pk, set_no))
+    ]
 
 
 def first_open(connection: Connection, job_pk: int, set_no: int) -> str | None:

@@ -35,6 +35,12 @@ class Ask(BaseModel):
         return data
 
 
+class AskPart(BaseModel):
+    """What a program sends very many of in one request: as ``Ask``, without a hint what an unknown field should have been."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class Page(Wire, Generic[T]):
     """Part of a list; ``next`` is the cursor of what follows, None at the end."""
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from trunkline.wire.base import Ask, Wire
+from trunkline.wire.base import Ask, AskPart, Wire
 
 
 class Claim(Ask):
@@ -69,7 +69,7 @@ class DatumStats(Wire):
     """Whether it was killed because it asked for more memory than there is."""
 
 
-class DatumResult(Ask):
+class DatumResult(AskPart):
     """How one datum of a set ended."""
 
     id: str

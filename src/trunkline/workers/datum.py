@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trunkline.core.garbage import keep_what_is_there
 from trunkline.errors import LimitError, TrunklineError, UnavailableError
 from trunkline.workers.batching import Batching
 from trunkline.workers.inputs import Datum, Inputs, Part, Prefetch, disk_full, size_of
@@ -40,6 +41,7 @@ def run_worker(environment: WorkerEnvironment) -> int:
     runner = DatumSetRunner(environment, scratch)
     try:
         runner.warm_up()
+        keep_what_is_there()
         return serve(environment, runner)
     finally:
         runner.close()
