@@ -111,12 +111,28 @@ def portal() -> Iterator[BlockingPortal]:
 
 
 @pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
-    """A server for all tests of this process that need nothing of it but that it runs. Each takes names of its own."""
+def server_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
     from trunkline.testing.server import running_server  # here, as it brings the whole application
 
     with running_server(tmp_path_factory.mktemp("server") / "t") as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def shared_server(server_of_this_process: ServerHarness) -> Iterator[ServerHarness]:
+    """A server for all modules of this process that need nothing of it but that it runs. Each finds it without projects,
+    repos, pipelines and transactions of those before; what cannot be deleted, as models, has names of its own."""
+    yield server_of_this_process
+    client = server_of_this_process.client()
+    for transaction in client.list_transactions():
+        client.delete_transaction(transaction.id)
+    for pipeline in reversed(client.list_pipelines()):
+        client.delete_pipeline(pipeline.name, project=pipeline.project, force=True)
+    for repo in client.list_repos():
+        client.delete_repo(repo.name, project=repo.project, force=True)
+    for project in client.list_projects():
+        if project.name != "default":
+            client.delete_project(project.name)
 
 
 @pytest.fixture(scope="session")
