@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -77,6 +78,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("local_only"):
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays until the end: no collection of garbage need look at it again, nor come every 700 objects."""
+    gc.freeze()
+    gc.set_threshold(20_000)
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries that look for what was left behind at the end find all of it
 
 
 def folder_on_disk() -> Iterator[Path]:
