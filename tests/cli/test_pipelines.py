@@ -14,6 +14,8 @@ import yaml
 
 from tests.cli.conftest import Shell, run_here
 
+pytestmark = pytest.mark.slow
+
 
 def spec(name: str, input_: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     return {

@@ -26,6 +26,7 @@ def run_block(shell: Shell, name: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_it_works_as_it_stands_there(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("_jsonnet")
     monkeypatch.chdir(tmp_path)

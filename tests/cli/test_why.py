@@ -103,6 +103,7 @@ def test_each_reason(shell: Shell, tmp_path: Path) -> None:
     assert len(client.why_job(f"edges@{first}").datums) == 3
 
 
+@pytest.mark.slow
 def test_what_is_not_there(shell: Shell) -> None:
     assert "there is no pipeline" in shell("why nosuch@" + "a" * 32, code=4).err
     assert "nothing bears the ID" in shell("why " + "a" * 32, code=4).err
