@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -79,6 +80,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skip)
 
 
+def pytest_collection_finish() -> None:
+    """What is imported stays until the end: no collection of garbage need look at it again, nor come every 700 objects."""
+    gc.freeze()
+    gc.set_threshold(20_000)
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries that look for what was left behind at the end find all of it
+
+
 def folder_on_disk() -> Iterator[Path]:
     """Below /tmp, wherever the other tests have their ``tmp_path``."""
     with tempfile.TemporaryDirectory() as folder:
@@ -111,12 +122,28 @@ def portal() -> Iterator[BlockingPortal]:
 
 
 @pytest.fixture(scope="session")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
-    """A server for all tests of this process that need nothing of it but that it runs. Each takes names of its own."""
+def server_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
     from trunkline.testing.server import running_server  # here, as it brings the whole application
 
     with running_server(tmp_path_factory.mktemp("server") / "t") as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def shared_server(server_of_this_process: ServerHarness) -> Iterator[ServerHarness]:
+    """A server for all modules of this process that need nothing of it but that it runs. Each finds it without projects,
+    repos, pipelines and transactions of those before; what cannot be deleted, as models, has names of its own."""
+    yield server_of_this_process
+    client = server_of_this_process.client()
+    for transaction in client.list_transactions():
+        client.delete_transaction(transaction.id)
+    for pipeline in reversed(client.list_pipelines()):
+        client.delete_pipeline(pipeline.name, project=pipeline.project, force=True)
+    for repo in client.list_repos():
+        client.delete_repo(repo.name, project=repo.project, force=True)
+    for project in client.list_projects():
+        if project.name != "default":
+            client.delete_project(project.name)
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,7 @@ def content(server: ServerHarness, path: str) -> bytes:
         return stream.read()
 
 
+@pytest.mark.slow
 def test_a_body_in_chunks_of_all_sizes(server: ServerHarness) -> None:
     chunks = [b"a", b"b" * 70_000, b"c" * 3_000_000, b"\r\n", b"d" * 5]
     with Line(server) as line:
@@ -86,6 +87,7 @@ def test_a_body_in_chunks_of_all_sizes(server: ServerHarness) -> None:
     assert content(server, "/chunks") == b"".join(chunks)
 
 
+@pytest.mark.slow
 def test_a_body_of_known_length_that_comes_in_pieces(server: ServerHarness) -> None:
     data = bytes(range(256)) * 9000
     with Line(server) as line:
@@ -97,6 +99,7 @@ def test_a_body_of_known_length_that_comes_in_pieces(server: ServerHarness) -> N
     assert content(server, "/pieces") == data
 
 
+@pytest.mark.slow
 def test_chunks_that_nobody_announced_go_the_long_way(server: ServerHarness) -> None:
     with Line(server) as line:
         line.ask("PUT", f"{FILES}?at=direct@master:/long", "transfer-encoding: chunked")
@@ -105,6 +108,7 @@ def test_chunks_that_nobody_announced_go_the_long_way(server: ServerHarness) -> 
     assert content(server, "/long") == b"abc"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waits", [False, True])
 def test_chunks_count_more_than_a_length_beside_them(server: ServerHarness, waits: bool) -> None:
     with Line(server) as line:
@@ -121,6 +125,7 @@ def test_chunks_count_more_than_a_length_beside_them(server: ServerHarness, wait
     assert content(server, "/both") == b"hello"
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_refused_before_a_byte_is_sent(server: ServerHarness) -> None:
     framing = ("transfer-encoding: chunked", "expect: 100-continue")
     with Line(server, token="wrong") as line:
@@ -138,6 +143,7 @@ def test_what_is_refused_is_refused_before_a_byte_is_sent(server: ServerHarness)
         server.client().put_files("nope@master:/", [("a", b"x" * 10_000_000)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["/v1/nothing", f"{FILES}?at=direct@master:/f"])
 def test_a_refusal_in_place_of_continue_ends_the_connection(server: ServerHarness, target: str) -> None:
     with Line(server, token="wrong") as line:
@@ -147,6 +153,7 @@ def test_a_refusal_in_place_of_continue_ends_the_connection(server: ServerHarnes
         line.rest()  # the next request would be taken for the body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body", [b"5\r\nabc", b"zz\r\n", b"3\r\nabcd\r\n0\r\n\r\n", b"-1\r\n", b"1" * 100, b"\r\n", b"ffffffffffffffff\r\n"]
 )  # fmt: skip
@@ -166,6 +173,7 @@ def test_a_body_that_is_cut_or_malformed_changes_nothing(server: ServerHarness, 
     assert len(server.client().list_commits("direct")) == before
 
 
+@pytest.mark.slow
 def test_an_error_in_the_middle_reaches_whoever_still_sends(server: ServerHarness) -> None:
     files = [("ok", b"1"), ("a//bad", b"x"), *((f"{n}", b"x" * 1_000_000) for n in range(100))]
     before = len(server.client().list_commits("direct"))
@@ -198,6 +206,7 @@ def test_an_answer_that_breaks_off_is_noticed(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
+@pytest.mark.slow
 def test_many_files_there_and_back(server: ServerHarness, tmp_path: Path) -> None:
     source = tmp_path / "in"
     for n in range(300):
@@ -216,6 +225,7 @@ def test_many_files_there_and_back(server: ServerHarness, tmp_path: Path) -> Non
         assert path.stat().st_mode & 0o100 == other.stat().st_mode & 0o100
 
 
+@pytest.mark.slow
 def test_streams_side_by_side_are_one_commit(server: ServerHarness) -> None:
     client = server.client()
     client.create_repo("side")
@@ -231,6 +241,7 @@ def test_streams_side_by_side_are_one_commit(server: ServerHarness) -> None:
     assert len(client.list_commits("side")) == 2
 
 
+@pytest.mark.slow
 def test_who_goes_away_leaves_the_server_well(server: ServerHarness) -> None:
     server.client().put_file("direct@master:/large", b"x" * 20_000_000)
     for _ in range(50):  # more than there are threads

@@ -61,6 +61,7 @@ def test_listing_commits(data: TestClient) -> None:
     assert data.get(path, params={"since": "f" * 32}).status_code == 404
 
 
+@pytest.mark.slow
 def test_the_clock_wakes_a_trigger(data: TestClient, services: Services) -> None:
     branch(data, name="master", trigger={"branch": "staging", "cron": "@every 1s"})
     put(data, "data@staging:/a")

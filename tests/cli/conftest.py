@@ -60,6 +60,6 @@ class Shell:
         return done
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def shell(shared_server: ServerHarness) -> Shell:
     return Shell(shared_server)

@@ -90,6 +90,7 @@ def test_open_commits(shell: Shell) -> None:
     shell("delete branch opened@side")
 
 
+@pytest.mark.slow
 def test_a_pipeline_from_its_file(shell: Shell, tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()

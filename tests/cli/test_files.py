@@ -25,6 +25,8 @@ from tests.conftest import folder_on_disk
 from tests.sources.conftest import WebServer
 from trunkline.testing.server import PROGRAM, running_server
 
+pytestmark = pytest.mark.slow
+
 tmp_path = pytest.fixture(folder_on_disk)  # what is put with its whole path begins alike everywhere
 place = pytest.fixture(folder_on_disk, scope="module")  # may be linked, as nothing in /dev
 
@@ -350,7 +352,6 @@ TREES = st.dictionaries(
 NUMBER = itertools.count()
 
 
-@pytest.mark.slow
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=TREES)
 def test_contents_times_and_modes_survive_every_way(
@@ -397,7 +398,6 @@ def seen(folder: Path) -> dict[str, tuple[bytes, int, bool]]:
     return found
 
 
-@pytest.mark.slow
 def test_a_reader_that_has_enough_is_no_error(shell: Shell, repo: str, tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(os.urandom(4 * 2**20))
     shell(f"put file {repo}@master:/big -f {tmp_path}/big")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.cli.conftest import Shell
+
+pytestmark = pytest.mark.slow
 
 
 def commit(shell: Shell, address: str, content: bytes = b"1") -> str:

@@ -18,6 +18,8 @@ from tests.cli.conftest import Shell
 from trunkline.cli import logs as logs_module
 from trunkline.testing.server import running_server
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = (
     "for f in /pfs/words/*; do echo reading $(basename $f); echo warned >&2; "
     'if grep -q bad "$f"; then echo no such luck >&2; exit 3; fi; cp "$f" /pfs/out/; done'

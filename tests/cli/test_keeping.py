@@ -38,6 +38,7 @@ def test_lengths_of_time() -> None:
             seconds_of(text)
 
 
+@pytest.mark.slow
 def test_gc(shell: Shell, folder: Path) -> None:
     shell("create repo heap")
     put(shell, "heap@master:/a", noise(1))
@@ -77,6 +78,7 @@ def test_fsck_with_and_without_a_server(tmp_path: Path) -> None:
         assert "all is well" in shell("fsck").err
 
 
+@pytest.mark.slow
 def test_purge(shell: Shell, folder: Path) -> None:
     shell("create repo people")
     shell("create repo copies")

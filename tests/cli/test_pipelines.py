@@ -13,14 +13,8 @@ import pytest
 import yaml
 
 from tests.cli.conftest import Shell, run_here
-from trunkline.testing.server import running_server
 
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """On a server of its own: all of its pipelines are listed."""
-    with running_server(tmp_path_factory.mktemp("home") / "t") as server:
-        yield Shell(server)
+pytestmark = pytest.mark.slow
 
 
 def spec(name: str, input_: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,10 @@ import pytest
 from tests.cli.conftest import Shell
 from trunkline.pipelines.spec import parse_spec
 from trunkline.sdk.specs import parse_specs
-from trunkline.testing.server import running_server
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "pipelines.md"
 BLOCK = re.compile(r"<!-- tested: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 BLOCKS: dict[str, str] = dict(BLOCK.findall(GUIDE.read_text()))
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """On a server of its own: all of its pipelines are listed."""
-    with running_server(tmp_path_factory.mktemp("home") / "t") as server:
-        yield Shell(server)
 
 
 def run_block(shell: Shell, name: str) -> list[str]:
@@ -35,6 +26,7 @@ def run_block(shell: Shell, name: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_it_works_as_it_stands_there(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("_jsonnet")
     monkeypatch.chdir(tmp_path)

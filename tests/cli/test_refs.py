@@ -11,6 +11,8 @@ import pytest
 from tests.cli.conftest import Shell
 from trunkline.errors import TrunklineError
 
+pytestmark = pytest.mark.slow
+
 
 def put(shell: Shell, address: str, text: str) -> str:
     found = shell(f"put file {address} -f - -o json", stdin=text.encode())

@@ -52,6 +52,7 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
+@pytest.mark.slow
 def test_one_datum_as_in_a_job(folder: Folder) -> None:
     folder.spec(
         """
@@ -79,6 +80,7 @@ def test_one_datum_as_in_a_job(folder: Folder) -> None:
     assert sorted(one.name for one in (folder.path / "further" / "own").iterdir()) == ["code", "copy", "said"]
 
 
+@pytest.mark.slow
 def test_it_exits_as_the_command_does(folder: Folder) -> None:
     folder.spec("echo bad >&2; exit 7")
     done = folder.run("--datum", "cat.png", "-f", "spec.json", code=7)
@@ -105,6 +107,7 @@ def test_it_exits_as_the_command_does(folder: Folder) -> None:
     assert "is a named pipe" in folder.run("--datum", "cat.png", "-f", "spec.json", "-o", "o", code=2).stderr
 
 
+@pytest.mark.slow
 def test_several_inputs(folder: Folder) -> None:
     (folder.path / "words" / "deep").mkdir(parents=True)
     (folder.path / "words" / "deep" / "a.txt").write_text("x")
@@ -126,6 +129,7 @@ def test_several_inputs(folder: Folder) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_it_was_joined_by(folder: Folder) -> None:
     join = [
         {"pfs": {"repo": "images", "glob": "/(*).png", "join_on": "$1"}},
@@ -137,6 +141,7 @@ def test_what_it_was_joined_by(folder: Folder) -> None:
     assert done.stdout == "cat cat\n"
 
 
+@pytest.mark.slow
 def test_secrets_come_from_the_callers_environment(folder: Folder) -> None:
     folder.spec("echo got $KEY", transform={"secrets": [{"name": "s", "key": "k", "env_var": "KEY"}]})
     said = folder.run("--datum", "cat.png", "-f", "spec.json", code=2).stderr
@@ -145,6 +150,7 @@ def test_secrets_come_from_the_callers_environment(folder: Folder) -> None:
     assert "open sesame" not in done.stdout and done.stdout.startswith("got ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

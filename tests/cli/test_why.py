@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,8 @@ import pytest
 from tests.cli.conftest import Shell
 from trunkline.pipelines.why import counted, in_words
 from trunkline.sdk.work import FINAL
-from trunkline.testing.server import running_server
 
 WAIT_SECONDS = 90.0
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    with running_server(tmp_path / "home") as server:
-        yield Shell(server)
 
 
 def spec(folder: Path, script: str, **transform: Any) -> Path:
@@ -111,8 +103,9 @@ def test_each_reason(shell: Shell, tmp_path: Path) -> None:
     assert len(client.why_job(f"edges@{first}").datums) == 3
 
 
+@pytest.mark.slow
 def test_what_is_not_there(shell: Shell) -> None:
-    assert "there is no pipeline" in shell("why edges@" + "a" * 32, code=4).err
+    assert "there is no pipeline" in shell("why nosuch@" + "a" * 32, code=4).err
     assert "nothing bears the ID" in shell("why " + "a" * 32, code=4).err
 
 

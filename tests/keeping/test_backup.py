@@ -23,7 +23,7 @@ from trunkline.testing.faulty import Fault, FaultyStore
 from trunkline.versioning import backup
 from trunkline.versioning.service import VersioningService
 
-pytestmark = pytest.mark.local_only
+pytestmark = [pytest.mark.slow, pytest.mark.local_only]
 
 FILES = {"/a": noise(1), "/d/b": b"text " * 1000}
 
@@ -234,7 +234,6 @@ def test_a_restore_that_fails_leaves_nothing(
     assert list((tmp_path / "x").iterdir()) == []
 
 
-@pytest.mark.slow
 def test_a_bucket_as_the_place(
     bucket_server: BucketServer, versioning: VersioningService, clock: FakeClock, tmp_path: Path
 ) -> None:

@@ -180,6 +180,7 @@ def break_everywhere(folder: Path, work: str, how: How, stride: int) -> int:
     return len(numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.local_only
 @pytest.mark.parametrize("how", ["error", "kill"])
 @pytest.mark.parametrize("work", WORKS)

@@ -89,6 +89,7 @@ def restored(place: Path, home: Path, database_url: str | None = None) -> Servic
     return build(settings)
 
 
+@pytest.mark.slow
 def test_there_and_back(tmp_path: Path, url: str) -> None:
     first = started(tmp_path / "first")
     lived_in(first)
@@ -119,6 +120,7 @@ def test_there_and_back(tmp_path: Path, url: str) -> None:
     third.db.close()
 
 
+@pytest.mark.slow
 def test_numbers_that_were_given_away_stay_so(tmp_path: Path, url: str) -> None:
     """The last commit was dropped: the next one's key must be higher still, wherever the store has moved to."""
     first = started(tmp_path / "first")
@@ -144,6 +146,7 @@ def newest(services: Services, path: str) -> int:
         return connection.execute(sa.select(sa.func.max(commits.c.pk))).scalar_one()
 
 
+@pytest.mark.slow
 def test_writers_go_on_while_postgresql_is_backed_up(tmp_path: Path, url: str) -> None:
     services = started(tmp_path / "home", url)
     service = services.versioning
@@ -173,6 +176,7 @@ def test_writers_go_on_while_postgresql_is_backed_up(tmp_path: Path, url: str) -
     found.db.close()
 
 
+@pytest.mark.slow
 def test_nothing_that_exists_is_restored_over(tmp_path: Path, url: str, other_url: str) -> None:
     first = started(tmp_path / "first", url)
     fill(first.versioning, "r", FILES)
@@ -200,6 +204,7 @@ def test_nothing_that_exists_is_restored_over(tmp_path: Path, url: str, other_ur
     assert not list(tmp_path.glob(".new*")) and not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_settings_that_are_there_say_where_to(tmp_path: Path, url: str) -> None:
     first = started(tmp_path / "first")
     (tmp_path / "first" / "trunkline.toml").write_text('domain = "old.org"\n')
@@ -221,6 +226,7 @@ def test_settings_that_are_there_say_where_to(tmp_path: Path, url: str) -> None:
     assert [path.name for path in tmp_path.glob(".new*")] == []
 
 
+@pytest.mark.slow
 def test_what_postgresql_cannot_hold_is_named_and_leaves_nothing(tmp_path: Path, url: str) -> None:
     first = started(tmp_path / "first")
     fill(first.versioning, "r", FILES)
@@ -245,6 +251,7 @@ def test_every_table_is_either_copied_or_left_on_purpose() -> None:
     assert copied | left | {"meta"} == set(metadata.tables)
 
 
+@pytest.mark.slow
 def test_values_at_the_edges_survive(tmp_path: Path, url: str) -> None:
     numbers = [2**63 - 1, -(2**63), 0]
     with closing(Database(f"sqlite:///{tmp_path / 'a.db'}")) as one, closing(Database(url)) as two:
@@ -313,6 +320,7 @@ def is_unused(db: Database) -> bool:
         return transfer.used_table(connection) is None
 
 
+@pytest.mark.slow
 def test_backups_of_the_first_version_are_restored(tmp_path: Path, url: str) -> None:
     """``backups/version-1.tar.xz`` was made by trunkline 0.1.0, before PostgreSQL could be backed up."""
     with tarfile.open(OLD) as archive:

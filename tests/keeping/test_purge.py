@@ -16,7 +16,7 @@ from trunkline.storage.db.engine import Database
 from trunkline.storage.objects.local import LocalStore
 from trunkline.versioning.service import VersioningService
 
-pytestmark = pytest.mark.local_only
+pytestmark = [pytest.mark.slow, pytest.mark.local_only]
 
 SECRET = noise(1)
 LATER = noise(2)

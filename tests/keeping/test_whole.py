@@ -19,6 +19,8 @@ from trunkline.settings import Settings
 from trunkline.storage.db import schema
 from trunkline.versioning.model import PutFile
 
+pytestmark = pytest.mark.slow
+
 SECRET = noise(1)
 
 

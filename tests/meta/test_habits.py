@@ -6,6 +6,7 @@ import ast
 import functools
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,30 @@ MAY_READ_THE_ENVIRONMENT = {
 WHOLE_FOLDERS = ("workers/", "serving/replica/", "testing/", "demo/digits/")
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What one walk through a file finds; trees of all files, kept, would slow down every collection of garbage."""
+
+    lines: int
+    has_words: bool
+    docstring: str | None
+    long: tuple[str, ...]
+    of_os: frozenset[str]
+
+
 @functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
+def _seen(path: Path) -> Seen:
+    text = path.read_text()
+    tree = ast.parse(text)
+    long, of_os = [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+            if node.end_lineno - node.lineno >= FUNCTION_LINES_MAX:
+                long.append(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
+            of_os.add(node.attr)
+    docstring = ast.get_docstring(tree)
+    return Seen(len(text.splitlines()), bool(text.strip()), docstring, tuple(long), frozenset(of_os))
 
 
 def _name(path: Path) -> str:
@@ -40,10 +62,8 @@ def _name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_files_and_functions_stay_readable(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= FILE_LINES_MAX
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
-            assert node.end_lineno - node.lineno < FUNCTION_LINES_MAX, f"{node.name} is too long"
+    assert _seen(path).lines <= FILE_LINES_MAX
+    assert _seen(path).long == ()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
@@ -51,13 +71,11 @@ def test_only_the_edges_read_the_environment(path: Path) -> None:
     name = _name(path)
     if name in MAY_READ_THE_ENVIRONMENT or name.startswith(WHOLE_FOLDERS):
         return
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
-            assert node.attr not in ("environ", "getenv", "putenv"), f"{name} reads the environment"
+    assert not _seen(path).of_os & {"environ", "getenv", "putenv"}
 
 
 def test_every_module_says_what_it_owns() -> None:
-    silent = [_name(p) for p in SOURCES if p.read_text().strip() and not ast.get_docstring(_tree(p))]
+    silent = [_name(p) for p in SOURCES if _seen(p).has_words and not _seen(p).docstring]
     assert silent == []
 
 

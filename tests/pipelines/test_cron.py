@@ -16,6 +16,8 @@ from trunkline.pipelines import cron
 from trunkline.pipelines.cron import due_ticks, next_tick, tick_name
 from trunkline.pipelines.model import Pipeline
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600.0
 
 

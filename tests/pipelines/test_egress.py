@@ -256,6 +256,7 @@ def test_a_crash_in_between_repeats_it(world: World, clock: FakeClock, place: Pa
 # --- a bucket -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bucket(make: Callable[..., World], bucket_server: BucketServer, monkeypatch: Any) -> None:
     import boto3
 
@@ -285,6 +286,7 @@ def test_a_bucket(make: Callable[..., World], bucket_server: BucketServer, monke
     assert (second.egress["files_written"], second.egress["files_deleted"]) == (1, 2)
 
 
+@pytest.mark.slow
 def test_a_bucket_that_does_not_let_us_in(
     make: Callable[..., World], bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +299,7 @@ def test_a_bucket_that_does_not_let_us_in(
     assert "may not be written with the credentials" in done.reason
 
 
+@pytest.mark.slow
 def test_a_bucket_service_that_is_away_is_tried_again(
     make: Callable[..., World], bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +391,7 @@ def postgres_spec(world: World, postgres: Postgres, database: psycopg.Connection
     world.pipelines.create("default", tables(url, *rest, secret={"name": "pg", "key": "password"}))
 
 
+@pytest.mark.slow
 def test_postgresql(world: World, postgres: Postgres, database: psycopg.Connection[Any]) -> None:
     postgres_spec(world, postgres, database, "CSV", ("id", "note", "ok"))
     first = run(world, {"/My Table__1": 'id,note,ok\n1,"a ""b"",\nc",true\n2,,f\n'})
@@ -400,6 +404,7 @@ def test_postgresql(world: World, postgres: Postgres, database: psycopg.Connecti
     assert database.execute('SELECT count(*) FROM "My Table"').fetchone() == (2,)
 
 
+@pytest.mark.slow
 def test_postgresql_json(world: World, postgres: Postgres, database: psycopg.Connection[Any]) -> None:
     postgres_spec(world, postgres, database, "JSON")
     done = run(world, {"/My Table__1": '{"id": 5, "ok": true, "at": "2020-01-01T00:00:00Z"}\n{"id": 6}\n'})
@@ -407,6 +412,7 @@ def test_postgresql_json(world: World, postgres: Postgres, database: psycopg.Con
     assert database.execute('SELECT id, ok FROM "My Table" ORDER BY id').fetchall() == [(5, True), (6, None)]
 
 
+@pytest.mark.slow
 def test_postgresql_wrong_password(
     world: World, postgres: Postgres, database: psycopg.Connection[Any]
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -207,6 +208,7 @@ def output(seen: list[tuple[str, str, str]], code: str) -> dict[str, str]:
     return {f"/{name}": repr((sorted(seen), code)), f"/by/{name}": code}
 
 
+@pytest.mark.slow
 def test_incremental_is_from_scratch(tmp_path: Path) -> None:
     class Here(Pipelines):
         folders = (tmp_path / str(n) for n in itertools.count())

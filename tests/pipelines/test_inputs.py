@@ -196,6 +196,7 @@ contents = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.one_of(trees(), trees(keys=False), trees(depth=2, keys=False, repos="a")), contents, contents)
 def test_what_changed_is_what_two_full_listings_differ_by(

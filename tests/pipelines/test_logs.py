@@ -155,6 +155,7 @@ def test_a_log_ends_at_its_limit_and_says_so(tmp_path: Path) -> None:
     assert log.stat().st_size < 2000 + 500
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_lines_not_the_job(tmp_path: Path) -> None:
     """In a process of its own, whose files may not grow beyond a limit."""
     script = """

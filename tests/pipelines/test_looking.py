@@ -13,6 +13,8 @@ from trunkline.errors import NotFoundError
 from trunkline.pipelines.model import JobFilter
 from trunkline.storage.db.schema import jobs
 
+pytestmark = pytest.mark.slow
+
 
 def ids(world: World, pipeline: str | None = None, limit: int = 100, **wanted: Any) -> list[str]:
     found = world.pipelines.list_jobs("default", pipeline, limit=limit, wanted=JobFilter(**wanted))

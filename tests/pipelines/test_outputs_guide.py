@@ -43,6 +43,7 @@ def test_every_spec_is_one() -> None:
     parse_spec({**SPECS["report"], **json.loads(f"{{{TABLES}}}")}, "default")
 
 
+@pytest.mark.slow
 def test_a_report_is_in_the_folder_when_its_commit_is_finished(
     server: ServerHarness, folder: Path, tmp_path: Path
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_report_is_in_the_folder_when_its_commit_is_finished(
     assert (job.egress["files_written"], job.egress["target"]) == (1, folder.as_uri())
 
 
+@pytest.mark.slow
 def test_a_site(server: ServerHarness) -> None:
     client = server.client()
     client.create_repo("pages")
@@ -72,6 +74,7 @@ def test_a_site(server: ServerHarness) -> None:
     client.delete_pipeline("site")
 
 
+@pytest.mark.slow
 def test_ticks(server: ServerHarness) -> None:
     client = server.client()
     client.create_pipeline(SPECS["ticks"])
@@ -87,6 +90,7 @@ def test_ticks(server: ServerHarness) -> None:
     client.delete_pipeline("ticks")
 
 
+@pytest.mark.slow
 def test_features(server: ServerHarness, tmp_path: Path) -> None:
     client = server.client()
     client.create_repo("tables")

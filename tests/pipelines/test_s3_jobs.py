@@ -56,6 +56,7 @@ def files(client: Client, address: str) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_an_input_is_read_by_s3_and_not_downloaded(server: ServerHarness) -> None:
     client = server.client()
     client.put_file("images@master:/sub/a", b"content of a")
@@ -75,6 +76,7 @@ def test_an_input_is_read_by_s3_and_not_downloaded(server: ServerHarness) -> Non
     assert files(client, "edges@master") == {"/x": b"by file"}
 
 
+@pytest.mark.slow
 def test_a_job_sees_its_own_buckets_and_writes_only_to_out(server: ServerHarness) -> None:
     client = server.client()
     client.put_file("images@master:/a", b"1")
@@ -103,6 +105,7 @@ def test_a_job_sees_its_own_buckets_and_writes_only_to_out(server: ServerHarness
     assert files(client, "edges@master") == {"/kept": b"1"}
 
 
+@pytest.mark.slow
 def test_what_is_put_into_out_is_the_output(server: ServerHarness) -> None:
     client = server.client()
     client.put_file("images@master:/a", b"1")
@@ -132,6 +135,7 @@ def test_what_is_put_into_out_is_the_output(server: ServerHarness) -> None:
     assert set(files(client, "edges@master")) == {"/copy/b", "/large"}  # begins empty, every time
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_leaves_no_output(server: ServerHarness) -> None:
     client = server.client()
     client.put_file("images@master:/a", b"1")
@@ -142,6 +146,7 @@ def test_a_job_that_fails_leaves_no_output(server: ServerHarness) -> None:
     assert [commit.error is not None for commit in client.list_commits("edges@master")] == [True]
 
 
+@pytest.mark.slow
 def test_a_key_is_worth_nothing_after_the_job_or_to_others(server: ServerHarness, tmp_path: Path) -> None:
     client = server.client()
     client.put_file("images@master:/a", b"1")
@@ -174,6 +179,7 @@ def test_a_key_is_worth_nothing_after_the_job_or_to_others(server: ServerHarness
         owner.list_buckets()
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_with_its_bucket_after_a_crash_of_the_server(tmp_path: Path) -> None:
     go = tmp_path / "go"
     script = (

@@ -189,6 +189,7 @@ def test_specs_that_make_no_sense(world: World, more: dict[str, Any], said: str)
 # --- services, for real --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_service_from_its_start_to_its_end(server: ServerHarness, ports: tuple[int, int]) -> None:
     client, (internal, external) = server.client(), ports
     client.create_pipeline(service(ports))
@@ -222,6 +223,7 @@ def _log(client: Client, name: str = "web") -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_port_of_another_program(server: ServerHarness, ports: tuple[int, int]) -> None:
     client = server.client()
     with socket.socket() as other:
@@ -235,6 +237,7 @@ def test_a_port_of_another_program(server: ServerHarness, ports: tuple[int, int]
     assert f"port {ports[1]} of 127.0.0.1 is taken by another program" in job.reason
 
 
+@pytest.mark.slow
 def test_a_service_survives_the_server_and_ends_with_down(tmp_path: Path, ports: tuple[int, int]) -> None:
     with running_server(tmp_path / "t") as server:
         client = server.client()
@@ -258,6 +261,7 @@ def spout(script: str, name: str = "ticks", **more: Any) -> dict[str, Any]:
     return {"pipeline": {"name": name}, "transform": {"cmd": ["sh"], "stdin": [script]}, "spout": {}, **more}
 
 
+@pytest.mark.slow
 def test_a_spout_commits_and_what_follows_runs(server: ServerHarness) -> None:
     client = server.client()
     script = (
@@ -288,6 +292,7 @@ def test_a_spout_commits_and_what_follows_runs(server: ServerHarness) -> None:
     assert "the spout has ended (exit code 0)" in lines[0]["text"]
 
 
+@pytest.mark.slow
 def test_a_spout_may_write_nowhere_else(server: ServerHarness) -> None:
     client = server.client()
     script = (
@@ -309,6 +314,7 @@ def test_a_spout_may_write_nowhere_else(server: ServerHarness) -> None:
     assert client.list_commits("ticks@master") == []
 
 
+@pytest.mark.slow
 def test_a_spout_is_updated_stopped_and_started(server: ServerHarness) -> None:
     client = server.client()
 
@@ -344,6 +350,7 @@ def _workers_with_children(server: ServerHarness) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_job_may_still_not_write(server: ServerHarness) -> None:
     client = server.client()
     client.put_file("images@master:/a", b"1")

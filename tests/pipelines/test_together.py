@@ -19,6 +19,8 @@ from trunkline.errors import (
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.together import PIPELINES_MAX
 
+pytestmark = pytest.mark.slow
+
 
 def asked(*specs: Any) -> list[dict[str, Any]]:
     return [{"spec": one, "code_root": None} for one in specs]

@@ -95,6 +95,7 @@ def _rolled_out(*states: tuple[str, str]) -> str:
     return _roll_out(Scripted(*states), job, options, {"model": "m", "version": "v"}, lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_service_whose_old_revision_is_ready_is_not_yet_rolled_out() -> None:
     """Ready stays True for the old revision all the while, also when the new one fails."""
     url = _rolled_out(

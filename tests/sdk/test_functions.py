@@ -249,6 +249,7 @@ def test_a_function_of_a_notebook_travels_with_what_it_uses(tmp_path: Path) -> N
     assert "own_helper" not in text and "table" not in text and "pipeline(" not in text
 
 
+@pytest.mark.slow
 def test_what_cannot_travel_is_named(tmp_path: Path) -> None:
     tail = """
 try:

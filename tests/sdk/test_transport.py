@@ -25,6 +25,7 @@ def test_paths_and_queries_are_quoted() -> None:
     assert encode_query({}) == ""
 
 
+@pytest.mark.slow
 def test_the_server_s_own_errors_are_raised(server: ServerHarness) -> None:
     client = server.client()
     client.create_repo("twice")
@@ -37,6 +38,7 @@ def test_the_server_s_own_errors_are_raised(server: ServerHarness) -> None:
         Client(url=client.url, token="wrong").list_repos()
 
 
+@pytest.mark.slow
 def test_an_error_reaches_whoever_still_sends(server: ServerHarness) -> None:
     client = server.client()
     client.create_repo("refused")
@@ -56,6 +58,7 @@ def test_a_stream_of_unknown_length(server: ServerHarness) -> None:
     assert client.inspect_file("streams@master:/big").size == 4_000_000
 
 
+@pytest.mark.slow
 def test_get_files_replaces_what_is_there(server: ServerHarness, tmp_path: Path) -> None:
     client = server.client()
     client.create_repo("copies")
@@ -67,6 +70,7 @@ def test_get_files_replaces_what_is_there(server: ServerHarness, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.mark.slow
 def test_everything_that_waits_waits(server: ServerHarness) -> None:
     client = server.client()
     client.create_repo("waits")

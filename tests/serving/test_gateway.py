@@ -42,6 +42,7 @@ def status_of(gateway: Gateway) -> int:
     return urllib3.request("GET", gateway.url, retries=False, timeout=5.0).status
 
 
+@pytest.mark.slow
 def test_started_again_on_the_same_port_with_what_it_had(
     gateway: Gateway, table: ProcessTable, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_the_second_protocol(control: Control, iris: Path) -> None:
     assert control.request("GET", "/v2/models/other", HOST).status == 404
 
 
+@pytest.mark.slow
 def test_what_apply_refuses(control: Control, iris: Path) -> None:
     good = manifest("iris", {"sklearn": {"storageUri": iris.as_uri()}})
     with pytest.raises(NotFoundError, match="namespace 'nowhere' does not exist: create it with"):

@@ -148,6 +148,7 @@ def sklearn_runtime(model: Any, folder: Path) -> SklearnRuntime:
     return runtime
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("instances", "says"),
     [
@@ -171,6 +172,7 @@ def test_rows_that_a_matrix_of_numbers_cannot_hold(tmp_path: Path, instances: li
     assert runtime.predict([[1, True], [0.0, 10**30]])[0] == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_missing_values_gets_them(tmp_path: Path) -> None:
     import numpy as np
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -188,6 +190,7 @@ def test_what_was_probed_is_asked_again_until_it_is_warm(tmp_path: Path) -> None
     assert runtime.asked == [1, 2, *[1] * WARM_REQUESTS]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mount namespaces are Linux's")
 def test_where_nothing_can_be_hidden_the_setting_decides(tmp_path: Path) -> None:
     """``/proc`` as the place to build the view: no mount succeeds there, whoever we are."""

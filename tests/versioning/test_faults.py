@@ -77,6 +77,7 @@ def every_point(templates: Templates, how: How, stride: int = 1, start: int = 0)
     return len(found[start::stride])
 
 
+@pytest.mark.slow
 @pytest.mark.local_only
 @pytest.mark.parametrize("how", ["error", "lost_response", "kill", "power_cut"])
 def test_some_points(local: LocalTemplates, how: How) -> None:

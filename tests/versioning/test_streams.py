@@ -153,6 +153,7 @@ def test_what_is_no_stream(versioning: VersioningService, data: bytes, why: str)
     assert caught.value.kind == "bad_stream"
 
 
+@pytest.mark.slow
 def test_what_is_stored_already_or_compressed_keeps_no_buffers(
     versioning: VersioningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
