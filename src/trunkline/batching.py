@@ -13,6 +13,7 @@ Standard library only, and nothing else of trunkline: where that is not installe
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -38,13 +39,17 @@ class Datum:
         out: Path | None = None,
     ) -> None:
         self.id = id
-        self.out = out or Path(os.environ.get("PFS_ROOT") or "/pfs") / "out"
+        self.out = out or _out()
         """Where its outputs go."""
         self.env = env
         """Its environment variables; they are in ``os.environ``, too."""
-        self.inputs = {name: Path(path) for name, path in inputs.items()}
-        """Where each input is: a file, or a folder with the files."""
         self.reason: str | None = None
+        self._inputs = inputs
+
+    @functools.cached_property
+    def inputs(self) -> Mapping[str, Path]:
+        """Where each input is: a file, or a folder with the files."""
+        return {name: Path(path) for name, path in self._inputs.items()}
 
     def files(self, name: str) -> list[Path]:
         """All files of an input, in order.
@@ -65,7 +70,7 @@ class Datum:
         self.reason = reason
 
     def __repr__(self) -> str:
-        return f"Datum({self.id[:12]}, {', '.join(map(str, self.inputs.values()))})"
+        return f"Datum({self.id[:12]}, {', '.join(self._inputs.values())})"
 
 
 def datums() -> Iterator[Datum]:
@@ -83,6 +88,7 @@ def datums() -> Iterator[Datum]:
         answers = line.makefile("rb")
         said: dict[str, Any] = {"do": "next"}
         used = _used()
+        out = _out()
         job: dict[str, str] = {}
         while True:
             sys.stdout.flush()
@@ -99,7 +105,7 @@ def datums() -> Iterator[Datum]:
                 job = answered["job"]
                 os.environ.update(job)
             os.environ.update(given["env"])
-            datum = Datum(given["id"], {**job, **given["env"]}, given["inputs"])
+            datum = Datum(given["id"], {**job, **given["env"]}, given["inputs"], out=out)
             yield datum
             before, used = used, _used()
             said = {"do": "next", "cpu_seconds": used[0] - before[0], "memory_bytes": used[1]}
@@ -116,6 +122,10 @@ def _the_only_one() -> Iterator[Datum]:
     yield datum
     if datum.reason is not None:
         raise SystemExit(datum.reason)
+
+
+def _out() -> Path:
+    return Path(os.environ.get("PFS_ROOT") or "/pfs") / "out"
 
 
 def _used() -> tuple[float, int]:
