@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common import Server, run
 from data import data
+from datums import datums
 
 from pipelines import plan
 
@@ -63,7 +64,7 @@ def install() -> None:
 
 
 def main() -> None:
-    parts = {"start": start, "data": data, "plan": plan, "install": install}
+    parts = {"start": start, "data": data, "plan": plan, "datums": datums, "install": install}
     chosen = sys.argv[1:] or list(parts)
     when = f"{datetime.now(UTC):%Y-%m-%d}"
     print(f"{when}, {os.cpu_count()} processors, {platform.machine()}, Python {platform.python_version()}\n")
