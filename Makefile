@@ -44,7 +44,7 @@ check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not slow and not machine" --numprocesses 2 --dist loadfile
 
 test: check
 	HYPOTHESIS_PROFILE=ci $(BIN)/pytest -m "not nightly and (slow or hypothesis or machine)"

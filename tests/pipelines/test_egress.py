@@ -27,6 +27,8 @@ from trunkline.testing.programs import free_ports
 from trunkline.testing.stores import Stores
 from trunkline.versioning.model import Change, DeletePath
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,6 +11,8 @@ from tests.pipelines.conftest import World, only, spec
 from trunkline.core.status import Status
 from trunkline.errors import InvalidInputError, NotFoundError, StateError
 
+pytestmark = pytest.mark.slow
+
 
 def made(path: str) -> dict[str, str]:
     return {path.rstrip("/"): f"made {path}"}

@@ -14,6 +14,8 @@ from trunkline.pipelines import datum_store
 from trunkline.storage.db.schema import datum_results, datums, jobs
 from trunkline.versioning.model import DeletePath
 
+pytestmark = pytest.mark.slow
+
 
 def made(path: str) -> dict[str, str]:
     return {"/" + path.strip("/").replace("/", "-") if path != "/" else "/all": f"made {path}"}

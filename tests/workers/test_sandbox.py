@@ -24,6 +24,8 @@ from trunkline.workers.limits import Limits, make_group
 from trunkline.workers.outputs import files_of
 from trunkline.workers.sandbox import Box, Ended, choose_mode, run
 
+pytestmark = pytest.mark.slow
+
 NOBODY = 65534
 
 

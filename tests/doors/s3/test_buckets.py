@@ -14,6 +14,8 @@ from trunkline.errors import NotFoundError, TrunklineError
 from trunkline.services import Services
 from trunkline.versioning.model import PutFile
 
+pytestmark = pytest.mark.slow
+
 ID = "0123456789abcdef" * 2
 
 
