@@ -17,7 +17,7 @@ ON_CLOUD_STORES := tests/versioning tests/jobs tests/registry tests/secrets test
 
 help:
 	@echo "make demo    install, then run the whole loop: commit pictures, get a live model that learns more"
-	@echo "make check   format, lint, types, layers and the fast tests (under a minute)"
+	@echo "make check   format, lint, types, layers and the fast tests (about a minute)"
 	@echo "make test    everything that CI runs"
 	@echo "make nightly the state machines, for thousands of steps, and every point at which something can break"
 	@echo "make bench   measure, and print the tables of docs/benchmarks.md"

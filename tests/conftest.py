@@ -17,6 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, settings
 
 import tests.dialect  # noqa: F401
+from trunkline.core.garbage import keep_what_is_there
 from trunkline.storage.db.engine import Database
 from trunkline.testing.bucket import BucketServer, running_bucket_server
 from trunkline.testing.bucket import is_installed as bucket_server_is_installed
@@ -82,8 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """What is imported stays until the end: no collection of garbage need look at it again, nor come every 700 objects."""
-    gc.freeze()
-    gc.set_threshold(20_000)
+    keep_what_is_there()
 
 
 def pytest_unconfigure() -> None:

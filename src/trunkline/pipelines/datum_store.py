@@ -102,7 +102,7 @@ _INSERT_FRESH = sa.insert(datums).values(
 """Of rows that are to be computed. There may be many: what is the same for all is said once, or is the table's default."""
 
 
-def _fresh_row(job_pk: int, row: NewDatum, position: int) -> dict[str, Any]:
+def _fresh_row(job_pk: int, row: NewDatum, position: int | None) -> dict[str, Any]:
     old = row.old
     return {
         "job_pk": job_pk, "id": row.id, "identity": row.identity, "old_identity": row.old_identity,
@@ -112,13 +112,9 @@ def _fresh_row(job_pk: int, row: NewDatum, position: int) -> dict[str, Any]:
 
 
 def _new_row(job_pk: int, row: NewDatum) -> dict[str, Any]:
-    old = row.old
-    return {
-        "job_pk": job_pk, "id": row.id, "identity": row.identity, "old_identity": row.old_identity,
-        "old_root": None if old is None else old.root, "old_prefix": "" if old is None else old.prefix,
-        "position": None, "set_no": None, "waits": False, "status": Status.QUEUED, "files": row.files, "env": row.env,
-        "output_root": None, "output_prefix": "", "size": 0, "file_count": 0, "attempts": 0, "reason": "",
-        "why": row.why, "stats": {}, "started_at": None, "finished_at": None,
+    return _fresh_row(job_pk, row, None) | {
+        "set_no": None, "waits": False, "status": Status.QUEUED, "output_root": None, "output_prefix": "", "size": 0,
+        "file_count": 0, "attempts": 0, "reason": "", "stats": {}, "started_at": None, "finished_at": None,
     }  # fmt: skip
 
 
