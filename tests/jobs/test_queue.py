@@ -14,6 +14,7 @@ from tests.conftest import FakeClock
 from trunkline.core.clock import SystemClock
 from trunkline.core.ids import LeaseToken
 from trunkline.core.status import Status
+from trunkline.jobs.model import ANY_QUEUE, CONTROL_QUEUE
 from trunkline.jobs.queue import Lease, TaskQueue
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import tasks
@@ -253,3 +254,52 @@ def test_the_leases_of_a_dead_worker_run_out_at_once(db: Database, clock: FakeCl
         assert queue.expired(connection) == []
         queue.expire_held_by(connection, ["w1"])
         assert [one.id for one in queue.expired(connection)] == [task.id]
+
+
+def test_whoever_waits_for_a_queue_is_woken_by_what_may_be_taken_from_it_and_by_nothing_else(
+    db: Database, clock: FakeClock
+) -> None:
+    queue = _queue(db, clock)
+    this, other, work, steps = (queue.changes_of(name) for name in ("q", "other", ANY_QUEUE, CONTROL_QUEUE))
+
+    def moved(action: Callable[[], object]) -> list[bool]:
+        before = [one.count for one in (this, other, work, steps)]
+        action()
+        return [one.count != count for one, count in zip((this, other, work, steps), before, strict=True)]
+
+    def revoke() -> None:
+        with db.write() as connection:
+            assert queue.revoke(connection, "k", "a")
+
+    def release(lease: Lease) -> None:
+        with db.write() as connection:
+            assert queue.release(connection, lease, 0.0)
+
+    wakes, nothing = [True, False, True, False], [False] * 4
+    assert moved(lambda: _enqueue(queue, db, "a")) == wakes
+    [lease] = _claim(queue, db)
+    assert moved(lambda: queue.keep_alive([lease])) == nothing
+    assert moved(lambda: release(lease)) == wakes
+    assert moved(lambda: _claim(queue, db)) == nothing
+    assert moved(revoke) == wakes
+    [lease] = _claim(queue, db)
+    assert moved(lambda: _finish(queue, db, lease)) == nothing
+    _enqueue(queue, db, "a")
+    [lease] = _claim(queue, db)
+    _enqueue(queue, db, "a")
+    assert moved(lambda: _finish(queue, db, lease)) == wakes, "it was asked for again"
+    with db.write() as connection:
+        queue.enqueue(connection, kind="step", key="a", queue=CONTROL_QUEUE)
+    assert moved(lambda: None) == nothing
+    assert steps.count == 1, "no worker takes a step of the server"
+    assert moved(db.wake_all) == [True] * 4
+
+
+def test_a_write_that_fails_wakes_nobody(db: Database, clock: FakeClock) -> None:
+    queue = _queue(db, clock)
+    changes = queue.changes_of("q")
+    with pytest.raises(ZeroDivisionError), db.write() as connection:
+        queue.enqueue(connection, kind="k", key="a", queue="q")
+        raise ZeroDivisionError
+    _claim(queue, db)
+    assert changes.count == 0

@@ -19,7 +19,7 @@ from trunkline.errors import ConflictError, NotFoundError, UnavailableError
 from trunkline.jobs.engines.process import ProcessEngine, started_at
 from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, LaunchSpec, Outcome, Report, Task
 from trunkline.jobs.outbox import Outbox
-from trunkline.jobs.pool import Pool, ProcessTable
+from trunkline.jobs.pool import LAUNCH_AGAIN_SECONDS, Pool, ProcessTable
 from trunkline.jobs.queue import Lease, TaskQueue
 from trunkline.jobs.service import JobsService
 from trunkline.storage.db.engine import Database
@@ -251,5 +251,57 @@ def test_the_task_of_a_killed_worker_is_taken_back_before_its_lease_ends(
             pool.adopt() if killed_while_down else pool.step()
             assert jobs.reap()
         assert domain.lost_keys == ["a", "a"]
+    finally:
+        pool.stop_all()
+
+
+def test_workers_that_cannot_begin_are_started_less_and_less_often(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = SystemClock()
+    queue = TaskQueue(db, clock, lease_seconds=1000)
+    engine = ProcessEngine()
+    table = ProcessTable(db, clock, {"process": engine})
+    launched: list[str] = []
+
+    def command(process_id: str, _worker: str, name: str) -> LaunchSpec:
+        launched.append(name)
+        argv = ("/bin/false",) if name == "broken" else ("/bin/sleep", "60")
+        return LaunchSpec(id=process_id, argv=argv, env={}, cwd=str(tmp_path), log_path=str(tmp_path / "log"))
+
+    pool = Pool(db=db, queue=queue, table=table, command=command, limits={})
+    jobs = JobsService(db=db, clock=clock, queue=queue, outbox=Outbox(db, clock), pool=pool)
+    jobs.on_worker("work", Recorder())
+    with db.write() as connection:
+        for name in ("broken", "well"):
+            queue.declare(connection, name, worker="any", workers_max=1, options={})
+    passed = 0.0
+    real = time.monotonic
+    monkeypatch.setattr("trunkline.jobs.pool.time.monotonic", lambda: real() + passed)
+
+    def step() -> list[str]:
+        """What is launched, once all that cannot live is dead."""
+        launched.clear()
+        pool.step()
+        for process in table.running("worker", "broken"):
+            _until(lambda process=process: not engine.is_alive(process.handle))
+        return list(launched)
+
+    try:
+        _add(jobs, db, "a", queue="broken")
+        assert step() == ["broken"]
+        for wait_seconds in LAUNCH_AGAIN_SECONDS:
+            assert step() == [], "one died"
+            _add(jobs, db, "b", queue="well")
+            passed += wait_seconds - 0.3
+            assert step() in ([], ["well"]), "only the queue whose workers die waits"
+            passed += 0.4
+            assert step() == ["broken"]
+        assert "the next one is started in 30 s" in caplog.text
+        [well] = table.running("worker", "well")
+        pool.heard(well.id)
+        os.kill((well.handle or {})["pid"], signal.SIGKILL)
+        _until(lambda: not engine.is_alive(well.handle))
+        assert "well" in step(), "a worker that had begun is replaced at once"
     finally:
         pool.stop_all()

@@ -14,10 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.clock import Clock
-from trunkline.storage.db.engine import Database
+from trunkline.storage.db.engine import Changes, Database
 from trunkline.storage.db.schema import outbox
 
 EVENTS_AT_ONCE_MAX = 100
+NAME = "outbox"
+"""What a write that publishes touches."""
 
 Subscriber = Callable[[Connection, dict[str, Any]], None]
 
@@ -39,6 +41,12 @@ class Outbox:
         connection.execute(
             sa.insert(outbox).values(topic=topic, payload=payload, created_at=self._clock.now())
         )
+        self._db.touch(NAME)
+
+    @property
+    def changes(self) -> Changes:
+        """Moves when something is published."""
+        return self._db.changes_of(NAME)
 
     def drain(self) -> int:
         """Handle all events, oldest first; returns how many. An event whose subscriber fails stays, and is tried again."""

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,6 +34,8 @@ STANDBY_WORKER = "datum"
 STANDBY_LOOK_SECONDS = 1.0
 """So often the reserve is filled: not at the very moment when one has been taken, and has work to do."""
 STANDBY_TAKES_SECONDS = 1.0
+LAUNCH_AGAIN_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""How long a queue waits for another worker, after so many that ended before they said a word."""
 
 WorkerCommand = Callable[[str, str, str], LaunchSpec]
 """``(process id, worker kind, queue) -> what to launch``; given by the composition root, which knows urls and tokens."""
@@ -136,6 +139,14 @@ class ProcessTable:
         return self._engines[process.engine].logs(process.handle, tail_bytes=tail_bytes)
 
 
+@dataclass
+class _Failures:
+    """Of workers of one queue, one after the other."""
+
+    count: int = 0
+    again_at: float = 0.0
+
+
 class Pool:
     """Launches workers for queues that have work; idle workers leave by themselves. A few are kept in reserve, idle and warm,
     for whatever queue of datums has work next: so the first datum of a pipeline does not wait for a process."""
@@ -161,8 +172,18 @@ class Pool:
         self._wants_standby = wants_standby
         self._look_at = 0.0
         self._left_to_standby: dict[str, float] = {}
+        self._unheard: dict[str, str] = {}
+        """The queues of workers that have not spoken yet, by the workers' ids."""
+        self._failures: dict[str, _Failures] = {}
+        """Of queues whose workers end before they speak."""
         self.took_back = threading.Event()
         """Set when what dead workers held has become free."""
+
+    def heard(self, process_id: str) -> None:
+        """A worker has spoken: its queue's workers can start."""
+        queue = self._unheard.pop(process_id, None)
+        if queue is not None:
+            self._failures.pop(queue, None)
 
     def adopt(self) -> None:
         """At the server's start: forget the workers that died while nobody looked. Call it before any can ask for work."""
@@ -198,11 +219,12 @@ class Pool:
             if wanted > 0 and reserve and row.worker == STANDBY_WORKER and self._may_wait(row.name, now):
                 reserve -= 1
                 wanted -= 1
-            for _ in range(wanted):
+            for _ in range(wanted if self._may_launch(row.name, now) else 0):
                 launched |= self._launch(row.worker, row.name)
                 by_worker[row.worker] += 1
         if wants_standby:
-            for _ in range(self._standby - alive[ANY_QUEUE]):
+            wanted = self._standby - alive[ANY_QUEUE]
+            for _ in range(wanted if self._may_launch(ANY_QUEUE, now) else 0):
                 launched |= self._launch(STANDBY_WORKER, ANY_QUEUE)
         return launched
 
@@ -217,11 +239,28 @@ class Pool:
                 by_worker[process.info.get("worker", "")] += 1
             else:
                 dead.append(process.id)
+                if process.id in self._unheard:
+                    self._failed(self._unheard.pop(process.id), f"see {process.log}")
         if dead:  # nobody has to wait until it would have been missed
             with self._db.write() as connection:
                 self._queue.expire_held_by(connection, dead)
             self.took_back.set()
         return alive, by_worker
+
+    def _may_launch(self, queue: str, now: float) -> bool:
+        failures = self._failures.get(queue)
+        return failures is None or now >= failures.again_at
+
+    def _failed(self, queue: str, why: str) -> None:
+        """A worker of a queue could not begin. The next one hardly can, so it is not tried at once."""
+        failures = self._failures.setdefault(queue, _Failures())
+        wait_seconds = LAUNCH_AGAIN_SECONDS[min(failures.count, len(LAUNCH_AGAIN_SECONDS) - 1)]
+        failures.count += 1
+        failures.again_at = time.monotonic() + wait_seconds
+        log.warning(
+            "a worker for %s ended before it began (%s): the next one is started in %g s",
+            queue or "whatever comes", why, wait_seconds,
+        )  # fmt: skip
 
     def _may_wait(self, queue: str, now: float) -> bool:
         """Whether a queue's work can be left to a worker in reserve, which takes it within milliseconds; if it did not, the
@@ -241,8 +280,9 @@ class Pool:
                 kind="worker", subject=queue, engine="process", spec=spec, info={"worker": worker}
             )
         except UnavailableError as error:
-            log.warning("no worker for %s: %s", queue, error)
+            self._failed(queue, str(error))
             return False
+        self._unheard[spec.id] = queue
         log.info("launched a %s worker for %s", worker, queue)
         return True
 

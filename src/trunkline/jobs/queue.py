@@ -16,12 +16,13 @@ from sqlalchemy.engine import Connection, Row
 from trunkline.core.clock import Clock
 from trunkline.core.ids import LeaseToken, TaskId, new_token
 from trunkline.core.status import Status
-from trunkline.jobs.model import CONTROL_QUEUE, SLOW_QUEUE, Task
-from trunkline.storage.db.engine import Database
+from trunkline.jobs.model import ANY_QUEUE, CONTROL_QUEUE, SLOW_QUEUE, Task
+from trunkline.storage.db.engine import Changes, Database
 from trunkline.storage.db.schema import queues, tasks
-from trunkline.storage.db.upsert import upsert
+from trunkline.storage.db.upsert import Insert, upsert
 
 CLAIM_TASKS_MAX = 256
+SERVER_QUEUES = (CONTROL_QUEUE, SLOW_QUEUE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,15 @@ class TaskQueue:
         self._db = db
         self._clock = clock
         self.lease_seconds = lease_seconds
+
+    def changes_of(self, queue: str) -> Changes:
+        """Moves when there may be something new to take from a queue; of ``ANY_QUEUE``: from one that worker processes serve."""
+        return self._db.changes_of(_name(queue))
+
+    def _touch(self, queue: str) -> None:
+        self._db.touch(_name(queue))
+        if queue not in SERVER_QUEUES:
+            self._db.touch(_name(ANY_QUEUE))
 
     # --- asking for work (inside the caller's transaction) ---
 
@@ -69,6 +79,7 @@ class TaskQueue:
         """The same for many tasks of one kind, given by their keys, in one statement."""
         if not payloads:
             return
+        self._touch(queue)
         now = self._clock.now()
         rows = [
             {
@@ -78,23 +89,7 @@ class TaskQueue:
             }
             for key, payload in payloads.items()
         ]  # fmt: skip
-        statement = upsert(tasks)
-        is_running = tasks.c.status == Status.RUNNING
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=[tasks.c.kind, tasks.c.key],
-                set_={
-                    "again": is_running,
-                    "status": sa.case((is_running, Status.RUNNING), else_=Status.QUEUED),
-                    "attempts": sa.case((is_running, tasks.c.attempts), else_=0),
-                    "run_after": statement.excluded.run_after,
-                    "payload": statement.excluded.payload,
-                    "cancel": sa.case((is_running, tasks.c.cancel), else_=False),
-                    "updated_at": now,
-                },
-            ),
-            rows,
-        )
+        connection.execute(_ENQUEUE, rows)
 
     def cancel(self, connection: Connection, kind: str, keys: Iterable[str]) -> None:
         """Queued tasks end now; running ones are told at their next sign of life."""
@@ -122,6 +117,7 @@ class TaskQueue:
                 set_={"worker": worker, "workers_max": workers_max, "options": statement.excluded.options},
             )
         )
+        self._touch(name)
 
     def drop_queue(self, connection: Connection, name: str) -> None:
         connection.execute(sa.delete(queues).where(queues.c.name == name))
@@ -143,15 +139,18 @@ class TaskQueue:
 
     def revoke(self, connection: Connection, kind: str, key: str) -> bool:
         """Take a task from whoever works on it, to be given to another; False if nobody did."""
-        done = connection.execute(
+        queue = connection.execute(
             sa.update(tasks)
             .where(tasks.c.kind == kind, tasks.c.key == key, tasks.c.status == Status.RUNNING)
             .values(
                 status=Status.QUEUED, again=False, lease_token=None, lease_owner=None, lease_expires_at=None,
                 updated_at=self._clock.now(),
             )
-        )  # fmt: skip
-        return done.rowcount == 1
+            .returning(tasks.c.queue)
+        ).scalar_one_or_none()  # fmt: skip
+        if queue is not None:
+            self._touch(queue)
+        return queue is not None
 
     # --- working ---
 
@@ -159,33 +158,25 @@ class TaskQueue:
         """Up to ``limit`` ready tasks of a queue, now leased to ``owner``; oldest first."""
         now = self._clock.now()
         ready = connection.execute(
-            sa.select(tasks.c.id)
-            .where(tasks.c.status == Status.QUEUED, tasks.c.queue == queue, tasks.c.run_after <= now)
-            .order_by(tasks.c.run_after, tasks.c.id)
-            .limit(min(limit, CLAIM_TASKS_MAX))
+            _READY, {"queue": queue, "now": now, "limit": min(limit, CLAIM_TASKS_MAX)}
         ).scalars()
         claimed = []
         for task_id in list(ready):
-            row = connection.execute(
-                sa.update(tasks)
-                .where(tasks.c.id == task_id, tasks.c.status == Status.QUEUED)
-                .values(
-                    status=Status.RUNNING, attempts=tasks.c.attempts + 1, lease_owner=owner, lease_token=new_token(),
-                    lease_expires_at=now + self.lease_seconds, updated_at=now,
-                )
-                .returning(tasks)
-            ).one_or_none()  # fmt: skip
+            values = {
+                "task_id": task_id,
+                "owner": owner,
+                "token": new_token(),
+                "until": now + self.lease_seconds,
+                "now": now,
+            }
+            row = connection.execute(_LEASE, values).one_or_none()
             if row is not None:
                 claimed.append(_task(row))
         return claimed
 
     def next_ready_at(self, connection: Connection, queue: str) -> float | None:
         """When the next task of a queue becomes ready; None if there is none."""
-        return connection.execute(
-            sa.select(sa.func.min(tasks.c.run_after)).where(
-                tasks.c.status == Status.QUEUED, tasks.c.queue == queue
-            )
-        ).scalar()
+        return connection.execute(_NEXT_READY_AT, {"queue": queue}).scalar()
 
     def ready_queues(self, connection: Connection, worker: str) -> list[tuple[str, int]]:
         """Queues of a kind of worker that have tasks ready, the one that has waited longest first, and how many workers each
@@ -208,12 +199,7 @@ class TaskQueue:
         lost, cancelled = [], []
         with self._db.write(wakes=False, syncs=False) as connection:
             for lease in leases:
-                row = connection.execute(
-                    sa.update(tasks)
-                    .where(*self._held(lease))
-                    .values(lease_expires_at=self._clock.now() + self.lease_seconds)
-                    .returning(tasks.c.cancel)
-                ).one_or_none()
+                row = connection.execute(_RENEW, self._renewed(lease)).one_or_none()
                 if row is None:
                     lost.append(lease.task_id)
                 elif row.cancel:
@@ -222,12 +208,7 @@ class TaskQueue:
 
     def is_wanted(self, connection: Connection, lease: Lease) -> bool:
         """A sign of life in passing; False if the task is to be given up."""
-        cancelled = connection.execute(
-            sa.update(tasks)
-            .where(*self._held(lease))
-            .values(lease_expires_at=self._clock.now() + self.lease_seconds)
-            .returning(tasks.c.cancel)
-        ).scalar_one_or_none()
+        cancelled = connection.execute(_RENEW, self._renewed(lease)).scalar_one_or_none()
         return cancelled is not None and not cancelled
 
     def is_held(self, connection: Connection, queue: str) -> bool:
@@ -243,39 +224,36 @@ class TaskQueue:
 
     def held(self, connection: Connection, lease: Lease) -> Task | None:
         """The task, if the lease still holds it."""
-        row = connection.execute(sa.select(tasks).where(*self._held(lease))).one_or_none()
+        row = connection.execute(_HELD_TASK, _lease(lease)).one_or_none()
         return _task(row) if row is not None else None
 
     def finish(self, connection: Connection, lease: Lease, status: Status) -> bool:
         """End a task; False if the lease was lost, and then nothing must be applied. Runs again if asked to meanwhile. One that
         was cancelled leaves no row: nobody will ask for it again."""
-        now = self._clock.now()
-        is_over = (tasks.c.cancel.is_(True), tasks.c.again.is_(False))
-        if connection.execute(sa.delete(tasks).where(*self._held(lease), *is_over)).rowcount == 1:
+        if connection.execute(_FORGET_CANCELLED, _lease(lease)).rowcount == 1:
             return True
-        done = connection.execute(
-            sa.update(tasks)
-            .where(*self._held(lease))
-            .values(
-                status=sa.case((tasks.c.again, Status.QUEUED), else_=status), again=False, lease_token=None,
-                lease_owner=None, lease_expires_at=None, attempts=sa.case((tasks.c.again, 0), else_=tasks.c.attempts),
-                updated_at=now,
-            )
-        )  # fmt: skip
-        return done.rowcount == 1
+        values = {**_lease(lease), "end": status, "now": self._clock.now()}
+        row = connection.execute(_FINISH, values).one_or_none()
+        if row is not None and row.status == Status.QUEUED:
+            self._touch(row.queue)
+        return row is not None
 
     def release(self, connection: Connection, lease: Lease, after_seconds: float) -> bool:
         """Give a task back, to be taken again after a while (at once if it was asked for meanwhile)."""
         now = self._clock.now()
-        done = connection.execute(
+        queue = connection.execute(
             sa.update(tasks)
-            .where(*self._held(lease))
+            .where(*_HELD)
             .values(
-                status=Status.QUEUED, run_after=sa.case((tasks.c.again, now), else_=now + after_seconds), again=False,
-                lease_token=None, lease_owner=None, lease_expires_at=None, updated_at=now,
+                **_FREE, status=Status.QUEUED, run_after=sa.case((tasks.c.again, now), else_=now + after_seconds),
+                again=False, updated_at=now,
             )
-        )  # fmt: skip
-        return done.rowcount == 1
+            .returning(tasks.c.queue),
+            _lease(lease),
+        ).scalar_one_or_none()  # fmt: skip
+        if queue is not None:
+            self._touch(queue)
+        return queue is not None
 
     # --- looking after it ---
 
@@ -326,7 +304,7 @@ class TaskQueue:
             )
             connection.execute(
                 sa.update(tasks)
-                .where(running, tasks.c.queue.in_([CONTROL_QUEUE, SLOW_QUEUE]))
+                .where(running, tasks.c.queue.in_(SERVER_QUEUES))
                 .values(
                     status=Status.QUEUED,
                     lease_token=None,
@@ -352,12 +330,83 @@ class TaskQueue:
         rows = connection.execute(sa.select(queues).where(queues.c.name.in_(list(by_queue)))).all()
         return [(row, by_queue[row.name]) for row in rows]
 
-    def _held(self, lease: Lease) -> tuple[Any, ...]:
-        return (
-            tasks.c.id == lease.task_id,
-            tasks.c.status == Status.RUNNING,
-            tasks.c.lease_token == lease.token,
-        )
+    def _renewed(self, lease: Lease) -> dict[str, Any]:
+        return {**_lease(lease), "until": self._clock.now() + self.lease_seconds}
+
+
+# --- statements that are asked for at every step: to build one takes longer than to run it ---
+
+_HELD = (
+    tasks.c.id == sa.bindparam("task_id"),
+    tasks.c.status == Status.RUNNING,
+    tasks.c.lease_token == sa.bindparam("token"),
+)
+_FREE = {"lease_token": None, "lease_owner": None, "lease_expires_at": None}
+
+
+def _lease(lease: Lease) -> dict[str, Any]:
+    return {"task_id": lease.task_id, "token": lease.token}
+
+
+_READY = (
+    sa.select(tasks.c.id)
+    .where(
+        tasks.c.status == Status.QUEUED, tasks.c.queue == sa.bindparam("queue"),
+        tasks.c.run_after <= sa.bindparam("now"),
+    )
+    .order_by(tasks.c.run_after, tasks.c.id)
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+)  # fmt: skip
+_NEXT_READY_AT = sa.select(sa.func.min(tasks.c.run_after)).where(
+    tasks.c.status == Status.QUEUED, tasks.c.queue == sa.bindparam("queue")
+)
+_LEASE = (
+    sa.update(tasks)
+    .where(tasks.c.id == sa.bindparam("task_id"), tasks.c.status == Status.QUEUED)
+    .values(
+        status=Status.RUNNING, attempts=tasks.c.attempts + 1, lease_owner=sa.bindparam("owner"),
+        lease_token=sa.bindparam("token"), lease_expires_at=sa.bindparam("until"), updated_at=sa.bindparam("now"),
+    )
+    .returning(tasks)
+)  # fmt: skip
+_RENEW = (
+    sa.update(tasks).where(*_HELD).values(lease_expires_at=sa.bindparam("until")).returning(tasks.c.cancel)
+)
+_HELD_TASK = sa.select(tasks).where(*_HELD)
+_FORGET_CANCELLED = sa.delete(tasks).where(*_HELD, tasks.c.cancel.is_(True), tasks.c.again.is_(False))
+_FINISH = (
+    sa.update(tasks)
+    .where(*_HELD)
+    .values(
+        **_FREE, status=sa.case((tasks.c.again, Status.QUEUED), else_=sa.bindparam("end", type_=sa.Text)), again=False,
+        attempts=sa.case((tasks.c.again, 0), else_=tasks.c.attempts), updated_at=sa.bindparam("now"),
+    )
+    .returning(tasks.c.queue, tasks.c.status)
+)  # fmt: skip
+
+
+def _enqueue() -> Insert:
+    statement = upsert(tasks)
+    is_running = tasks.c.status == Status.RUNNING
+    return statement.on_conflict_do_update(
+        index_elements=[tasks.c.kind, tasks.c.key],
+        set_={
+            "again": is_running,
+            "status": sa.case((is_running, Status.RUNNING), else_=Status.QUEUED),
+            "attempts": sa.case((is_running, tasks.c.attempts), else_=0),
+            "run_after": statement.excluded.run_after,
+            "payload": statement.excluded.payload,
+            "cancel": sa.case((is_running, tasks.c.cancel), else_=False),
+            "updated_at": statement.excluded.updated_at,
+        },
+    )
+
+
+_ENQUEUE = _enqueue()
+
+
+def _name(queue: str) -> str:
+    return f"tasks/{queue}"
 
 
 def _task(row: Row[Any]) -> Task:

@@ -94,6 +94,7 @@ class JobsService:
             for task in claimed:
                 self._workers[task.kind].started(connection, task)
         described = []
+        self.pool.heard(worker)
         for task in claimed:
             try:
                 described.append((task, self._workers[task.kind].describe(task)))
@@ -157,9 +158,8 @@ class JobsService:
         """Start the background threads. Call once, after all handlers are registered."""
         self.queue.forgive()
         self.pool.adopt()
-        # Every commit wakes all who wait for one, so as few as possible do.
         loops: Mapping[str, Callable[[], object]] = {
-            "outbox": lambda: self._watch(lambda: self.outbox.drain() > 0),
+            "outbox": self._drain,
             "leases": self._reap_in_time,
             "pool": self._fill_pool,
             **{f"control-{n}": lambda: self._take_next(CONTROL_QUEUE) for n in range(CONTROL_THREADS)},
@@ -173,7 +173,7 @@ class JobsService:
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """Let each loop finish its step. Worker processes go on; ``pool.stop_all`` ends them."""
         self._stop.set()
-        self._db.changes.bump()
+        self._db.wake_all()
         self.pool.took_back.set()
         for thread in self._threads:
             thread.join(timeout_seconds)
@@ -189,14 +189,17 @@ class JobsService:
                 log.exception("a background step failed; it will be repeated")
                 self._stop.wait(POLL_SECONDS)
 
-    def _watch(self, step: Callable[[], bool]) -> None:
-        """A step, and if it found nothing to do, wait until there may be something."""
-        seen = self._db.changes.count
-        if not step():
-            self._db.changes.wait(seen, POLL_SECONDS)
+    def _drain(self) -> None:
+        changes = self.outbox.changes
+        seen = changes.count
+        self.outbox.drain()
+        changes.wait(seen, POLL_SECONDS)
 
     def _fill_pool(self) -> None:
-        self._watch(self.pool.step)
+        changes = self.queue.changes_of(ANY_QUEUE)
+        seen = changes.count
+        if not self.pool.step():
+            changes.wait(seen, POLL_SECONDS)
         self._stop.wait(POOL_LOOK_SECONDS)
 
     def _reap_in_time(self) -> None:
@@ -206,13 +209,14 @@ class JobsService:
 
     def _take_next(self, queue: str) -> None:
         """Take the next control task. One thread looks and waits for it; the others work, or wait for their turn to look."""
+        changes = self.queue.changes_of(queue)
         with self._turns[queue]:
             tasks: list[Task] = []
             while not (tasks or self._stop.is_set()):
-                seen = self._db.changes.count
+                seen = changes.count
                 tasks, wait_seconds = self._claim_step(queue)
                 if not tasks:
-                    self._db.changes.wait(seen, wait_seconds)
+                    changes.wait(seen, wait_seconds)
         for task in tasks:
             self._take(task)
 

@@ -49,29 +49,41 @@ def number_sets_by_size(connection: Connection, job_pk: int, bytes_per_set: int,
 
 def open_in_set(connection: Connection, job_pk: int, set_no: int) -> list[Row[Any]]:
     """``id, status, attempts`` of the datums of a set that have not ended, in order."""
-    columns = (datums.c.id, datums.c.status, datums.c.attempts)
-    return list(connection.execute(_open(columns, job_pk, set_no)))
+    return list(connection.execute(_OPEN_IN_SET, {"in_job": job_pk, "in_set": set_no}))
 
 
 def described(connection: Connection, job_pk: int, set_no: int) -> list[dict[str, Any]]:
     """What a worker is told of them."""
-    columns = (datums.c.id, datums.c.identity, datums.c.attempts, datums.c.files, datums.c.env)
+    rows = connection.execute(_DESCRIBED, {"in_job": job_pk, "in_set": set_no})
     return [  # (a mapping's keys are no plain strings, and dear to write as JSON)
         {"id": one, "identity": identity, "attempts": attempts, "files": files, "env": env}
-        for one, identity, attempts, files, env in connection.execute(_open(columns, job_pk, set_no))
+        for one, identity, attempts, files, env in rows
     ]
 
 
 def first_open(connection: Connection, job_pk: int, set_no: int) -> str | None:
-    return connection.execute(_open((datums.c.id,), job_pk, set_no).limit(1)).scalar()
+    return connection.execute(_FIRST_OPEN, {"in_job": job_pk, "in_set": set_no}).scalar()
 
 
-def _open(columns: Sequence[sa.Column[Any]], job_pk: int, set_no: int) -> sa.Select[Any]:
-    return (
-        sa.select(*columns)
-        .where(datums.c.job_pk == job_pk, datums.c.set_no == set_no, datums.c.status.in_(OPEN))
-        .order_by(datums.c.position)
-    )
+def _open(*columns: sa.Column[Any]) -> sa.Select[Any]:
+    return sa.select(*columns).where(*_IN_SET, datums.c.status.in_(OPEN)).order_by(datums.c.position)
+
+
+# To build a statement takes longer than to run it, and these are asked for at every report.
+_IN_SET = (datums.c.job_pk == sa.bindparam("in_job"), datums.c.set_no == sa.bindparam("in_set"))
+_OPEN_IN_SET = _open(datums.c.id, datums.c.status, datums.c.attempts)
+_DESCRIBED = _open(datums.c.id, datums.c.identity, datums.c.attempts, datums.c.files, datums.c.env)
+_FIRST_OPEN = _open(datums.c.id).limit(1)
+_NONE_BUT = (
+    sa.update(datums)
+    .where(*_IN_SET, datums.c.status == Status.RUNNING, datums.c.id != sa.bindparam("this"))
+    .values(status=Status.QUEUED)
+)
+_BEGIN = (
+    sa.update(datums)
+    .where(*_IN_SET, datums.c.id == sa.bindparam("this"), datums.c.status == Status.QUEUED)
+    .values(status=Status.RUNNING, started_at=sa.bindparam("now"))
+)
 
 
 def running_in(connection: Connection, job_pk: int, sets: Iterable[int]) -> dict[int, Row[Any]]:
@@ -89,18 +101,10 @@ def running_in(connection: Connection, job_pk: int, sets: Iterable[int]) -> dict
 
 def mark_running(connection: Connection, job_pk: int, set_no: int, datum_id: str | None, now: float) -> None:
     """Which datum of a set is being worked on; none of it if ``datum_id`` is None."""
-    in_set = (datums.c.job_pk == job_pk, datums.c.set_no == set_no)
-    connection.execute(
-        sa.update(datums)
-        .where(*in_set, datums.c.status == Status.RUNNING, datums.c.id != (datum_id or ""))
-        .values(status=Status.QUEUED)
-    )
+    names = {"in_job": job_pk, "in_set": set_no, "this": datum_id or ""}
+    connection.execute(_NONE_BUT, names)
     if datum_id is not None:
-        connection.execute(
-            sa.update(datums)
-            .where(*in_set, datums.c.id == datum_id, datums.c.status == Status.QUEUED)
-            .values(status=Status.RUNNING, started_at=now)
-        )
+        connection.execute(_BEGIN, {**names, "now": now})
 
 
 def count_try(connection: Connection, job_pk: int, ids: Sequence[str], reason: str) -> None:

@@ -98,10 +98,8 @@ def get_pipeline(
     connection: Connection, project: str, name: str, version: int | None = None
 ) -> Pipeline | None:
     """A pipeline as of ``version``, or as it is now."""
-    wanted = pipelines.c.version if version is None else sa.literal(version)
-    found = connection.execute(
-        _pipelines(wanted).where(pipelines.c.project == project, pipelines.c.name == name)
-    ).one_or_none()
+    names = {"project": project, "name": name, "version": version}
+    found = connection.execute(_AS_IT_IS if version is None else _AS_OF_VERSION, names).one_or_none()
     return _pipeline(found) if found is not None else None
 
 
@@ -136,11 +134,8 @@ def delete_pipeline(connection: Connection, pipeline_id: int) -> None:
 
 
 def _pipelines(version: Any) -> sa.Select[Any]:
-    last = (
-        sa.select(jobs.c.pipeline_id, sa.func.max(jobs.c.pk).label("pk"))
-        .group_by(jobs.c.pipeline_id)
-        .subquery("last")
-    )
+    other = jobs.alias()
+    last = sa.select(sa.func.max(other.c.pk)).where(other.c.pipeline_id == pipelines.c.id).scalar_subquery()
     return (
         sa.select(
             pipelines.c.project, pipelines.c.name, pipelines.c.state, pipelines.c.created_at,
@@ -152,9 +147,19 @@ def _pipelines(version: Any) -> sa.Select[Any]:
             pipeline_versions,
             sa.and_(pipeline_versions.c.pipeline_id == pipelines.c.id, pipeline_versions.c.version == version),
         )
-        .outerjoin(last, last.c.pipeline_id == pipelines.c.id)
-        .outerjoin(jobs, jobs.c.pk == last.c.pk)
+        .outerjoin(jobs, jobs.c.pk == last)
     )  # fmt: skip
+
+
+def _named(statement: sa.Select[Any]) -> sa.Select[Any]:
+    return statement.where(
+        pipelines.c.project == sa.bindparam("project"), pipelines.c.name == sa.bindparam("name")
+    )
+
+
+# To build a statement takes longer than to run it: these are asked for at every step.
+_AS_IT_IS = _named(_pipelines(pipelines.c.version))
+_AS_OF_VERSION = _named(_pipelines(sa.bindparam("version")))
 
 
 def _pipeline(row: Row[Any]) -> Pipeline:
@@ -193,15 +198,15 @@ def insert_job(connection: Connection, pipeline_id: int, commit_id: str, now: fl
 
 def unfinished_jobs(connection: Connection, pipeline_id: int) -> list[JobRow]:
     """Oldest first: in the order of their output commits."""
-    statement = (
-        _jobs().where(jobs.c.pipeline_id == pipeline_id, jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.pk)
+    statement = _JOBS.where(jobs.c.pipeline_id == pipeline_id, jobs.c.status.in_(UNFINISHED)).order_by(
+        jobs.c.pk
     )
     return [_job(row) for row in connection.execute(statement)]
 
 
 def get_job(connection: Connection, project: str, pipeline: str, commit_id: str | None) -> JobRow | None:
     """A job; the latest one where no ID is given."""
-    statement = _jobs().where(pipelines.c.project == project, pipelines.c.name == pipeline)
+    statement = _JOBS.where(pipelines.c.project == project, pipelines.c.name == pipeline)
     if commit_id is not None:
         statement = statement.where(jobs.c.id == commit_id)
     row = connection.execute(statement.order_by(jobs.c.pk.desc()).limit(1)).one_or_none()
@@ -209,7 +214,7 @@ def get_job(connection: Connection, project: str, pipeline: str, commit_id: str 
 
 
 def get_job_by_pk(connection: Connection, pk: int) -> JobRow | None:
-    row = connection.execute(_jobs().where(jobs.c.pk == pk)).one_or_none()
+    row = connection.execute(_JOB_BY_PK, {"pk": pk}).one_or_none()
     return _job(row) if row is not None else None
 
 
@@ -224,7 +229,7 @@ def list_jobs(
     wanted: JobFilter = ALL_JOBS,
 ) -> list[Job]:
     """Newest first; only those that are older than the job ``before``."""
-    statement = _jobs().order_by(jobs.c.pk.desc())
+    statement = _JOBS.order_by(jobs.c.pk.desc())
     streamed = statement.execution_options(yield_per=ROWS_PER_FETCH)
     statement = streamed if wanted.inputs else statement.limit(limit)
     if wanted.statuses:
@@ -297,7 +302,7 @@ def last_succeeded(
 
     An output branch has no forks and its jobs are made in the order of its commits, so the jobs before a job are its ancestors.
     """
-    statement = _jobs().where(
+    statement = _JOBS.where(
         jobs.c.pipeline_id == pipeline_id, jobs.c.pk < before, jobs.c.status == Status.SUCCEEDED
     )
     if code is not None:
@@ -361,10 +366,10 @@ def transition(
     return True
 
 
-def _jobs() -> sa.Select[Any]:
-    return sa.select(jobs, pipelines.c.project, pipelines.c.name).join(
-        pipelines, pipelines.c.id == jobs.c.pipeline_id
-    )
+_JOBS = sa.select(jobs, pipelines.c.project, pipelines.c.name).join(
+    pipelines, pipelines.c.id == jobs.c.pipeline_id
+)
+_JOB_BY_PK = _JOBS.where(jobs.c.pk == sa.bindparam("pk"))
 
 
 def _job(row: Row[Any]) -> JobRow:

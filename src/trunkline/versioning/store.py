@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,45 @@ from trunkline.versioning.model import Commit, CommitStatus, Origin, Project
 
 _KEPT = "kept:"
 """In front of the owner of a repo that outlived it."""
+
+
+# Statements that are asked for at every step: to build one takes longer than to run it.
+_REPO = sa.select(repos).where(
+    repos.c.project == sa.bindparam("project"), repos.c.name == sa.bindparam("name")
+)
+_BRANCH = sa.select(branches).where(
+    branches.c.repo_id == sa.bindparam("repo_id"), branches.c.name == sa.bindparam("name")
+)
+_BRANCHES_BY_ID = (
+    sa.select(branches, *(column.label(f"r_{column.name}") for column in repos.c))
+    .join_from(branches, repos)
+    .where(branches.c.id.in_(sa.bindparam("ids", expanding=True)))
+)
+_SET_HEAD = (
+    sa.update(branches)
+    .where(branches.c.id == sa.bindparam("branch_id"))
+    .values(head=sa.bindparam("new_head"))
+)
+_UPSTREAM = sa.select(branch_provenance.c.upstream_id).where(
+    branch_provenance.c.branch_id == sa.bindparam("branch_id")
+)
+_parents = commits.alias("parents")
+_COMMITS = (
+    sa.select(commits, repos.c.project, repos.c.name.label("repo"), _parents.c.id.label("parent_id"))
+    .join_from(commits, repos)
+    .outerjoin(_parents, _parents.c.pk == commits.c.parent)
+)
+_COMMIT_BY_PK = _COMMITS.where(commits.c.pk == sa.bindparam("pk"))
+_COMMIT_BY_ID = _COMMITS.where(
+    commits.c.repo_id == sa.bindparam("repo_id"), commits.c.id == sa.bindparam("id")
+)
+_PROVENANCE = (
+    sa.select(commit_provenance.c.commit_pk, repos.c.project, repos.c.name, commits.c.id)
+    .join_from(commit_provenance, commits, commits.c.pk == commit_provenance.c.upstream_pk)
+    .join(repos)
+    .where(commit_provenance.c.commit_pk.in_(sa.bindparam("pks", expanding=True)))
+    .distinct()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +142,16 @@ def insert_repo(
     )
 
 
-def list_repos(connection: Connection, project: str | None, name: str | None = None) -> list[RepoRow]:
+def list_repos(connection: Connection, project: str | None) -> list[RepoRow]:
     query = sa.select(repos).order_by(repos.c.project, repos.c.name)
     if project is not None:
         query = query.where(repos.c.project == project)
-    if name is not None:
-        query = query.where(repos.c.name == name)
     return [_repo(row) for row in connection.execute(query)]
 
 
 def find_repo(connection: Connection, project: str, name: str) -> RepoRow | None:
-    found = list_repos(connection, project, name)
-    return found[0] if found else None
+    row = connection.execute(_REPO, {"project": project, "name": name}).one_or_none()
+    return None if row is None else _repo(row)
 
 
 def _repo(row: Row[Any], prefix: str = "") -> RepoRow:
@@ -155,19 +192,18 @@ def delete_repo(connection: Connection, repo_id: int) -> None:
 # --- branches -----------------------------------------------------------------------------------------------------
 
 
-def list_branches(connection: Connection, repo: RepoRow, name: str | None = None) -> list[BranchRow]:
+def list_branches(connection: Connection, repo: RepoRow) -> list[BranchRow]:
     query = sa.select(branches).where(branches.c.repo_id == repo.id).order_by(branches.c.name)
-    if name is not None:
-        query = query.where(branches.c.name == name)
-    return [
-        BranchRow(id=row.id, repo=repo, name=row.name, head=row.head, created_at=row.created_at)
-        for row in connection.execute(query)
-    ]
+    return [_branch(row, repo) for row in connection.execute(query)]
 
 
 def find_branch(connection: Connection, repo: RepoRow, name: str) -> BranchRow | None:
-    found = list_branches(connection, repo, name)
-    return found[0] if found else None
+    row = connection.execute(_BRANCH, {"repo_id": repo.id, "name": name}).one_or_none()
+    return None if row is None else _branch(row, repo)
+
+
+def _branch(row: Row[Any], repo: RepoRow) -> BranchRow:
+    return BranchRow(id=row.id, repo=repo, name=row.name, head=row.head, created_at=row.created_at)
 
 
 def branch_ids(connection: Connection, repo_id: int, name: str) -> list[int]:
@@ -185,15 +221,8 @@ def branch_names(connection: Connection, repo_ids: Sequence[int]) -> dict[int, l
 
 
 def branches_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, BranchRow]:
-    columns = [column.label(f"r_{column.name}") for column in repos.c]
-    query = sa.select(branches, *columns).join_from(branches, repos).where(branches.c.id.in_(list(ids)))
-    found: dict[int, BranchRow] = {}
-    for row in connection.execute(query):
-        repo = _repo(row, "r_")
-        found[row.id] = BranchRow(
-            id=row.id, repo=repo, name=row.name, head=row.head, created_at=row.created_at
-        )
-    return found
+    rows = connection.execute(_BRANCHES_BY_ID, {"ids": list(ids)})
+    return {row.id: _branch(row, _repo(row, "r_")) for row in rows}
 
 
 def head_ids(connection: Connection, rows: Iterable[BranchRow]) -> dict[int, CommitId]:
@@ -226,7 +255,7 @@ def insert_branch(connection: Connection, repo: RepoRow, name: str, now: float) 
 
 
 def set_head(connection: Connection, branch_id: int, head: int | None) -> None:
-    connection.execute(sa.update(branches).where(branches.c.id == branch_id).values(head=head))
+    connection.execute(_SET_HEAD, {"branch_id": branch_id, "new_head": head})
 
 
 def delete_branch(connection: Connection, branch_id: int) -> None:
@@ -244,8 +273,7 @@ def replace_provenance(
 
 
 def upstream_branches(connection: Connection, branch_id: int) -> list[BranchRow]:
-    query = sa.select(branch_provenance.c.upstream_id).where(branch_provenance.c.branch_id == branch_id)
-    found = branches_by_id(connection, connection.execute(query).scalars())
+    found = branches_by_id(connection, connection.execute(_UPSTREAM, {"branch_id": branch_id}).scalars())
     return sorted(found.values(), key=lambda branch: branch.address)
 
 
@@ -257,34 +285,20 @@ def downstream_branches(connection: Connection, branch_id: int) -> list[BranchRo
 
 # --- commits ------------------------------------------------------------------------------------------------------
 
-_parents = commits.alias("parents")
 
-
-def _load(connection: Connection, query: sa.Select[Any]) -> list[StoredCommit]:
-    rows = list(connection.execute(query))
+def _load(
+    connection: Connection, query: sa.Select[Any], values: Mapping[str, Any] | None = None
+) -> list[StoredCommit]:
+    rows = list(connection.execute(query, values or {}))
     provenance = _provenance(connection, [row.pk for row in rows])
     return [_commit(row, provenance.get(row.pk, ())) for row in rows]
-
-
-def _query() -> sa.Select[Any]:
-    return (
-        sa.select(commits, repos.c.project, repos.c.name.label("repo"), _parents.c.id.label("parent_id"))
-        .join_from(commits, repos)
-        .outerjoin(_parents, _parents.c.pk == commits.c.parent)
-    )
 
 
 def _provenance(connection: Connection, pks: Sequence[int]) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
     for start in range(0, len(pks), 500):
-        query = (
-            sa.select(commit_provenance.c.commit_pk, repos.c.project, repos.c.name, commits.c.id)
-            .join_from(commit_provenance, commits, commits.c.pk == commit_provenance.c.upstream_pk)
-            .join(repos)
-            .where(commit_provenance.c.commit_pk.in_(pks[start : start + 500]))
-            .distinct()
-        )
-        for pk, project, repo, commit_id in sorted(tuple(row) for row in connection.execute(query)):
+        rows = connection.execute(_PROVENANCE, {"pks": pks[start : start + 500]})
+        for pk, project, repo, commit_id in sorted(tuple(row) for row in rows):
             found[pk] = (*found.get(pk, ()), f"{project}/{repo}@{commit_id}")
     return found
 
@@ -332,21 +346,21 @@ def add_commit_provenance(connection: Connection, pk: int, upstream: Iterable[tu
 
 
 def commit_by_pk(connection: Connection, pk: int) -> StoredCommit:
-    return _load(connection, _query().where(commits.c.pk == pk))[0]
+    return _load(connection, _COMMIT_BY_PK, {"pk": pk})[0]
 
 
 def commits_by_pk(connection: Connection, pks: Sequence[int]) -> list[StoredCommit]:
     """In the order of their keys, which is that of their beginning; those that are gone are left out."""
-    return _load(connection, _query().where(commits.c.pk.in_(pks)).order_by(commits.c.pk))
+    return _load(connection, _COMMITS.where(commits.c.pk.in_(pks)).order_by(commits.c.pk))
 
 
 def find_commit(connection: Connection, repo_id: int, commit_id: str) -> StoredCommit | None:
-    found = _load(connection, _query().where(commits.c.repo_id == repo_id, commits.c.id == commit_id))
+    found = _load(connection, _COMMIT_BY_ID, {"repo_id": repo_id, "id": commit_id})
     return found[0] if found else None
 
 
 def commits_with_id(connection: Connection, *commit_ids: str) -> list[StoredCommit]:
-    return _load(connection, _query().where(commits.c.id.in_(commit_ids)).order_by(commits.c.pk))
+    return _load(connection, _COMMITS.where(commits.c.id.in_(commit_ids)).order_by(commits.c.pk))
 
 
 def list_commits(
@@ -359,7 +373,7 @@ def list_commits(
     origin: Origin | None = None,
 ) -> list[StoredCommit]:
     """Newest first; only those that are older than the commit ``before`` and newer than the commit ``since``."""
-    query = _query().where(commits.c.repo_id == repo_id).order_by(commits.c.pk.desc()).limit(limit)
+    query = _COMMITS.where(commits.c.repo_id == repo_id).order_by(commits.c.pk.desc()).limit(limit)
     if before is not None:
         query = query.where(commits.c.pk < before)
     if since is not None:
@@ -392,7 +406,7 @@ def history(connection: Connection, pk: int, limit: int) -> list[StoredCommit]:
     """A commit and its ancestors, nearest first."""
     chain = _chain(pk, limit - 1)
     return _load(
-        connection, _query().join(chain, chain.c.pk == commits.c.pk).order_by(chain.c.depth).limit(limit)
+        connection, _COMMITS.join(chain, chain.c.pk == commits.c.pk).order_by(chain.c.depth).limit(limit)
     )
 
 

@@ -36,7 +36,7 @@ router = new_router("workers")
 @allow(Scope.WORKER)
 def claim(ask: Claim, use: Use) -> Response:
     def look() -> Claimed:
-        # A look that finds nothing must not write: every write wakes all who wait, and they would look again.
+        # A look that finds nothing must not write: every write wakes those who wait for any, and one writes at a time.
         if not use.jobs.has_work(ask.queue):
             return Claimed(tasks=[])
         found = use.jobs.claim(ask.queue, ask.worker, ask.limit)
@@ -58,7 +58,7 @@ def claim(ask: Claim, use: Use) -> Response:
         look,
         is_settled=lambda claimed: bool(claimed.tasks),
         wait_seconds=ask.wait_seconds,
-        changes=use.db.changes,
+        changes=use.jobs.queue.changes_of(ask.queue),
     )
 
 
@@ -106,6 +106,7 @@ def announce(process_id: str, ask: Announce, use: Use, caller: Caller) -> None:
         raise NotFoundError(f"there is no worker {process_id}", kind="no_worker")
     if caller.scope is Scope.WORKER and caller.subject != f"worker:{process_id}":
         raise PermissionDeniedError("a worker speaks only for itself", kind="wrong_worker")
+    use.jobs.pool.heard(process_id)
     use.table.adopt(process_id, {"pid": ask.pid, "started": ask.started, "log": process.log})
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
@@ -36,7 +37,7 @@ NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 
 
 class Changes:
-    """A counter that moves at every commit, so that background work wakes at once instead of polling fast."""
+    """A counter that moves at commits, so that background work wakes at once instead of polling fast."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -52,7 +53,7 @@ class Changes:
 
     @contextmanager
     def told_to(self, listener: Callable[[], object]) -> Iterator[None]:
-        """Call ``listener`` at every commit, in the thread that has made it: it must not wait."""
+        """Call ``listener`` when it moves, in the thread that has made the commit: it must not wait."""
         with self._condition:
             self._listeners.add(listener)
         try:
@@ -80,6 +81,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.changes = Changes()
+        """Moves at every commit."""
+        self._named: WeakValueDictionary[str, Changes] = WeakValueDictionary()
+        self._naming = threading.Lock()
         self._server_token: str | None = None
         self._outer = threading.local()
         place = _parse(url)
@@ -145,6 +149,8 @@ class Database:
             if not self.is_sqlite and not syncs:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             self._outer.connection = connection
+            touched: set[str] = set()
+            self._outer.touched = touched
             try:
                 yield connection
                 connection.commit()  # the driver's commit() ends the transaction that BEGIN opened
@@ -155,8 +161,26 @@ class Database:
                 self._outer.connection = None
                 if self.is_sqlite and not syncs:
                     connection.exec_driver_sql("PRAGMA synchronous=FULL")
+        for name in touched:
+            if (changes := self._named.get(name)) is not None:
+                changes.bump()
         if wakes:
             self.changes.bump()
+
+    def changes_of(self, name: str) -> Changes:
+        """Moves at the commits of writes that ``touch`` this name only, for those who would look into the database in vain
+        after most of the others. Ask for it before you look."""
+        with self._naming:
+            return self._named.setdefault(name, Changes())
+
+    def touch(self, name: str) -> None:
+        """Within ``write()``: its commit moves the ``changes_of`` this name."""
+        self._outer.touched.add(name)
+
+    def wake_all(self) -> None:
+        """Let everybody who waits for a change look."""
+        for changes in (*self._named.values(), self.changes):
+            changes.bump()
 
     def _joined(self) -> Connection | None:
         """The connection of this thread's ``write()`` block, inside of one."""

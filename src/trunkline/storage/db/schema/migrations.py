@@ -12,7 +12,7 @@ from trunkline.storage.db.schema.base import add_indexes, meta, metadata
 from trunkline.storage.db.schema.data import branch_provenance
 from trunkline.storage.db.schema.v3 import delta_rows
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def _v2(connection: Connection) -> None:
@@ -28,7 +28,12 @@ def _v3(connection: Connection) -> None:
     delta_rows(connection)
 
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2, 3: _v3}
+def _v4(connection: Connection) -> None:
+    """An index for the last job of a pipeline."""
+    add_indexes(connection)
+
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2, 3: _v3, 4: _v4}
 """Version -> the step that leads to it from the one before. Steps are never edited once released."""
 
 

@@ -158,6 +158,7 @@ jobs = sa.Table(
     sa.UniqueConstraint("pipeline_id", "id"),
     sa.Index("jobs_id", "id"),
     sa.Index("jobs_status", "status"),
+    sa.Index("jobs_pipeline", "pipeline_id", "pk"),
     sqlite_autoincrement=True,  # a late word about a deleted job must not meet another one
 )
 datums = sa.Table(  # what differs from the job's base, no more: see decision 0015
