@@ -13,6 +13,7 @@ from trunkline.core.ids import TreeHash
 from trunkline.core.status import Status
 from trunkline.pipelines.model import Datum, DatumInput, JobInput
 from trunkline.pipelines.results import Result, known_results
+from trunkline.storage.db.many import Many
 from trunkline.storage.db.schema import datums, jobs, pipelines
 from trunkline.versioning.model import TreePart
 from trunkline.versioning.roots import RootSource
@@ -85,19 +86,26 @@ def insert(
             value["waits"] = True
         values.append(value)
     if values:
-        connection.execute(sa.insert(datums), values)
+        _INSERT(connection, values)
     if fresh:
-        connection.execute(_INSERT_FRESH, fresh)
+        _INSERT_FRESH(connection, fresh)
     return Inserted(to_do, waiting, cached, removed)
 
 
-_INSERT_FRESH = sa.insert(datums).values(
-    {
-        name: sa.literal_column(value)
-        for name, value in {
-            "status": f"'{Status.QUEUED}'", "attempts": "0", "reason": "''", "stats": "'{}'",
-        }.items()
-    }
+_FRESH = (
+    "job_pk", "id", "identity", "old_identity", "old_root", "old_prefix", "position", "files", "env", "why",
+)  # fmt: skip
+_INSERT = Many(sa.insert(datums), [column.name for column in datums.columns])
+_INSERT_FRESH = Many(
+    sa.insert(datums).values(
+        {
+            name: sa.literal_column(value)
+            for name, value in {
+                "status": f"'{Status.QUEUED}'", "attempts": "0", "reason": "''", "stats": "'{}'",
+            }.items()
+        }
+    ),
+    _FRESH,
 )  # fmt: skip
 """Of rows that are to be computed. There may be many: what is the same for all is said once, or is the table's default."""
 
@@ -179,32 +187,30 @@ def end(connection: Connection, job_pk: int, ended: Sequence[Ended], now: float)
     """Write the ends of datums that ``open_among`` has found in the same transaction."""
     if not ended:
         return
-    names = (
-        "status", "attempts", "reason", "output_root", "output_prefix", "size", "file_count", "stats", "started_at",
-    )  # fmt: skip
-    statement = (
-        sa.update(datums)
-        .where(datums.c.job_pk == job_pk, datums.c.id == sa.bindparam("this"))
-        .values(
-            waits=False,
-            finished_at=now,
-            **{name: sa.bindparam(f"new_{name}", type_=datums.c[name].type) for name in names},
-        )
+    rows = [
+        {
+            "job": job_pk, "this": one.id, "now": now, "new_status": one.status, "new_attempts": one.attempts,
+            "new_reason": one.reason, "new_stats": one.stats, "new_started_at": one.started_at,
+            **{f"new_{name}": value for name, value in _output(one.output or _NOTHING).items()},
+        }
+        for one in ended
+    ]  # fmt: skip
+    _END(connection, rows)
+
+
+_NOTHING = Result(None)
+_TOLD = (
+    "status", "attempts", "reason", "output_root", "output_prefix", "size", "file_count", "stats", "started_at",
+)  # fmt: skip
+_END = Many(
+    sa.update(datums)
+    .where(datums.c.job_pk == sa.bindparam("job"), datums.c.id == sa.bindparam("this"))
+    .values(
+        waits=False,
+        finished_at=sa.bindparam("now"),
+        **{name: sa.bindparam(f"new_{name}", type_=datums.c[name].type) for name in _TOLD},
     )
-    connection.execute(
-        statement,
-        [
-            {
-                "this": one.id, "new_status": one.status, "new_attempts": one.attempts, "new_reason": one.reason,
-                "new_output_root": one.output.root if one.output else None,
-                "new_output_prefix": one.output.prefix if one.output else "",
-                "new_size": one.output.size if one.output else 0,
-                "new_file_count": one.output.file_count if one.output else 0,
-                "new_stats": one.stats, "new_started_at": one.started_at,
-            }
-            for one in ended
-        ],
-    )  # fmt: skip
+)
 
 
 def cancel_open(connection: Connection, job_pk: int, now: float) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from trunkline.storage.db.many import Many
 from trunkline.storage.db.schema import datum_results
 from trunkline.storage.db.upsert import upsert
 from trunkline.versioning.roots import RootSource
@@ -49,8 +50,12 @@ def remember(connection: Connection, found: Iterable[tuple[str, Result]], now: f
         for identity, one in found
     ]  # fmt: skip
     if values:
-        connection.execute(upsert(datum_results).on_conflict_do_nothing(), values)
+        _REMEMBER(connection, values)
 
+
+_REMEMBER = Many(
+    upsert(datum_results).on_conflict_do_nothing(), [column.name for column in datum_results.columns]
+)
 
 ROOTS = (
     RootSource(
