@@ -27,7 +27,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from trunkline.errors import CorruptionError, InvalidInputError, LimitError, StateError, UnavailableError
-from trunkline.storage.db import postgres, schema, transfer
+from trunkline.storage.db import jsontext, postgres, schema, transfer
 
 BUSY_TIMEOUT_MS = 30_000
 POOL_CONNECTIONS_MAX = 64
@@ -306,8 +306,9 @@ def _parse(url: str) -> URL:
 
 def _sqlite_engine(place: URL) -> Engine:
     engine = sa.create_engine(
-        place, **POOL, connect_args={"check_same_thread": False, "isolation_level": None}
-    )
+        place, **POOL, connect_args={"check_same_thread": False, "isolation_level": None},
+        json_serializer=jsontext.written, json_deserializer=jsontext.read,
+    )  # fmt: skip
     sa.event.listen(engine, "connect", _set_up_sqlite)
     return engine
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import TEXT
 from sqlalchemy.engine import Connection, Dialect
+
+from trunkline.storage.db import jsontext
 
 metadata = sa.MetaData()
 
@@ -19,10 +20,10 @@ class JsonText(sa.types.TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str:
-        return json.dumps(value)
+        return jsontext.written(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value)
+        return None if value is None else jsontext.read(value)
 
 
 def fit_postgresql(tables: sa.MetaData) -> None:
