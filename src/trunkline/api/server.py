@@ -133,9 +133,11 @@ class _Server(uvicorn.Server):
 
         async def send(message: Message) -> None: ...
 
-        with contextlib.suppress(HTTPException):
-            await self._app.router(nowhere, receive, send)
-        keep_what_is_there()
+        try:
+            with contextlib.suppress(HTTPException):
+                await self._app.router(nowhere, receive, send)
+        finally:
+            keep_what_is_there()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._ending:

@@ -6,10 +6,12 @@ import contextlib
 import errno
 import os
 import sys
+from typing import Any
 
 from trunkline.cli import quick
 from trunkline.cli.errors import INTERRUPTED, exit_code
 from trunkline.cli.output import say
+from trunkline.core.garbage import none_looked_for
 from trunkline.errors import InternalError, LimitError, TrunklineError, UnavailableError
 
 
@@ -17,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
     code = run(argv)
     if (
-        "trunkline.cli.tree" not in sys.modules
+        "trunkline.cli.program" not in sys.modules
     ):  # a quick command: Python would spend 5 ms on tidying up what is going away
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -55,9 +57,20 @@ def run(argv: list[str] | None = None) -> int:
 
 
 def _run_with_grammar(words: list[str]) -> int:
-    from trunkline.cli import tree  # noqa: PLC0415 (it takes half a second)
+    from trunkline.cli import program  # noqa: PLC0415 (a tenth of a second)
 
-    return tree.run(words)
+    return program.run(_grammar(words), words)
+
+
+def _grammar(words: list[str]) -> Any:
+    with none_looked_for():
+        if words[:1] == ["up"]:  # a server's start waits for this, once or twice
+            from trunkline.cli import server  # noqa: PLC0415
+
+            return server.alone()
+        from trunkline.cli import tree  # noqa: PLC0415 (half a second)
+
+        return tree.root()
 
 
 def _machine_trouble(error: OSError) -> int:

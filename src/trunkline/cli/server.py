@@ -8,19 +8,22 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trunkline import __version__
+from trunkline.cli import program
 from trunkline.cli.client import client
 from trunkline.cli.errors import exit_code
 from trunkline.cli.grammar import Output, command
 from trunkline.cli.output import duration_text, say, show, structured
+from trunkline.core.garbage import look_for_none_yet
 from trunkline.errors import InternalError, LimitError, TrunklineError, UnavailableError
 from trunkline.sdk import config
-from trunkline.sdk.client import Client
-from trunkline.wire.status import Status
+
+if TYPE_CHECKING:
+    from trunkline.wire.status import Status
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
@@ -32,6 +35,13 @@ def register(app: typer.Typer) -> None:
     command(app, "up", "trunkline up --detach")(up)
     command(app, "down", "trunkline down")(down)
     command(app, "status", "trunkline status")(status)
+
+
+def alone() -> Any:
+    """A grammar of these commands, and no others."""
+    app = program.empty()
+    register(app)
+    return typer.main.get_command(app)
 
 
 def up(
@@ -60,6 +70,7 @@ def up(
     if detach:
         _detached(flags)
         return
+    look_for_none_yet()
     from trunkline.api.server import serve  # noqa: PLC0415 (the server's imports, only where a server runs)
     from trunkline.doors import DOORS  # noqa: PLC0415
     from trunkline.settings import load_settings  # noqa: PLC0415
@@ -100,6 +111,8 @@ def _detached(flags: dict[str, Any]) -> None:
         child = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd=config.home()
         )
+    from trunkline.sdk.client import Client  # noqa: PLC0415 (a third of a second, which the server starts in)
+
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if (code := child.poll()) is not None:
