@@ -16,7 +16,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trunkline.errors import TrunklineError, UnavailableError
+from trunkline.sdk import splicing
 from trunkline.sdk.endpoint import ERROR_HEADER, error_of, unreachable
+from trunkline.sdk.splicing import Splice
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 120.0
@@ -242,6 +244,31 @@ class Exchange:
                 size = self._socket.recv_into(buffer, wanted)
         return self._count(size)
 
+    @property
+    def can_splice(self) -> bool:
+        """Whether what comes from the socket is the body itself."""
+        return self._is_plain and splicing.IS_THERE
+
+    def splice(self, pipe: Splice) -> int:
+        """The same as ``readinto``, into a pipe's target."""
+        wanted = self._available(splicing.PIPE_BYTES)
+        if wanted and not self._ready:
+            with self._reading():
+                size = self._fill(pipe, wanted)
+            pipe.empty(size)
+            return self._count(size)
+        data = self.read_part(wanted)
+        pipe.write(data)
+        return len(data)
+
+    def _fill(self, pipe: Splice, size: int) -> int:
+        while True:
+            try:
+                return pipe.fill(self._socket.fileno(), size)
+            except BlockingIOError:
+                if not self._wait_for(select.POLLIN, self._socket.gettimeout() or READ_SECONDS):
+                    raise TimeoutError from None
+
     def read_part(self, size: int) -> bytes:
         """At most ``size`` bytes of the body, as many as have come; empty at its end."""
         wanted = self._available(size)
@@ -349,6 +376,18 @@ class Download(io.RawIOBase):
         return self._exchange.readinto(memoryview(buffer))
 
     fill = readinto
+
+    def spliced(self, target: int) -> Iterator[int]:
+        """Move what comes to an open file, as long as that goes; yields how many bytes, as they are moved. The rest, if any, is
+        to be read."""
+        if not self._exchange.can_splice:
+            return
+        pipe = Splice(target)
+        try:
+            while pipe.is_taken and (size := self._exchange.splice(pipe)):
+                yield size
+        finally:
+            pipe.close()
 
     def read_part(self, size: int) -> bytes:
         """At most ``size`` bytes, as many as have come; empty at the end."""

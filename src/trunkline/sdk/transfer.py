@@ -358,8 +358,18 @@ def copied(source: Download, target: IO[bytes], progress: Progress | None = None
         descriptor = target.fileno()
     except (OSError, io.UnsupportedOperation):
         descriptor = None
-    buffer = memoryview(bytearray(2 * PART_BYTES))
     size = 0
+    for read in chain(
+        source.spliced(descriptor) if descriptor is not None else (), _written(source, target, descriptor)
+    ):
+        size += read
+        if progress is not None:
+            progress(read)
+    return size
+
+
+def _written(source: Download, target: IO[bytes], descriptor: int | None) -> Iterator[int]:
+    buffer = memoryview(bytearray(2 * PART_BYTES))
     while read := source.readinto(buffer):
         if descriptor is None:
             target.write(buffer[:read])
@@ -368,7 +378,4 @@ def copied(source: Download, target: IO[bytes], progress: Progress | None = None
                 part = buffer[at : min(at + WRITE_BYTES, read)]
                 while part := part[os.write(descriptor, part) :]:
                     pass
-        size += read
-        if progress is not None:
-            progress(read)
-    return size
+        yield read
