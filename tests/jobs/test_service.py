@@ -255,6 +255,30 @@ def test_the_task_of_a_killed_worker_is_taken_back_before_its_lease_ends(
         pool.stop_all()
 
 
+def test_workers_that_fail_together_have_failed_once(
+    db: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = SystemClock()
+    queue = TaskQueue(db, clock, lease_seconds=1000)
+
+    def command(process_id: str, _worker: str, _queue: str) -> LaunchSpec:
+        return LaunchSpec(
+            id=process_id, argv=("/no/such",), env={}, cwd=str(tmp_path), log_path=str(tmp_path / "log")
+        )
+
+    table = ProcessTable(db, clock, {"process": ProcessEngine()})
+    pool = Pool(db=db, queue=queue, table=table, command=command, limits={})
+    with db.write() as connection:
+        queue.declare(connection, "q", worker="any", workers_max=8, options={})
+        for number in range(8):
+            queue.enqueue(connection, kind="work", key=str(number), queue="q")
+    assert pool.step() is False
+    assert [line.getMessage() for line in caplog.records if "next" in line.getMessage()] == [
+        "a worker for q ended before it began (cannot start /no/such: No such file or directory): "
+        "the next one is started in 0.5 s"
+    ]
+
+
 def test_workers_that_cannot_begin_are_started_less_and_less_often(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

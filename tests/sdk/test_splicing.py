@@ -137,6 +137,18 @@ def test_a_full_disk_is_the_disks_error() -> None:
         copied(download, file)
 
 
+def test_where_the_kernel_does_not_let_it_is_read_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> int:
+        raise OSError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "splice", refused)
+    with _answering(HEAD, BODY) as download, (tmp_path / "file").open("wb") as file:
+        assert copied(download, file) == len(BODY)
+    assert (tmp_path / "file").read_bytes() == BODY
+
+
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):

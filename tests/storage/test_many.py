@@ -59,6 +59,21 @@ def test_rows_are_updated_each_with_its_own_values(db: Database) -> None:
         assert (row.size, row.output_root, row.file_count) == expected
 
 
+def test_parameters_behind_the_row_are_given_to_each(db: Database) -> None:
+    insert = upsert(datum_results)
+    insert = insert.on_conflict_do_update(
+        index_elements=[datum_results.c.identity], set_={"size": sa.bindparam("new_size"), "file_count": 9}
+    )
+    write = Many(insert, [column.name for column in datum_results.columns])
+    rows = [{**_result(number), "new_size": number + 1000} for number in range(ROWS_PER_STATEMENT + 1)]
+    for _ in range(2):
+        with db.write() as connection:
+            write(connection, rows)
+    with db.read() as connection:
+        found = connection.execute(sa.select(datum_results).order_by(datum_results.c.identity)).all()
+    assert [(row.size, row.file_count) for row in found] == [(row["new_size"], 9) for row in rows]
+
+
 def test_a_row_that_lacks_a_value_writes_nothing(db: Database) -> None:
     insert = Many(sa.insert(datum_results), [column.name for column in datum_results.columns])
     with pytest.raises(KeyError), db.write() as connection:

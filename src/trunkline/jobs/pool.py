@@ -35,7 +35,8 @@ STANDBY_LOOK_SECONDS = 1.0
 """So often the reserve is filled: not at the very moment when one has been taken, and has work to do."""
 STANDBY_TAKES_SECONDS = 1.0
 LAUNCH_AGAIN_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""How long a queue waits for another worker, after so many that ended before they said a word."""
+"""How long a queue waits for other workers, after so many times that some ended before they said a word."""
+FORGOTTEN_SECONDS = 300.0
 
 WorkerCommand = Callable[[str, str, str], LaunchSpec]
 """``(process id, worker kind, queue) -> what to launch``; given by the composition root, which knows urls and tokens."""
@@ -239,8 +240,9 @@ class Pool:
                 by_worker[process.info.get("worker", "")] += 1
             else:
                 dead.append(process.id)
-                if process.id in self._unheard:
-                    self._failed(self._unheard.pop(process.id), f"see {process.log}")
+                queue = self._unheard.pop(process.id, None)
+                if queue is not None:
+                    self._failed(queue, f"see {process.log}")
         if dead:  # nobody has to wait until it would have been missed
             with self._db.write() as connection:
                 self._queue.expire_held_by(connection, dead)
@@ -253,10 +255,15 @@ class Pool:
 
     def _failed(self, queue: str, why: str) -> None:
         """A worker of a queue could not begin. The next one hardly can, so it is not tried at once."""
+        now = time.monotonic()
+        for name in [name for name, one in self._failures.items() if now > one.again_at + FORGOTTEN_SECONDS]:
+            del self._failures[name]
         failures = self._failures.setdefault(queue, _Failures())
+        if now < failures.again_at:  # one of several that were started together
+            return
         wait_seconds = LAUNCH_AGAIN_SECONDS[min(failures.count, len(LAUNCH_AGAIN_SECONDS) - 1)]
         failures.count += 1
-        failures.again_at = time.monotonic() + wait_seconds
+        failures.again_at = now + wait_seconds
         log.warning(
             "a worker for %s ended before it began (%s): the next one is started in %g s",
             queue or "whatever comes", why, wait_seconds,
@@ -275,14 +282,15 @@ class Pool:
 
     def _launch(self, worker: str, queue: str) -> bool:
         spec = self._command(uuid.uuid4().hex, worker, queue)
+        self._unheard[spec.id] = queue  # before it can speak
         try:
             self.table.launch(
                 kind="worker", subject=queue, engine="process", spec=spec, info={"worker": worker}
             )
         except UnavailableError as error:
+            self._unheard.pop(spec.id, None)
             self._failed(queue, str(error))
             return False
-        self._unheard[spec.id] = queue
         log.info("launched a %s worker for %s", worker, queue)
         return True
 

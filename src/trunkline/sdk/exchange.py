@@ -18,7 +18,7 @@ from typing import Any
 from trunkline.errors import TrunklineError, UnavailableError
 from trunkline.sdk import splicing
 from trunkline.sdk.endpoint import ERROR_HEADER, error_of, unreachable
-from trunkline.sdk.splicing import Splice
+from trunkline.sdk.splicing import CannotSpliceError, Splice
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 120.0
@@ -382,10 +382,15 @@ class Download(io.RawIOBase):
         to be read."""
         if not self._exchange.can_splice:
             return
-        pipe = Splice(target)
+        try:
+            pipe = Splice(target)
+        except OSError:  # no descriptor is left
+            return
         try:
             while pipe.is_taken and (size := self._exchange.splice(pipe)):
                 yield size
+        except CannotSpliceError:
+            return
         finally:
             pipe.close()
 

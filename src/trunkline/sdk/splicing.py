@@ -16,6 +16,14 @@ IS_THERE = hasattr(os, "splice")
 """Linux only."""
 
 
+NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
+"""What a kernel says that cannot, or a sandbox that does not let."""
+
+
+class CannotSpliceError(Exception):
+    """It is to be read and written in the ordinary way."""
+
+
 class Splice:
     """A pipe to an open file, or to whatever the descriptor stands for."""
 
@@ -31,10 +39,15 @@ class Splice:
         """Take at most ``size`` bytes from a socket, as many as have come; 0 at its end. The pipe must be empty.
 
         :raises BlockingIOError: if none have come yet.
+        :raises CannotSpliceError: if that cannot be done here; nothing was taken.
         """
-        return os.splice(
-            source, self._in, min(size, PIPE_BYTES), flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-        )
+        flags = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+        try:
+            return os.splice(source, self._in, min(size, PIPE_BYTES), flags=flags)
+        except OSError as error:
+            if error.errno in NOT_HERE:
+                raise CannotSpliceError from error
+            raise
 
     def empty(self, size: int) -> None:
         """Give the target the ``size`` bytes that were taken.

@@ -158,7 +158,7 @@ class Database:
                 connection.rollback()
                 raise
             finally:
-                self._outer.connection = None
+                self._outer.connection = self._outer.touched = None
                 if self.is_sqlite and not syncs:
                     connection.exec_driver_sql("PRAGMA synchronous=FULL")
         for name in touched:
@@ -179,7 +179,9 @@ class Database:
 
     def wake_all(self) -> None:
         """Let everybody who waits for a change look."""
-        for changes in (*self._named.values(), self.changes):
+        with self._naming:
+            found = list(self._named.values())
+        for changes in (*found, self.changes):
             changes.bump()
 
     def _joined(self) -> Connection | None:

@@ -53,14 +53,15 @@ class Many:
         if compiled.prefetch:
             missing = ", ".join(str(column) for column in compiled.prefetch)
             raise TypeError(f"Python's defaults are not for many rows: give a value for {missing}")
-        order = compiled.positiontup if compiled.positional else list(compiled.binds)
+        order = compiled.positiontup if compiled.positional else list(compiled.bind_names.values())
         slots = [_slot(name, compiled.binds[name], dialect) for name in order or ()]
         sql = str(compiled)
         if compiled.positional:
             some = _VALUES.sub(
                 lambda found: " VALUES " + ",".join([found[1]] * ROWS_PER_STATEMENT), sql, count=1
             )
-            return sql, some if some != sql else "", lambda row: tuple([value(row) for value in slots])
+            is_all = some.count("?") == ROWS_PER_STATEMENT * len(slots)
+            return sql, some if is_all else "", lambda row: tuple([value(row) for value in slots])
         named = list(zip(order or (), slots, strict=True))
         return sql, "", lambda row: {name: value(row) for name, value in named}
 
