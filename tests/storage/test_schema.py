@@ -81,7 +81,7 @@ def test_jobs_of_version_2_keep_their_datums_and_those_at_work_are_planned_again
         "SELECT id, status, files, output_root, stats FROM datums ORDER BY id"
     ).fetchall()
     assert rows == [
-        ("d1", "succeeded", '[[0, "/a", "h", 3]]', "out", "{}"), ("d2", "recovered", '[[0, "/a", "h", 3]]', None, "{}"),
+        ("d1", "succeeded", '[[0,"/a","h",3]]', "out", "{}"), ("d2", "recovered", '[[0,"/a","h",3]]', None, "{}"),
     ]  # fmt: skip
     found = connection.execute("SELECT status, phase, total, inputs FROM jobs ORDER BY pk").fetchall()
     assert [row[:3] for row in found] == [("succeeded", "", 2), ("queued", "waiting", 0)]
