@@ -85,7 +85,7 @@ def test_jobs_of_version_2_keep_their_datums_and_those_at_work_are_planned_again
     ]  # fmt: skip
     found = connection.execute("SELECT status, phase, total, inputs FROM jobs ORDER BY pk").fetchall()
     assert [row[:3] for row in found] == [("succeeded", "", 2), ("queued", "waiting", 0)]
-    assert '"root": "r"' in found[0][3]
+    assert '"root":"r"' in found[0][3]
     assert connection.execute("SELECT kind, key, status FROM tasks").fetchall() == [
         ("plan-job", "default/p", "queued")
     ]
