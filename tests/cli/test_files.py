@@ -210,6 +210,20 @@ def test_get_in_every_way(shell: Shell, repo: str, tmp_path: Path) -> None:
         assert archive.getnames() == ["d/c.txt"] and other.getnames() == ["a.txt", "b.txt"]
 
 
+def test_a_pipe_that_is_got_into_stays_a_pipe(shell: Shell, repo: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"0123456789")
+    shell(f"put file {repo}@master:/ -f {tmp_path}/a.txt")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        shell(f"get file {repo}@master:/a.txt -o {pipe} --no-progress")
+        assert os.read(reader, 100) == b"0123456789"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode), "as root, /dev/null would have become a file"
+
+
 def test_bad_ways_to_get(shell: Shell, repo: str, tmp_path: Path) -> None:
     shell(f"put file {repo}@master:/a -f -", stdin=b"12345")
     shell(f"put file {repo}@master:/d/b -f -", stdin=b"b")

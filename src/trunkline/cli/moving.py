@@ -15,7 +15,7 @@ from trunkline.cli.client import client, transfers
 from trunkline.cli.output import Format, counted, done, progress, say, size_text
 from trunkline.cli.sources import STDIN, Puts, is_url, listed, local_files, opened, put_mixed
 from trunkline.core.paths import parse_address
-from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
+from trunkline.errors import InvalidInputError, LimitError, NotFoundError, TrunklineError, UnavailableError
 from trunkline.sdk.packing import total_bytes
 from trunkline.sdk.transfer import Transfers, copied
 
@@ -149,7 +149,15 @@ def _as_glob(address: str, project: str | None) -> tuple[str, str | None]:
 
 @contextlib.contextmanager
 def _whole(target: str) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it is complete."""
+    """A file that appears under its name only when it is complete; what is there and no file (a device, a pipe) is written to."""
+    try:
+        is_file = not os.path.exists(target) or os.path.isfile(target) or os.path.isdir(target)
+        if not is_file:
+            with open(target, "wb", buffering=0) as there:
+                yield there
+            return
+    except OSError as error:
+        raise _not_written(target, error) from error
     above, name = os.path.split(target)
     part = os.path.join(above, f".{name}.{os.urandom(4).hex()}")
     try:
@@ -157,8 +165,12 @@ def _whole(target: str) -> Iterator[IO[bytes]]:
             yield file
         os.replace(part, target)
     except OSError as error:
-        kind = LimitError if error.errno == 28 else UnavailableError
-        raise kind(f"cannot write {target}: {error.strerror}", kind="not_written") from error
+        raise _not_written(target, error) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
+
+
+def _not_written(target: str, error: OSError) -> TrunklineError:
+    kind = LimitError if error.errno == 28 else UnavailableError
+    return kind(f"cannot write {target}: {error.strerror}", kind="not_written")
