@@ -12,7 +12,7 @@ LOOKED_FOR_AFTER = 20_000
 
 def look_for_none_yet() -> None:
     """At the start of a program that is going to ``keep_what_is_there``: what modules make while they are imported is looked
-    through dozens of times, in vain, which takes a fifth of the time that they take."""
+    through again and again, in vain."""
     gc.disable()
 
 

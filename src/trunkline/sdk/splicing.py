@@ -1,4 +1,4 @@
-"""From a socket to a file without copying what comes through this program: half the time of a large download.
+"""From a socket to a file without copying what comes through this program.
 
 See splice(2). The pipe between the two holds references to the socket's pages, which the kernel copies into the file once.
 """
@@ -11,7 +11,7 @@ import fcntl
 import os
 
 PIPE_BYTES = 256 * 1024
-"""What a processor's cache holds beside the rest: with a megabyte it took a third longer."""
+"""What a processor's cache holds beside the rest: a larger pipe is slower."""
 IS_THERE = hasattr(os, "splice")
 """Linux only."""
 

@@ -1,7 +1,7 @@
 """One statement for many rows, at the speed of the driver.
 
-``Connection.execute(statement, rows)`` works through each row in Python (names to positions, types, defaults), which takes five
-to ten times as long as SQLite takes to write it. Here that is worked out once for a statement; a row costs a tuple.
+``Connection.execute(statement, rows)`` works through each row in Python (names to positions, types, defaults), which takes
+several times as long as SQLite takes to write it. Here that is worked out once for a statement; a row costs a tuple.
 """
 
 from __future__ import annotations
