@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +11,12 @@ import sqlalchemy as sa
 
 from tests.pipelines.conftest import World, spec
 from trunkline.core.status import Status
-from trunkline.errors import NotFoundError
+from trunkline.errors import ConflictError, NotFoundError
+from trunkline.jobs.model import Task
 from trunkline.pipelines import datum_store
+from trunkline.pipelines.datum_store import NewDatum
+from trunkline.pipelines.planning import Plan
+from trunkline.pipelines.runner import set_numbers
 from trunkline.storage.db.schema import datum_results, datums, jobs
 from trunkline.versioning.model import DeletePath
 
@@ -167,40 +173,170 @@ def test_a_conflict_with_a_datum_that_did_not_change_names_both(three: World) ->
     assert latest(three).status == Status.FAILED
 
 
-def test_many_datums_are_planned_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job begins with four datums, and gets the others five at a time."""
+    monkeypatch.setattr("trunkline.pipelines.runner.FIRST_ROWS", 4)
     monkeypatch.setattr("trunkline.pipelines.runner.ROWS_PER_WRITE", 5)
+
+
+TWELVE = {f"/{n:02}": str(n) for n in range(12)}
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_many_datums_are_planned_in_parts(world: World) -> None:
     world.pipelines.create("default", spec())
-    commit = world.put("images@master", {f"/{n:02}": str(n) for n in range(12)})
+    commit = world.put("images@master", TWELVE)
     assert (latest(world).total, latest(world).phase) == (12, "processing")
     assert world.work("edges", made) == 12
     assert world.pipelines.inspect_job("default", "edges", commit).status == Status.SUCCEEDED
+    assert len(world.files("edges@master")) == 12
 
 
-def test_a_plan_that_is_cut_short_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trunkline.pipelines.runner.ROWS_PER_WRITE", 5)
+def while_planning(world: World, monkeypatch: pytest.MonkeyPatch, do: Callable[[int], object]) -> None:
+    """``do`` something before each datum is planned, given how many are."""
+    plan = world.pipelines._steps.planner.plan
+
+    def watched(*args: Any, **more: Any) -> Plan:
+        made = plan(*args, **more)
+
+        def rows() -> Iterator[NewDatum]:
+            for number, row in enumerate(made.rows):
+                do(number)
+                yield row
+
+        return replace(made, rows=rows())
+
+    monkeypatch.setattr(world.pipelines._steps.planner, "plan", watched)
+
+
+class Killed(BaseException):
+    """The end of the server."""
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_workers_have_the_first_datums_while_the_others_are_planned(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.pipelines.create("default", spec())
     world.settle()
-    insert = datum_store.insert
+    seen = []
 
-    def torn(*args: Any, **more: Any) -> Any:
-        if more["first"] >= 5:
-            raise NotFoundError("the server dies here")
-        return insert(*args, **more)
+    def work(planned: int) -> None:
+        if planned in (4, 9):
+            seen.append((world.work("edges", made), latest(world).phase, latest(world).total))
+            found = world.pipelines.list_datums("default", "edges", latest(world).id)
+            assert [one.status for one in found] == [Status.SUCCEEDED] * planned
 
-    def stop(*_args: Any, **_more: Any) -> None:
-        raise RuntimeError("dies")
+    while_planning(world, monkeypatch, work)
+    commit = world.put("images@master", TWELVE)
+    assert seen == [(4, "planning", 4), (5, "planning", 9)]
+    job = world.pipelines.inspect_job("default", "edges", commit)
+    assert (job.status, job.phase, job.total, job.processed) == (Status.RUNNING, "processing", 12, 9)
+    assert world.work("edges", made) == 3
+    job = world.pipelines.inspect_job("default", "edges", commit)
+    assert (job.status, job.total, job.processed, job.skipped) == (Status.SUCCEEDED, 12, 12, 0)
+    assert len(world.files("edges@master")) == 12
 
-    monkeypatch.setattr(datum_store, "insert", torn)
-    monkeypatch.setattr(world.pipelines._steps, "_end", stop)
-    with pytest.raises(RuntimeError):
-        world.versioning.modify("default", "images@master", world.puts({f"/{n:02}": "x" for n in range(12)}))
-        world.settle()
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_plan_that_is_cut_short_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.pipelines.create("default", spec())
+    world.settle()
+    held: list[Task] = []
+
+    def end(planned: int) -> None:
+        if planned == 4:
+            assert world.work("edges", made) == 4
+        if planned == 9:
+            held.extend(task for task, _ in world.claim("edges", limit=2))
+            raise Killed
+
+    while_planning(world, monkeypatch, end)
+    with pytest.raises(Killed):
+        world.put("images@master", TWELVE)
     monkeypatch.undo()
-    assert (latest(world).phase, latest(world).status) == ("planning", Status.QUEUED)
+    assert (latest(world).phase, latest(world).status, latest(world).total) == ("planning", Status.RUNNING, 9)
     world = world.restart()
     world.settle()
-    assert world.work("edges", made) == 12
+    assert (latest(world).phase, latest(world).total, latest(world).skipped) == ("processing", 12, 4)
+    for task in held:
+        with pytest.raises(ConflictError, match="is lost"):
+            world.tell(task)
+    assert world.work("edges", made) == 8
     assert (latest(world).total, latest(world).status) == (12, Status.SUCCEEDED)
+    assert len(world.files("edges@master")) == 12
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_plan_beside_a_base_is_made_in_parts_too(three: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def look(planned: int) -> None:
+        if planned == 5:
+            found = three.pipelines.list_datums("default", "edges", latest(three).id)
+            seen.append([one.inputs[0].paths[0] for one in found])
+            assert three.pipelines.why("default", "edges", latest(three).id).kinds == {"new": 4}
+
+    while_planning(three, monkeypatch, look)
+    three.put("images@master", TWELVE)
+    assert seen and set(seen[0]) < set(TWELVE)  # nothing is said yet of what may not have changed
+    assert (latest(three).total, latest(three).skipped) == (15, 3)
+    assert three.work("edges", made) == 12
+    assert (latest(three).status, latest(three).processed) == (Status.SUCCEEDED, 12)
+    assert len(three.files("edges@master")) == 15
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_job_that_is_stopped_while_it_is_planned(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.pipelines.create("default", spec())
+    world.settle()
+
+    def stop(planned: int) -> None:
+        if planned == 6:
+            world.pipelines.stop_job("default", "edges", latest(world).id)
+
+    while_planning(world, monkeypatch, stop)
+    commit = world.put("images@master", TWELVE)
+    assert latest(world).status == Status.CANCELLED
+    assert world.claim("edges") == []
+    found = world.pipelines.list_datums("default", "edges", commit)
+    assert [one.status for one in found] == [Status.CANCELLED] * 4
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_datums_restarted_while_others_are_planned_are_in_sets_of_their_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.pipelines.create("default", spec())
+    world.settle()
+
+    def restart(planned: int) -> None:
+        if planned == 4:
+            assert world.work("edges", made) == 4
+            world.pipelines.restart_datum("default", "edges", latest(world).id, paths=["/00"])
+
+    while_planning(world, monkeypatch, restart)
+    world.put("images@master", TWELVE)
+    assert (latest(world).total, latest(world).processed) == (12, 3)
+    assert [len(payload["datums"]) for _, payload in world.claim("edges")] == [1] * 9
+
+
+@pytest.mark.parametrize(
+    ("wanted", "before", "numbers"),
+    [
+        (None, 0, [7, 7, 8, 8, 9, 9, 10, 10]),  # four sets for a worker
+        (None, 8, [7, 7, 7, 7, 8, 8, 8, 8]),  # of a larger job
+        ({"number": 3}, 24, [7, 7, 7, 8, 8, 8, 9, 9]),
+        ({"size_bytes": 10}, 24, [7, 7, 7, 8, 8, 8, 9, 9]),
+        ({"size_bytes": 1}, 0, [7, 8, 9, 10, 11, 12, 13, 14]),
+        ({"size_bytes": 10, "number": 5}, 0, [7, 7, 7, 7, 7, 8, 8, 8]),
+    ],
+)
+def test_sets_of_a_part_of_a_plan(wanted: dict[str, int] | None, before: int, numbers: list[int]) -> None:
+    given = {"datum_set_spec": wanted, "parallelism_spec": {"constant": 1}}
+    datums = [NewDatum(str(n), str(n), [[0, f"/{n}", "h", 4]], {}, {}) for n in range(8)]
+    assert set_numbers(given, datums, first=7, before=before) == numbers
 
 
 # --- looking ---

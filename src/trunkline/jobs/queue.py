@@ -127,7 +127,7 @@ class TaskQueue:
     def drop(self, connection: Connection, kind: str, prefix: str, *, stop: bool = True) -> None:
         """Tasks whose key begins so are not wanted any more: they go. With ``stop`` whoever works on one is told so; else its
         end is near, and it is let go on to that."""
-        where = (tasks.c.kind == kind, tasks.c.key >= prefix, tasks.c.key < prefix + "\U0010ffff")
+        where = _with_prefix(kind, prefix)
         connection.execute(sa.delete(tasks).where(*where, tasks.c.status != Status.RUNNING))
         connection.execute(
             sa.update(tasks).where(*where).values(cancel=sa.true() if stop else tasks.c.cancel, again=False)
@@ -136,6 +136,10 @@ class TaskQueue:
     def forget(self, connection: Connection, task_id: TaskId) -> None:
         """Take a task away, whoever holds it."""
         connection.execute(sa.delete(tasks).where(tasks.c.id == task_id))
+
+    def forget_all(self, connection: Connection, kind: str, prefix: str) -> None:
+        """Take tasks away whose key begins so, whoever holds them."""
+        connection.execute(sa.delete(tasks).where(*_with_prefix(kind, prefix)))
 
     def revoke(self, connection: Connection, kind: str, key: str) -> bool:
         """Take a task from whoever works on it, to be given to another; False if nobody did."""
@@ -403,6 +407,10 @@ def _enqueue() -> Insert:
 
 
 _ENQUEUE = _enqueue()
+
+
+def _with_prefix(kind: str, prefix: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return tasks.c.kind == kind, tasks.c.key >= prefix, tasks.c.key < prefix + "\U0010ffff"
 
 
 def _name(queue: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -43,10 +43,21 @@ class NewDatum(NamedTuple):
 
 
 class Inserted(NamedTuple):
+    """How many rows were written of which kind, and how many sets those to do are in."""
+
     to_do: int
     waiting: int
     cached: int
     removed: int
+    sets: int
+
+    @property
+    def datums(self) -> int:
+        """Those that the job has."""
+        return self.to_do + self.waiting + self.cached
+
+
+NOTHING = Inserted(0, 0, 0, 0, 0)
 
 
 def insert(
@@ -56,20 +67,20 @@ def insert(
     pipeline_id: int,
     rows: Sequence[NewDatum],
     first: int,
+    numbers: Callable[[Sequence[NewDatum]], Sequence[int]],
     now: float,
     use_cache: bool = True,
 ) -> Inserted:
     """Rows of a job. Those whose result is known are ``skipped`` from the start; those that another job of the pipeline
-    computes just now wait for it; the others are numbered from ``first`` on."""
+    computes just now wait for it; the others have positions from ``first`` on, and ``numbers`` says which set each is in."""
     wanted = [row.identity for row in rows if not row.is_removed]
     known = known_results(connection, wanted) if use_cache else {}
     busy = _in_flight(connection, pipeline_id, job_pk, [one for one in wanted if one not in known])
-    to_do = waiting = cached = removed = 0
+    waiting = cached = removed = 0
     values, fresh = [], []
     for row in rows:
         if not (row.is_removed or row.identity in known or row.identity in busy):
-            fresh.append(_fresh_row(job_pk, row, first + to_do))
-            to_do += 1
+            fresh.append(row)
             continue
         value = _new_row(job_pk, row)
         if row.is_removed:
@@ -87,13 +98,15 @@ def insert(
         values.append(value)
     if values:
         _INSERT(connection, values)
+    sets = numbers(fresh)
     if fresh:
-        _INSERT_FRESH(connection, fresh)
-    return Inserted(to_do, waiting, cached, removed)
+        numbered = enumerate(zip(fresh, sets, strict=True), first)
+        _INSERT_FRESH(connection, [_fresh_row(job_pk, row, at, set_no) for at, (row, set_no) in numbered])
+    return Inserted(len(fresh), waiting, cached, removed, len(set(sets)))
 
 
 _FRESH = (
-    "job_pk", "id", "identity", "old_identity", "old_root", "old_prefix", "position", "files", "env", "why",
+    "job_pk", "id", "identity", "old_identity", "old_root", "old_prefix", "position", "set_no", "files", "env", "why",
 )  # fmt: skip
 _INSERT = Many(sa.insert(datums), [column.name for column in datums.columns])
 _INSERT_FRESH = Many(
@@ -110,18 +123,18 @@ _INSERT_FRESH = Many(
 """Of rows that are to be computed. There may be many: what is the same for all is said once, or is the table's default."""
 
 
-def _fresh_row(job_pk: int, row: NewDatum, position: int | None) -> dict[str, Any]:
+def _fresh_row(job_pk: int, row: NewDatum, position: int | None, set_no: int | None) -> dict[str, Any]:
     old = row.old
     return {
         "job_pk": job_pk, "id": row.id, "identity": row.identity, "old_identity": row.old_identity,
         "old_root": None if old is None else old.root, "old_prefix": "" if old is None else old.prefix,
-        "position": position, "files": row.files, "env": row.env, "why": row.why,
+        "position": position, "set_no": set_no, "files": row.files, "env": row.env, "why": row.why,
     }  # fmt: skip
 
 
 def _new_row(job_pk: int, row: NewDatum) -> dict[str, Any]:
-    return _fresh_row(job_pk, row, None) | {
-        "set_no": None, "waits": False, "status": Status.QUEUED, "output_root": None, "output_prefix": "", "size": 0,
+    return _fresh_row(job_pk, row, None, None) | {
+        "waits": False, "status": Status.QUEUED, "output_root": None, "output_prefix": "", "size": 0,
         "file_count": 0, "attempts": 0, "reason": "", "stats": {}, "started_at": None, "finished_at": None,
     }  # fmt: skip
 

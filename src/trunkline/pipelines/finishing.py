@@ -279,7 +279,7 @@ class Finishing:
             set_store.into_set(connection, job_pk, group, number)
         sets = row.sets + len(groups)
         values = {"sets": sets}
-        if row.job.phase != store.QUEUEING:
+        if row.sets_queued == row.sets:  # else they get their turn after those that wait for one
             values["sets_queued"] = sets
             self.enqueue_sets(connection, row, range(row.sets, sets))
         store.update_job(connection, job_pk, Status.RUNNING, **values)

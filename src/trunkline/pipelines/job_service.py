@@ -179,11 +179,8 @@ class JobUseCases:
         datum_id = self._datum_id(row, datum) if datum else ""
         with self._db.write() as connection:
             row = store.get_job_by_pk(connection, row.pk) or row
-            if row.job.status != Status.RUNNING or row.job.phase not in (
-                store.QUEUEING,
-                store.PROCESSING,
-                store.FINISHING,
-            ):
+            phases = (store.PLANNING, store.QUEUEING, store.PROCESSING, store.FINISHING)
+            if row.job.status != Status.RUNNING or row.job.phase not in phases:
                 raise _ended_already(
                     row, f"use 'trunkline rerun pipeline {pipeline}' to do what failed again"
                 )
@@ -211,9 +208,9 @@ class JobUseCases:
         self, project: str, pipeline: str, job_id: str, *, limit: int = LIST_MAX, after: str = "",
         statuses: Collection[Status] = (),
     ) -> list[Datum]:  # fmt: skip
-        """The datums of a job from behind ``after`` on; none before it is planned. First those that differ from the job
-        before, in order of their IDs; then those that do not, in order of their inputs. ``statuses``: only those with one of
-        these; datums that are gone are listed only so."""
+        """The datums of a job from behind ``after`` on, as far as it is planned. First those that differ from the job before, in
+        order of their IDs; then those that do not, in order of their inputs. ``statuses``: only those with one of these; datums
+        that are gone are listed only so."""
         row = self._job(project, pipeline, job_id)
         if row.job.status in (Status.QUEUED, Status.UNRUNNABLE):
             return []
@@ -222,7 +219,7 @@ class JobUseCases:
             rows = datum_store.rows_of(connection, row.pk, limit, after, statuses=statuses) if is_row else []
             found = [datum_store.datum_of(one, row.job.inputs) for one in rows]
             its_pipeline = store.get_pipeline(connection, project, pipeline, row.job.version)
-        has_more = row.base_pk is not None and (not statuses or Status.SKIPPED in statuses)
+        has_more = _has_unchanged(row) and (not statuses or Status.SKIPPED in statuses)
         if has_more and len(found) < limit and its_pipeline is not None:
             try:
                 unchanged = self._unchanged(its_pipeline, row, "" if is_row else after)
@@ -239,12 +236,7 @@ class JobUseCases:
             its_pipeline = store.get_pipeline(connection, project, pipeline, row.job.version)
             if len(ids) == 1 and len(datum) >= DATUM_ID_PREFIX_MIN:
                 return datum_store.datum_of(datum_store.get(connection, row.pk, ids[0]), row.job.inputs)  # type: ignore[arg-type]
-        if (
-            not ids
-            and row.base_pk is not None
-            and its_pipeline is not None
-            and len(datum) >= DATUM_ID_PREFIX_MIN
-        ):
+        if not ids and _has_unchanged(row) and its_pipeline is not None and len(datum) >= DATUM_ID_PREFIX_MIN:
             for one in self._unchanged(its_pipeline, row, ""):
                 if one.id.startswith(datum):
                     return self._with_outputs(row, [one])[0]
@@ -415,6 +407,11 @@ def _no_job(project: str, pipeline: str, job_id: str | None) -> NotFoundError:
         f"there is no job {project}/{pipeline}@{job_id}: see 'trunkline list job -p {pipeline}'",
         kind="no_job",
     )
+
+
+def _has_unchanged(row: JobRow) -> bool:
+    """Whether the job has datums without a row, which are as they were in its base. (While it is planned: not known yet.)"""
+    return row.base_pk is not None and row.job.phase != store.PLANNING
 
 
 def _no_datum(datum: str, row: JobRow, *, several: bool = False) -> NotFoundError:

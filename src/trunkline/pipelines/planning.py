@@ -163,7 +163,7 @@ class Planner:
         digest: str,
         base: JobRow,
         sources: list[JobInput],
-    ) -> tuple[list[NewDatum], int]:
+    ) -> tuple[Iterator[NewDatum], int]:
         old, new = list(base.job.inputs), sources
         differ = _Differ(self._versioning, old, new)
         removed, added = inputs.changes(spec_input, self.matches(old), self.matches(new), differ)
@@ -177,33 +177,31 @@ class Planner:
             }
             before = {one: identity(combination, digest) for one, combination in gone.items()}
             outputs = _outputs_before(connection, pipeline_id, base.pk, before)
-        rows = []
-        for one, combination in came.items():
-            was = gone.pop(one, None)
-            new_identity = identity(combination, digest)
-            if was is not None and before[one] == new_identity and one not in undone:
-                continue
-            why = _why_changed(was, combination)
-            if one in undone:
-                why = {**why, "kind": "again", "was": undone[one].status}
-            rows.append(
-                NewDatum(
+
+        def rows() -> Iterator[NewDatum]:
+            for one, combination in came.items():
+                was = gone.pop(one, None)
+                new_identity = identity(combination, digest)
+                if was is not None and before[one] == new_identity and one not in undone:
+                    continue
+                why = _why_changed(was, combination)
+                if one in undone:
+                    why = {**why, "kind": "again", "was": undone[one].status}
+                yield NewDatum(
                     id=one, identity=new_identity, files=files_of(combination, place), env=environment_of(combination),
                     why=why, old_identity=before.get(one), old=outputs.get(one),
-                )
-            )  # fmt: skip
-        for one, combination in gone.items():
-            rows.append(
-                NewDatum(
+                )  # fmt: skip
+            for one, combination in gone.items():
+                yield NewDatum(
                     id=one, identity=before[one], files=files_of(combination, place), env={}, why={"kind": "removed"},
                     old_identity=before[one], old=outputs.get(one), is_removed=True,
-                )
-            )  # fmt: skip
-        for one, row in undone.items():
-            if one not in before and one not in came:
-                why = {"kind": "again", "was": row.status, "from": base.job.id}
-                rows.append(NewDatum(id=one, identity=row.identity, files=row.files, env=row.env, why=why))
-        return rows, total
+                )  # fmt: skip
+            for one, row in undone.items():
+                if one not in before and one not in came:
+                    why = {"kind": "again", "was": row.status, "from": base.job.id}
+                    yield NewDatum(id=one, identity=row.identity, files=row.files, env=row.env, why=why)
+
+        return rows(), total
 
     def _all(
         self,

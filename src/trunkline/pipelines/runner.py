@@ -8,7 +8,7 @@ that it expects. So a step that is cut short, repeated, or overtaken by ``stop j
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -18,10 +18,10 @@ from sqlalchemy.engine import Connection
 from trunkline.core.status import Status
 from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, Outcome, Task
-from trunkline.pipelines import datum_store, set_store, store
-from trunkline.pipelines.datum_store import Inserted, NewDatum
+from trunkline.pipelines import datum_store, store
+from trunkline.pipelines.datum_store import NOTHING, Inserted, NewDatum
 from trunkline.pipelines.finishing import Finishing
-from trunkline.pipelines.keys import DATUM_WORKER, JOB_TIMEOUT, job_key, queue_name
+from trunkline.pipelines.keys import DATUM_SET, DATUM_WORKER, JOB_TIMEOUT, job_key, queue_name
 from trunkline.pipelines.model import Pipeline
 from trunkline.pipelines.planning import Plan
 from trunkline.pipelines.store import JobRow
@@ -33,9 +33,13 @@ JOBS_AT_ONCE_MAX = 8
 LOOKED_AT_MAX = 64
 TASKS_PER_STEP = 500
 """Tasks queued in one transaction: other writers get their turn in between."""
-ROWS_PER_WRITE = 5000
+FIRST_ROWS = 500
+"""A job with more datums begins with these while the others are planned,"""
+ROWS_PER_WRITE = 2000
+"""in parts of so many."""
 SET_DATUMS_MAX = 500
 SETS_PER_WORKER = 4
+COUNTED = ("processed", "skipped", "failed", "recovered", "quarantined")
 
 
 def is_serial(spec: Mapping[str, Any]) -> bool:
@@ -54,6 +58,23 @@ def datums_per_set(spec: Mapping[str, Any], datums: int) -> int:
     return max(1, min(-(-datums // sets), SET_DATUMS_MAX))
 
 
+def set_numbers(spec: Mapping[str, Any], datums: Sequence[NewDatum], *, first: int, before: int) -> list[int]:
+    """The set of each of some datums; the sets of a job are numbered from ``first`` on. ``before``: how many datums of this job
+    are in sets already. Their number is not known before all are planned, so the sets of a large job grow."""
+    wanted = spec.get("datum_set_spec") or {}
+    if not wanted.get("size_bytes") or wanted.get("number"):
+        size = datums_per_set(spec, before + len(datums))
+        return [first + number // size for number in range(len(datums))]
+    numbers: list[int] = []
+    bytes_in_set, start, set_no = 0, 0, first
+    for number, datum in enumerate(datums):
+        if number > start and (bytes_in_set >= wanted["size_bytes"] or number - start >= SET_DATUMS_MAX):
+            bytes_in_set, start, set_no = 0, number, set_no + 1
+        numbers.append(set_no)
+        bytes_in_set += sum(file[3] for file in datum.files)
+    return numbers
+
+
 class Steps(Finishing):
     """The handler of ``plan-job`` (one task for each pipeline), besides those that end jobs."""
 
@@ -66,6 +87,9 @@ class Steps(Finishing):
             rows = store.unfinished_jobs(connection, pipeline_id) if pipeline_id is not None else []
         if pipeline is None or not rows:
             return Done()
+        torn = next((row for row in rows if _is_half_planned(row)), None)
+        if torn is not None:
+            return self._plan_anew(torn)
         queueing = next((row for row in rows if row.job.phase == store.QUEUEING), None)
         if queueing is not None:
             return self._queue_more(queueing)
@@ -141,18 +165,14 @@ class Steps(Finishing):
         try:
             plan = self.planner.plan(pipeline, row.pipeline_id, row.job.id, row.pk, inputs)
             rows = iter(plan.rows)
-            first = list(islice(rows, ROWS_PER_WRITE))
-            done = Inserted(0, 0, 0, 0)
+            first = list(islice(rows, FIRST_ROWS))
             if pipeline.spec.get("service") and len(first) > 1:
                 raise InvalidInputError(
                     "a service runs for one datum, and its inputs have several: use the glob '/'",
                     kind="bad_service",
                 )
-            if len(first) == ROWS_PER_WRITE:
-                done = self._write_ahead(row, plan, first, rows)
-                first = []
-            elif row.job.phase == store.PLANNING:
-                self._write_ahead(row, plan, [], iter(()))
+            is_large = len(first) == FIRST_ROWS
+            done = self._begin_early(pipeline, row, plan, first, rows) if is_large else NOTHING
         except (InvalidInputError, NotFoundError) as error:
             reason = f"its datums cannot be listed: {error}"
             return Done(apply=lambda connection: self._end(connection, row, Status.FAILED, reason))
@@ -160,89 +180,109 @@ class Steps(Finishing):
             return Again(after_seconds=0.0)
 
         def apply(connection: Connection) -> None:
-            self._begin(connection, pipeline, row, plan, first, done)
+            if is_large:
+                self._end_plan(connection, row.pk, plan, done)
+            elif self._begin(connection, pipeline, row, plan):
+                self._end_plan(
+                    connection, row.pk, plan, self._add(connection, pipeline, row.pk, plan, first, NOTHING)
+                )
 
-        is_more = not is_last or done.to_do + len(first) > TASKS_PER_STEP
+        is_more = not is_last or max(done.to_do, len(first)) > TASKS_PER_STEP
         return Again(after_seconds=0.0, apply=apply) if is_more else Done(apply=apply)
 
-    def _write_ahead(
-        self, row: JobRow, plan: Plan, first: list[NewDatum], rest: Iterator[NewDatum]
+    def _begin_early(
+        self, pipeline: Pipeline, row: JobRow, plan: Plan, first: list[NewDatum], rest: Iterator[NewDatum]
     ) -> Inserted:
-        """Many rows, in several transactions, while the job still waits: nobody looks at them yet. A plan that is cut short is
-        made again."""
-        total = Inserted(0, 0, 0, 0)
-        part = first
-        is_begun = False
-        while part or not is_begun:
-            with self._db.write(wakes=False) as connection:
-                if not store.update_job(connection, row.pk, Status.QUEUED, phase=store.PLANNING):
+        """Many datums: workers have the first of them while the others are planned. A plan that is cut short is made again."""
+        done, part = NOTHING, first
+        while part:
+            with self._db.write() as connection:
+                is_ours = (
+                    self._begin(connection, pipeline, row, plan)
+                    if part is first
+                    else _is_half_planned(store.get_job_by_pk(connection, row.pk))
+                )
+                if not is_ours:
                     raise _Overtaken
-                if not is_begun:
-                    datum_store.delete_all(connection, row.pk)
-                    is_begun = True
-                total = _sum(total, self._insert(connection, row, plan, part, total.to_do))
+                done = self._add(connection, pipeline, row.pk, plan, part, done)
             part = list(islice(rest, ROWS_PER_WRITE))
-        return total
+        return done
 
-    def _insert(
-        self, connection: Connection, row: JobRow, plan: Plan, rows: list[NewDatum], first: int
-    ) -> Inserted:
-        return datum_store.insert(
-            connection, job_pk=row.pk, pipeline_id=row.pipeline_id, rows=rows, first=first, now=self._clock.now(),
-            use_cache=plan.has_results,
-        )  # fmt: skip
-
-    def _begin(
-        self,
-        connection: Connection,
-        pipeline: Pipeline,
-        row: JobRow,
-        plan: Plan,
-        rows: list[NewDatum],
-        done: Inserted,
-    ) -> None:
+    def _begin(self, connection: Connection, pipeline: Pipeline, row: JobRow, plan: Plan) -> bool:
+        """False if the job has ended meanwhile."""
         now = self._clock.now()
         began = store.transition(
-            connection, row, (Status.QUEUED,), Status.RUNNING, now, phase=store.QUEUEING, version=pipeline.version,
+            connection, row, (Status.QUEUED,), Status.RUNNING, now, phase=store.PLANNING, version=pipeline.version,
             inputs=[asdict(one) for one in plan.inputs], code=plan.code, started_at=now,
             base_pk=plan.base.pk if plan.base is not None else None, base_root=plan.base_root,
         )  # fmt: skip
         if not began:
-            return
+            return False
+        if row.job.phase == store.PLANNING:  # begun by a version that wrote its rows before
+            datum_store.delete_all(connection, row.pk)
         if pipeline.spec.get("s3_out"):
             self._versioning.begin_output(connection, row.job.project, row.job.pipeline, row.job.id)
-        if rows:
-            done = _sum(done, self._insert(connection, row, plan, rows, done.to_do))
-        to_do = done.to_do + done.waiting
-        total = plan.total if plan.total is not None else to_do + done.cached
-        sets = self._cut(connection, pipeline, row, done.to_do)
-        store.update_job(
-            connection, row.pk, Status.RUNNING, total=total, skipped=total - to_do, sets=sets, sets_queued=0
-        )
-        if sets:
-            workers_max = int(pipeline.spec["parallelism_spec"]["constant"])
-            name = queue_name(pipeline.project, pipeline.name)
-            self._queue.declare(connection, name, worker=DATUM_WORKER, workers_max=workers_max, options={})
         if seconds := pipeline.spec.get("job_timeout"):
             self._queue.enqueue(
                 connection, kind=JOB_TIMEOUT, key=job_key(row), queue=CONTROL_QUEUE,
                 payload={"job_pk": row.pk, "seconds": seconds}, after_seconds=seconds,
             )  # fmt: skip
-        self._queue_slice(connection, row.pk)
+        return True
+
+    def _add(
+        self, connection: Connection, pipeline: Pipeline, job_pk: int, plan: Plan, rows: list[NewDatum], done: Inserted
+    ) -> Inserted:  # fmt: skip
+        """Some more datums of a job that has begun, in sets that workers can take; returns what there are in all."""
+        row = store.get_job_by_pk(connection, job_pk)
+        assert row is not None, "it was begun, or looked at, in this transaction"
+        added = datum_store.insert(
+            connection, job_pk=job_pk, pipeline_id=row.pipeline_id, rows=rows, first=done.to_do, now=self._clock.now(),
+            numbers=lambda fresh: set_numbers(pipeline.spec, fresh, first=row.sets, before=done.to_do),
+            use_cache=plan.has_results,
+        )  # fmt: skip
+        if added.sets and not done.sets:
+            workers_max = int(pipeline.spec["parallelism_spec"]["constant"])
+            name = queue_name(pipeline.project, pipeline.name)
+            self._queue.declare(connection, name, worker=DATUM_WORKER, workers_max=workers_max, options={})
+        sets = row.sets + added.sets
+        end = min(sets, row.sets_queued + TASKS_PER_STEP)
+        self.enqueue_sets(connection, row, range(row.sets_queued, end))
+        store.update_job(
+            connection, job_pk, Status.RUNNING, total=row.job.total + added.datums,
+            skipped=row.job.skipped + added.cached, sets=sets, sets_queued=end,
+        )  # fmt: skip
+        return Inserted(*(a + b for a, b in zip(done, added, strict=True)))
+
+    def _end_plan(self, connection: Connection, job_pk: int, plan: Plan, done: Inserted) -> None:
+        """All datums of a job have their rows."""
+        row = store.get_job_by_pk(connection, job_pk)
+        if row is None or not _is_half_planned(row):
+            return
+        unchanged = 0 if plan.total is None else plan.total - done.datums
+        total = row.job.total + unchanged
+        store.update_job(
+            connection, job_pk, Status.RUNNING, total=total, skipped=row.job.skipped + unchanged, phase=store.QUEUEING
+        )  # fmt: skip
+        self._queue_slice(connection, job_pk)
         if done.waiting:
             self.release_waiting(connection, row.pipeline_id)
-        log.info("job %s: %d datums, %d to do", job_key(row), total, to_do)
+        log.info("job %s: %d datums, %d to do", job_key(row), total, done.to_do + done.waiting)
 
-    def _cut(self, connection: Connection, pipeline: Pipeline, row: JobRow, datums: int) -> int:
-        """Into sets; returns how many."""
-        if not datums:
-            return 0
-        wanted = pipeline.spec.get("datum_set_spec") or {}
-        if wanted.get("size_bytes") and not wanted.get("number"):
-            return set_store.number_sets_by_size(connection, row.pk, wanted["size_bytes"], SET_DATUMS_MAX)
-        size = datums_per_set(pipeline.spec, datums)
-        set_store.number_sets(connection, row.pk, size)
-        return -(-datums // size)
+    def _plan_anew(self, row: JobRow) -> Outcome:
+        """The server ended while this job was planned. What its datums have made meanwhile is known, and not made again."""
+
+        def apply(connection: Connection) -> None:
+            nothing: dict[str, Any] = dict.fromkeys(("total", "sets", "sets_queued", *COUNTED), 0)
+            began = store.transition(
+                connection, row, (Status.RUNNING,), Status.QUEUED, self._clock.now(), phase=store.WAITING,
+                started_at=None, base_pk=None, base_root=None, sets_lost=[], stats={}, **nothing,
+            )  # fmt: skip
+            if began:
+                self._queue.forget_all(connection, DATUM_SET, f"{job_key(row)}/")
+                datum_store.delete_all(connection, row.pk)
+                self.release_waiting(connection, row.pipeline_id)
+
+        return Again(after_seconds=0.0, apply=apply)
 
     # --- queueing ---
 
@@ -269,5 +309,6 @@ class _Overtaken(Exception):  # noqa: N818  (it is no error)
     """The job was ended while it was planned."""
 
 
-def _sum(one: Inserted, other: Inserted) -> Inserted:
-    return Inserted(*(a + b for a, b in zip(one, other, strict=True)))
+def _is_half_planned(row: JobRow | None) -> bool:
+    """Whether a job has begun, and has not all of its datums yet."""
+    return row is not None and row.job.status == Status.RUNNING and row.job.phase == store.PLANNING

@@ -13,40 +13,6 @@ from trunkline.pipelines.datum_store import OPEN, parts
 from trunkline.storage.db.schema import datums, jobs
 
 
-def number_sets(connection: Connection, job_pk: int, datums_per_set: int) -> None:
-    """Sets of equal numbers of datums, in the order of the plan."""
-    connection.execute(
-        sa.update(datums)
-        .where(datums.c.job_pk == job_pk, datums.c.position.is_not(None))
-        .values(set_no=datums.c.position // datums_per_set)
-    )
-
-
-def number_sets_by_size(connection: Connection, job_pk: int, bytes_per_set: int, datums_max: int) -> int:
-    """Sets of about equal size of input; returns how many."""
-    rows = connection.execute(
-        sa.select(datums.c.position, datums.c.files)
-        .where(datums.c.job_pk == job_pk, datums.c.position.is_not(None))
-        .order_by(datums.c.position)
-    )
-    starts: list[int] = []
-    size, number = 0, 0
-    for position, files in rows:
-        if not starts or size >= bytes_per_set or number >= datums_max:
-            starts.append(position)
-            size = number = 0
-        size += sum(one[3] for one in files)
-        number += 1
-    for set_no, start in enumerate(starts):
-        end = starts[set_no + 1] if set_no + 1 < len(starts) else sa.literal(2**62)
-        connection.execute(
-            sa.update(datums)
-            .where(datums.c.job_pk == job_pk, datums.c.position >= start, datums.c.position < end)
-            .values(set_no=set_no)
-        )
-    return len(starts)
-
-
 def open_in_set(connection: Connection, job_pk: int, set_no: int) -> list[Row[Any]]:
     """``id, status, attempts`` of the datums of a set that have not ended, in order."""
     return list(connection.execute(_OPEN_IN_SET, {"in_job": job_pk, "in_set": set_no}))
