@@ -259,6 +259,48 @@ def _check(server: ServerHarness, author: Author, tmp_path: Path) -> None:
             assert job["total"] == job["processed"] + job["skipped"] == len(words), job
 
 
+MANY = 3000
+COPY = {
+    "pipeline": {"name": "copy"},
+    "input": {"pfs": {"repo": "numbers", "glob": "/*"}},
+    "parallelism_spec": {"constant": 2},
+    "transform": {"image": "trunkline", "cmd": ["cp", "-r", "/pfs/numbers/.", "/pfs/out"]},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE_SECONDS)
+def test_killed_while_workers_do_the_first_datums_of_a_plan(tmp_path: Path) -> None:
+    """Three times, at three sizes of what is planned."""
+    server = ServerHarness(tmp_path / "home", settings={"TRUNKLINE_LEASE_SECONDS": "3"})
+    server.start()
+    try:
+        assert server.cli("create", "repo", "numbers").returncode == 0
+        server.client().call("POST", path_of("projects", "default", "pipelines"), json={"spec": COPY})
+        numbers = {f"{number}": f"{number}\n" for number in range(MANY)}
+        root = server.client().upload_files(
+            "/v1/filesets", [(name, text.encode()) for name, text in numbers.items()]
+        )
+        take = {"op": "take", "root": root["root"], "path": "/"}
+        change = {"at": "numbers@master", "changes": [take]}
+        server.client().call("POST", path_of("projects", "default", "files", "change"), json=change)
+        for planned in (1, 500, 2500):
+            client = server.client()
+            while not _is_half_planned(job := client.call("GET", "/v1/jobs")["items"][0], planned):
+                assert job["phase"] in ("waiting", "planning"), "it was planned before anybody could look"
+            server.kill()
+            server.start()
+        job = _wait_for_all(server)[0]
+        assert (job["status"], job["total"], job["processed"] + job["skipped"]) == ("succeeded", MANY, MANY)
+        assert _read(server.client(), "copy@master", tmp_path / "copied") == numbers
+    finally:
+        server.stop()
+
+
+def _is_half_planned(job: dict[str, Any], datums: int) -> bool:
+    return bool(job["phase"] == "planning" and job["total"] >= datums)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 2 * PATIENCE_SECONDS)
 def test_kills_for_some_seconds(tmp_path: Path) -> None:

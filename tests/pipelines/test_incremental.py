@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import Phase, settings
@@ -14,10 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.conftest import FakeClock
-from tests.pipelines.conftest import World, make_world
+from tests.pipelines.conftest import World, lease_of, make_world
 from trunkline.core.status import Status
+from trunkline.pipelines import runner
+from trunkline.pipelines.datum_store import NewDatum
 from trunkline.pipelines.model import Job
-from trunkline.pipelines.planning import Planner
+from trunkline.pipelines.planning import Plan, Planner
 from trunkline.storage.db.engine import Database
 from trunkline.storage.db.schema import datums
 from trunkline.testing.stores import LocalStores
@@ -52,18 +56,31 @@ INPUTS: dict[str, dict[str, Any]] = {
 UNLIMITED = {"datum_set_spec": {"number": 3}, "datum_tries": 1}
 
 
+FILES = st.dictionaries(st.sampled_from(PATHS), st.sampled_from(["1", "2", "3", BAD]), min_size=1, max_size=3)
+
+
+class Killed(BaseException):
+    """The end of the server."""
+
+
 class Pipelines(RuleBasedStateMachine):
     """A pipeline with a worker that is instant: it fails where its input says so, and its output names all that it saw."""
 
     folders: Iterator[Path]
 
-    @initialize(kind=st.sampled_from(sorted(INPUTS)), quarantine=st.booleans())
-    def begin(self, kind: str, quarantine: bool) -> None:
+    @initialize(kind=st.sampled_from(sorted(INPUTS)), quarantine=st.booleans(), in_parts=st.booleans())
+    def begin(self, kind: str, quarantine: bool, in_parts: bool) -> None:
         folder = next(self.folders)
         folder.mkdir()
         stores = LocalStores(folder)
         self.db = Database(f"sqlite:///{folder / 't.db'}")
+        rows = 2 if in_parts else 500
+        self.parts = mock.patch.multiple(runner, FIRST_ROWS=rows, ROWS_PER_WRITE=rows)
+        self.parts.start()
+        self.rows_left: int | None = None
+        """So many datums are planned before the server dies."""
         self.world: World = make_world(self.db, FakeClock(), stores.settings(folder), stores)
+        self.watch_plans()
         for repo in ("left", "right"):
             self.world.versioning.create_repo("default", repo)
         self.kind, self.code, self.on_failure = kind, 0, "quarantine" if quarantine else "fail"
@@ -72,7 +89,27 @@ class Pipelines(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "db"):
+            self.parts.stop()
             self.db.close()
+
+    def watch_plans(self) -> None:
+        planner = self.world.pipelines._steps.planner
+        plan = planner.plan
+
+        def watched(*args: Any, **more: Any) -> Plan:
+            made = plan(*args, **more)
+
+            def rows() -> Iterator[NewDatum]:
+                for row in made.rows:
+                    if self.rows_left is not None:
+                        if self.rows_left == 0:
+                            raise Killed
+                        self.rows_left -= 1
+                    yield row
+
+            return replace(made, rows=rows())
+
+        planner.plan = watched  # type: ignore[method-assign]
 
     def spec(self) -> dict[str, Any]:
         return {
@@ -84,9 +121,7 @@ class Pipelines(RuleBasedStateMachine):
 
     @rule(
         repo=st.sampled_from(["left", "left", "right"]),
-        files=st.dictionaries(
-            st.sampled_from(PATHS), st.sampled_from(["1", "2", "3", BAD]), min_size=1, max_size=3
-        ),
+        files=FILES,
         gone=st.lists(st.sampled_from([*PATHS, "/d", "/d/e"]), max_size=2),
         work=st.integers(0, 3),
     )
@@ -113,6 +148,27 @@ class Pipelines(RuleBasedStateMachine):
     def stop(self, which: int) -> None:
         jobs = self.unfinished()
         self.world.pipelines.stop_job("default", "p", jobs[which % len(jobs)].id)
+        self.world.settle()
+
+    @rule(files=FILES, rows=st.integers(0, 5), held=st.integers(0, 2))
+    def die_while_planning(self, files: dict[str, str], rows: int, held: int) -> None:
+        """With what workers hold then, and have done meanwhile."""
+        changes = [PutFile(path=path, parts=[text.encode()]) for path, text in files.items()]
+        self.rows_left = rows
+        try:
+            self.world.versioning.modify("default", "left@master", changes)
+            self.world.settle()
+        except Killed:
+            claimed = self.world.jobs.claim("pipeline:default/p", "w1", held)
+            for task, payload in claimed[:1]:
+                self.world.jobs.progress(
+                    lease_of(task), [self.do(payload, one) for one in payload["datums"]], None
+                )
+        self.rows_left = None
+        self.world = self.world.restart()
+        self.watch_plans()
+        self.world.clock.advance(self.world.settings.lease_seconds + 1)
+        self.world.jobs.reap()
         self.world.settle()
 
     @rule()
