@@ -216,12 +216,15 @@ class Results:
     def _next(self) -> _Batch | None:
         """What to send next; None at the end. Waits."""
         while True:
-            if self._failure is not None:
+            if self._failure is not None:  # nothing is sent any more, whatever comes
                 self._waiting.clear()
             if self._waiting:
                 return self._waiting.pop(0)
             if self._closing:
                 return None
+            if self._failure is not None:
+                self._changed.wait()
+                continue
             now = time.monotonic()
             if self._open.results:
                 due = self._open.since + SEND_SECONDS
