@@ -196,7 +196,7 @@ class Steps(Finishing):
         """Many datums: workers have the first of them while the others are planned. A plan that is cut short is made again."""
         done, part = NOTHING, first
         while part:
-            with self._db.write() as connection:
+            with self._db.write(wakes=False, syncs=False) as connection:
                 is_ours = (
                     self._begin(connection, pipeline, row, plan)
                     if part is first

@@ -262,7 +262,6 @@ class ChunkWriter:
         self._in_flight: deque[tuple[Future[None], PackBuilder]] = deque()
         self._helper: ThreadPoolExecutor | None = None
         self._pool: ThreadPoolExecutor | None = None
-        self._recording = threading.Lock()
         self.chunks_written = 0
         self.bytes_written = 0
 
@@ -462,8 +461,7 @@ class ChunkWriter:
     def _record_pack(self, name: str, pack: PackBuilder) -> bool:
         """Write its rows. False if that must be tried again, with the object stored once more: the collector was at it."""
         now = self._clock.now()
-        # One at a time: SQLite would poll for its lock. Nobody waits for a pack.
-        with self._recording, self._db.write(wakes=False) as connection:
+        with self._db.write(wakes=False) as connection:  # nobody waits for a pack
             is_condemned = writers.is_condemned(connection, name)
             if not is_condemned:
                 key = chunkindex.add_pack(connection, name, pack.size, pack.records, now)

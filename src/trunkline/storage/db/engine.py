@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -86,6 +86,7 @@ class Database:
         self._naming = threading.Lock()
         self._server_token: str | None = None
         self._outer = threading.local()
+        self._turn = threading.Lock()
         place = _parse(url)
         self.is_sqlite = place.get_backend_name() == "sqlite"
         self._engine = _sqlite_engine(place) if self.is_sqlite else _postgres_engine(place)
@@ -142,7 +143,9 @@ class Database:
             ):  # a block that fails is undone, even if somebody catches what it raised
                 yield outer
             return
-        with _translated(), self._engine.connect() as connection:
+        # SQLite's own way to wait for another writer is to look again, after pauses that grow.
+        turn = self._turn if self.is_sqlite else nullcontext()
+        with _translated(), turn, self._engine.connect() as connection:
             if self.is_sqlite and not syncs:
                 connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
             self._begin_write(connection)
