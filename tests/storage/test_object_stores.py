@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trunkline import directio
 from trunkline.errors import LimitError, NotFoundError, UnavailableError
-from trunkline.storage.objects import writing
 from trunkline.storage.objects.base import ObjectStore
 from trunkline.storage.objects.local import LocalStore
 from trunkline.storage.objects.memory import MemoryStore
@@ -71,25 +71,15 @@ def test_large_objects_go_past_the_page_cache_where_they_can(
     real = os.write
 
     def write(descriptor: int, data: memoryview) -> int:
-        seen.append(writing.is_direct(descriptor))
+        seen.append(directio.is_direct(descriptor))
         return real(descriptor, data)
 
     monkeypatch.setattr(os, "write", write)
     with (tmp_path / "probe").open("wb") as probe:
-        agreed = writing._turn_direct(probe.fileno(), on=True)
+        agreed = directio.turn_direct(probe.fileno(), on=True)
     LocalStore(tmp_path).put("a/b", [bytes(2**20)])
     LocalStore(tmp_path).put("a/c", [bytes(2**20 - 1)])
     assert seen == ([True] if agreed else [])
-
-
-def test_a_direct_write_that_is_refused_is_an_ordinary_one(tmp_path: Path) -> None:
-    data = memoryview(os.urandom(20_001))[
-        1:
-    ]  # neither its address nor its length is a whole number of blocks
-    with (tmp_path / "file").open("wb") as file:
-        writing._turn_direct(file.fileno(), on=True)
-        writing._write(file.fileno(), data)
-    assert (tmp_path / "file").read_bytes() == data
 
 
 @pytest.mark.parametrize("how", ["error", "lost_response"])

@@ -17,7 +17,7 @@ from trunkline.cli.sources import STDIN, Puts, is_url, listed, local_files, open
 from trunkline.core.paths import parse_address
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, TrunklineError, UnavailableError
 from trunkline.sdk.packing import total_bytes
-from trunkline.sdk.transfer import Transfers, copied
+from trunkline.sdk.transfer import LARGE_BYTES, Transfers, copied
 
 if TYPE_CHECKING:
     from trunkline.core.paths import Address
@@ -129,9 +129,9 @@ def get_file(
             copied(stream, sys.stdout.buffer)
             sys.stdout.buffer.flush()
             return
-        size = int(stream.headers.get("content-length") or 0)
-        with progress(lambda: (1, size), shown=with_progress) as count_bytes, _whole(target) as file:
-            copied(stream, file, count_bytes)
+        shown = progress(lambda: (1, stream.size), shown=with_progress)
+        with shown as count_bytes, _whole(target) as file:
+            copied(stream, file, count_bytes, past_cache_from=LARGE_BYTES)
 
 
 def _as_glob(address: str, project: str | None) -> tuple[str, str | None]:

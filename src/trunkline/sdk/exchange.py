@@ -369,6 +369,11 @@ class Download(io.RawIOBase):
         self._exchange = exchange
         self.headers = exchange.headers
 
+    @property
+    def size(self) -> int:
+        """Of the whole body; 0 if it is not known."""
+        return int(self.headers.get("content-length") or 0)
+
     def readable(self) -> bool:
         return True
 

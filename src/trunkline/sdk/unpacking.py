@@ -21,8 +21,11 @@ FOLDERS_OPEN_MAX = 64
 DISK_FULL = 28
 
 
-def write_files(files: Iterable[StreamedFile], folder: Path | str) -> int:
-    """Write the files of a stream below ``folder``, which is made if need be; returns how many.
+def write_files(
+    files: Iterable[StreamedFile], folder: Path | str, *, past_cache_from: int | None = None
+) -> int:
+    """Write the files of a stream below ``folder``, which is made if need be; returns how many. ``past_cache_from``: files of so
+    many bytes are not left in memory.
 
     :raises InvalidInputError: ``bad_stream``, if a name leads out of it.
     """
@@ -40,8 +43,11 @@ def write_files(files: Iterable[StreamedFile], folder: Path | str) -> int:
             descriptor = create(base, _CREATE, 0o777 if executable else 0o666, dir_fd=at)
             try:
                 if content is None:
-                    for part in parts:
-                        write_whole(descriptor, part)
+                    if past_cache_from is not None and size >= past_cache_from:
+                        _write_past_cache(descriptor, parts)
+                    else:
+                        for part in parts:
+                            write_whole(descriptor, part)
                 elif size and write(descriptor, content) != size:
                     os.lseek(descriptor, 0, os.SEEK_SET)
                     write_whole(descriptor, content)
@@ -51,6 +57,13 @@ def write_files(files: Iterable[StreamedFile], folder: Path | str) -> int:
                 close(descriptor)
             count += 1
     return count
+
+
+def _write_past_cache(descriptor: int, parts: Iterable[bytes | memoryview]) -> None:
+    from trunkline import directio  # noqa: PLC0415 (small files do not need it)
+
+    for _ in directio.write_parts(descriptor, parts):
+        pass
 
 
 def write_whole(descriptor: int, data: bytes | memoryview) -> None:

@@ -9,8 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-BLOCK_BYTES = 4096
-"""What addresses, offsets and lengths must be multiples of."""
+from trunkline.directio import BLOCK_BYTES
 
 
 def new_memory(size: int) -> memoryview:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from trunkline import directio
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
 from trunkline.storage.objects import reading, writing
 from trunkline.storage.objects.aligned import Buffers
@@ -38,7 +39,7 @@ class LocalStore(ObjectStore):
         self._root = root
         self._lock = threading.Lock()
         self._known_folders: set[Path] = set()
-        self._buffers = Buffers(writing.BUFFER_BYTES, kept_max=writing.BUFFERS_KEPT_MAX)
+        self._buffers = Buffers(directio.BUFFER_BYTES, kept_max=writing.BUFFERS_KEPT_MAX)
         self._firsts = reading.FirstReads()
         with _translated(root):
             _make_folder(root)

@@ -13,7 +13,8 @@ import os
 import threading
 from collections import OrderedDict
 
-from trunkline.storage.objects.aligned import BLOCK_BYTES, aligned
+from trunkline.directio import BLOCK_BYTES
+from trunkline.storage.objects.aligned import aligned
 from trunkline.storage.objects.base import GET_SLACK_BYTES
 
 DIRECT_FROM_BYTES = 256 * 2**10

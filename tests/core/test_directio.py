@@ -1,0 +1,111 @@
+"""Large files past the page cache: exactly their bytes, wherever the file system agrees and where it does not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import folder_on_disk
+from trunkline import directio
+from trunkline.core.filestream import StreamedFile
+from trunkline.sdk.unpacking import write_files
+
+tmp_path = pytest.fixture(folder_on_disk)
+BLOCK = directio.BLOCK_BYTES
+
+
+def pieces(data: bytes, size: int) -> Iterator[memoryview]:
+    """In one buffer that is used again, as a download gives them."""
+    buffer = bytearray(size)
+    for at in range(0, len(data), size):
+        piece = data[at : at + size]
+        buffer[: len(piece)] = piece
+        yield memoryview(buffer)[: len(piece)]
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK, BLOCK + 1, 3 * BLOCK - 1, 8 * BLOCK, 8 * BLOCK + 5])
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_file_has_exactly_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, agrees: bool
+) -> None:
+    monkeypatch.setattr(directio, "BUFFER_BYTES", 2 * BLOCK)
+    if not agrees:
+        monkeypatch.setattr(directio, "_DIRECT", 0)
+    data = random.Random(size).randbytes(size)
+    with (tmp_path / "file").open("wb") as file:
+        sizes = list(directio.write_parts(file.fileno(), pieces(data, 5000)))
+    assert sum(sizes) == size
+    assert (tmp_path / "file").read_bytes() == data
+
+
+def test_a_file_system_that_refuses_in_the_middle_gets_ordinary_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directio, "BUFFER_BYTES", 2 * BLOCK)
+    real, asked = os.write, []
+
+    def write(descriptor: int, data: memoryview) -> int:
+        asked.append(directio.is_direct(descriptor))
+        if len(asked) == 2 and asked[-1]:
+            raise OSError(errno.EINVAL, "no")
+        return real(descriptor, data)
+
+    data = random.Random(1).randbytes(7 * BLOCK + 1)
+    with (tmp_path / "file").open("wb") as file:
+        agreed = directio.turn_direct(file.fileno(), on=True)
+        monkeypatch.setattr(os, "write", write)
+        list(directio.write_parts(file.fileno(), [data]))
+        monkeypatch.undo()
+    assert (tmp_path / "file").read_bytes() == data
+    assert asked[:3] == ([True, True, False] if agreed else [False] * 3)
+
+
+def test_a_write_that_is_not_aligned_is_an_ordinary_one(tmp_path: Path) -> None:
+    data = os.urandom(20_001)
+    with (tmp_path / "file").open("wb") as file:
+        directio.turn_direct(file.fileno(), on=True)
+        writer = directio.DirectWriter(file.fileno(), memoryview(bytearray(BLOCK + 1))[1:])
+        writer.write(data)
+        writer.finish()
+    assert (tmp_path / "file").read_bytes() == data
+
+
+def test_an_error_of_the_disk_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int, _data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with (tmp_path / "file").open("wb") as file:
+        parts = directio.write_parts(file.fileno(), [bytes(2 * directio.BUFFER_BYTES)])
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="no room"):
+            patched.setattr(os, "write", full)
+            list(parts)
+
+
+def test_only_large_files_of_a_stream_are_written_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = directio.write_parts
+
+    def write_parts(descriptor: int, parts: Iterator[bytes]) -> Iterator[int]:
+        seen.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        return real(descriptor, parts)
+
+    monkeypatch.setattr(directio, "write_parts", write_parts)
+    texts = {"a/small": b"1" * 99, "a/large": b"2" * 100, "b": b"3" * 101}
+
+    def files() -> Iterator[StreamedFile]:
+        for name, text in texts.items():
+            yield StreamedFile(name, len(text), 10**18, name == "b", None, pieces(text, 30))
+
+    assert write_files(files(), tmp_path / "new", past_cache_from=100) == 3
+    assert seen == ["large", "b"]
+    assert write_files(files(), tmp_path / "old") == 3
+    assert seen == ["large", "b"]
+    for folder in ("new", "old"):
+        assert {name: (tmp_path / folder / name).read_bytes() for name in texts} == texts
+        found = (tmp_path / folder / "b").stat()
+        assert (found.st_mtime, found.st_mode & 0o100) == (10**9, 0o100)
