@@ -30,6 +30,9 @@ from trunkline.errors import CorruptionError, InvalidInputError, LimitError, Sta
 from trunkline.storage.db import jsontext, postgres, schema, transfer
 
 BUSY_TIMEOUT_MS = 30_000
+CHECKPOINT_PAGES = 8000
+"""32 MiB of the log before its pages go into the database: many rows have random keys, so the same pages are written again and
+again, and each only once for all of that."""
 POOL_CONNECTIONS_MAX = 64
 POOL: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 8, "max_overflow": POOL_CONNECTIONS_MAX - 8}
 NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
@@ -335,6 +338,7 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged commit survives a power cut
+    cursor.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute("PRAGMA cache_size=-16000")
     cursor.close()
