@@ -22,11 +22,10 @@ _DIRECT: int = getattr(os, "O_DIRECT", 0)
 
 
 def write_parts(descriptor: int, parts: Iterable[bytes | memoryview]) -> Iterator[int]:
-    """Write an empty file, past the page cache if ``turn_direct`` says yes; yields the length of each part, as they are taken.
-    A part is used up before the next one is asked for."""
+    """Write to an empty file after ``turn_direct`` has said yes. A part is used up before the next one is asked for; yields its
+    length then."""
     import mmap  # noqa: PLC0415 (most programs that import this module have buffers of their own)
 
-    turn_direct(descriptor, on=True)
     writer = DirectWriter(descriptor, memoryview(mmap.mmap(-1, BUFFER_BYTES)))
     for part in parts:
         writer.write(part)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.pipelines.conftest import World, spec
+from tests.pipelines.conftest import World, lease_of, spec
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, NotFoundError
 from trunkline.jobs.model import Task
@@ -305,6 +305,72 @@ def test_a_job_that_is_stopped_while_it_is_planned(world: World, monkeypatch: py
 
 
 @pytest.mark.usefixtures("in_parts")
+def test_a_plan_that_fails_in_the_middle_stops_those_who_work(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.pipelines.create("default", spec())
+    world.settle()
+    held: list[Task] = []
+
+    def fail(planned: int) -> None:
+        if planned == 6:
+            held.extend(task for task, _ in world.claim("edges", limit=2))
+            raise NotFoundError("a tree is gone")
+
+    while_planning(world, monkeypatch, fail)
+    commit = world.put("images@master", TWELVE)
+    assert latest(world).status == Status.FAILED
+    assert latest(world).reason == "its datums cannot be listed: a tree is gone"
+    _, cancelled = world.jobs.queue.keep_alive([lease_of(task) for task in held])
+    assert cancelled == [task.id for task in held]
+    assert world.claim("edges") == []
+    found = world.pipelines.list_datums("default", "edges", commit)
+    assert {one.status for one in found} == {Status.CANCELLED}
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_who_has_lost_the_plan_to_another_writes_no_more_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.pipelines.create("default", spec())
+    world.settle()
+    seen: list[Any] = []
+
+    def sleep(planned: int) -> None:
+        if planned == 6 and not seen:
+            seen.append(None)
+            world.clock.advance(world.settings.lease_seconds + 1)
+            world.jobs.reap()
+            world.settle()
+            seen.append((latest(world).status, latest(world).phase, latest(world).total))
+
+    while_planning(world, monkeypatch, sleep)
+    commit = world.put("images@master", TWELVE)
+    assert seen[1] == (Status.RUNNING, "processing", 12)
+    assert world.work("edges", made) == 12
+    job = world.pipelines.inspect_job("default", "edges", commit)
+    assert (job.status, job.total, job.processed, job.skipped) == (Status.SUCCEEDED, 12, 12, 0)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_pipeline_that_is_deleted_while_its_job_is_planned(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.pipelines.create("default", spec())
+    world.settle()
+
+    def delete(planned: int) -> None:
+        if planned == 6:
+            world.pipelines.delete("default", "edges")
+
+    while_planning(world, monkeypatch, delete)
+    world.put("images@master", TWELVE)
+    assert world.claim("edges") == []
+    with world.db.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(datums)).scalar_one() == 0
+
+
+@pytest.mark.usefixtures("in_parts")
 def test_datums_restarted_while_others_are_planned_are_in_sets_of_their_own(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +391,8 @@ def test_datums_restarted_while_others_are_planned_are_in_sets_of_their_own(
 @pytest.mark.parametrize(
     ("wanted", "before", "numbers"),
     [
+        (None, 1000, [7, 7, 7, 7, 7, 7, 7, 7]),
+        (None, -1, [7, 7, 8, 8, 9, 9, 10, 10]),  # four workers: each has some of it
         (None, 0, [7, 7, 8, 8, 9, 9, 10, 10]),  # four sets for a worker
         (None, 8, [7, 7, 7, 7, 8, 8, 8, 8]),  # of a larger job
         ({"number": 3}, 24, [7, 7, 7, 8, 8, 8, 9, 9]),
@@ -334,7 +402,8 @@ def test_datums_restarted_while_others_are_planned_are_in_sets_of_their_own(
     ],
 )
 def test_sets_of_a_part_of_a_plan(wanted: dict[str, int] | None, before: int, numbers: list[int]) -> None:
-    given = {"datum_set_spec": wanted, "parallelism_spec": {"constant": 1}}
+    before, workers = (1000, 4) if before < 0 else (before, 1)
+    given = {"datum_set_spec": wanted, "parallelism_spec": {"constant": workers}}
     datums = [NewDatum(str(n), str(n), [[0, f"/{n}", "h", 4]], {}, {}) for n in range(8)]
     assert set_numbers(given, datums, first=7, before=before) == numbers
 

@@ -232,6 +232,7 @@ class Finishing:
     def ended(self, connection: Connection, row: JobRow, status: Status) -> None:
         """What follows from a job's end, after its status was written."""
         project, pipeline = row.job.project, row.job.pipeline
+        row = store.get_job_by_pk(connection, row.pk) or row  # it may have begun since it was read
         datum_store.cancel_open(connection, row.pk, self._clock.now())
         self._queue.drop(connection, DATUM_SET, f"{job_key(row)}/", stop=not row.is_complete)
         self._queue.drop(connection, JOB_TIMEOUT, job_key(row))

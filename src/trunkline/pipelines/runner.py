@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from trunkline.core.status import Status
 from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, Outcome, Task
+from trunkline.jobs.queue import Lease
 from trunkline.pipelines import datum_store, store
 from trunkline.pipelines.datum_store import NOTHING, Inserted, NewDatum
 from trunkline.pipelines.finishing import Finishing
@@ -34,9 +35,9 @@ LOOKED_AT_MAX = 64
 TASKS_PER_STEP = 500
 """Tasks queued in one transaction: other writers get their turn in between."""
 FIRST_ROWS = 500
-"""A job with more datums begins with these while the others are planned,"""
+"""A job with more datums begins with so many while the others are planned."""
 ROWS_PER_WRITE = 2000
-"""in parts of so many."""
+"""Rows of those others in one transaction."""
 SET_DATUMS_MAX = 500
 SETS_PER_WORKER = 4
 COUNTED = ("processed", "skipped", "failed", "recovered", "quarantined")
@@ -64,6 +65,8 @@ def set_numbers(spec: Mapping[str, Any], datums: Sequence[NewDatum], *, first: i
     wanted = spec.get("datum_set_spec") or {}
     if not wanted.get("size_bytes") or wanted.get("number"):
         size = datums_per_set(spec, before + len(datums))
+        if not wanted.get("number"):  # each worker gets something of each part
+            size = min(size, -(-len(datums) // int(spec["parallelism_spec"]["constant"])) or 1)
         return [first + number // size for number in range(len(datums))]
     numbers: list[int] = []
     bytes_in_set, start, set_no = 0, 0, first
@@ -103,7 +106,7 @@ class Steps(Finishing):
         at_once = 1 if is_serial(pipeline.spec) else JOBS_AT_ONCE_MAX
         for row in rows[:at_once]:
             if row.job.status == Status.QUEUED:
-                outcome = self._look(pipeline, row, is_last=row is rows[-1])
+                outcome = self._look(task, pipeline, row, is_last=row is rows[-1])
                 if outcome is not None:
                     return outcome
         return Done()
@@ -142,7 +145,7 @@ class Steps(Finishing):
         found = self._inputs(row)
         return found is not None and all(commit.error is None for commit in found.values())
 
-    def _look(self, pipeline: Pipeline, row: JobRow, *, is_last: bool) -> Outcome | None:
+    def _look(self, task: Task, pipeline: Pipeline, row: JobRow, *, is_last: bool) -> Outcome | None:
         """None: its inputs are not there yet."""
         output = self._output_of(row)
         if output is None or output.status == CommitStatus.FINISHED:
@@ -157,11 +160,13 @@ class Steps(Finishing):
                 after_seconds=0.0,
                 apply=lambda connection: self._end(connection, row, Status.UNRUNNABLE, reason),
             )
-        return self._start(pipeline, row, inputs, is_last=is_last)
+        return self._start(task, pipeline, row, inputs, is_last=is_last)
 
     # --- beginning ---
 
-    def _start(self, pipeline: Pipeline, row: JobRow, inputs: dict[str, Commit], *, is_last: bool) -> Outcome:
+    def _start(
+        self, task: Task, pipeline: Pipeline, row: JobRow, inputs: dict[str, Commit], *, is_last: bool
+    ) -> Outcome:
         try:
             plan = self.planner.plan(pipeline, row.pipeline_id, row.job.id, row.pk, inputs)
             rows = iter(plan.rows)
@@ -172,7 +177,7 @@ class Steps(Finishing):
                     kind="bad_service",
                 )
             is_large = len(first) == FIRST_ROWS
-            done = self._begin_early(pipeline, row, plan, first, rows) if is_large else NOTHING
+            done = self._begin_early(task, pipeline, row, plan, first, rows) if is_large else NOTHING
         except (InvalidInputError, NotFoundError) as error:
             reason = f"its datums cannot be listed: {error}"
             return Done(apply=lambda connection: self._end(connection, row, Status.FAILED, reason))
@@ -191,18 +196,19 @@ class Steps(Finishing):
         return Again(after_seconds=0.0, apply=apply) if is_more else Done(apply=apply)
 
     def _begin_early(
-        self, pipeline: Pipeline, row: JobRow, plan: Plan, first: list[NewDatum], rest: Iterator[NewDatum]
-    ) -> Inserted:
+        self, task: Task, pipeline: Pipeline, row: JobRow, plan: Plan, first: list[NewDatum], rest: Iterator[NewDatum]
+    ) -> Inserted:  # fmt: skip
         """Many datums: workers have the first of them while the others are planned. A plan that is cut short is made again."""
+        lease = Lease(task_id=task.id, token=task.lease_token)
         done, part = NOTHING, first
         while part:
-            with self._db.write(wakes=False, syncs=False) as connection:
-                is_ours = (
-                    self._begin(connection, pipeline, row, plan)
-                    if part is first
-                    else _is_half_planned(store.get_job_by_pk(connection, row.pk))
-                )
-                if not is_ours:
+            is_first = part is first
+            with self._db.write(wakes=is_first, syncs=False) as connection:
+                if self._queue.held(connection, lease) is None:  # somebody else plans it by now
+                    raise _Overtaken
+                if is_first and not self._begin(connection, pipeline, row, plan):
+                    raise _Overtaken
+                if not _is_half_planned(store.get_job_by_pk(connection, row.pk)):
                     raise _Overtaken
                 done = self._add(connection, pipeline, row.pk, plan, part, done)
             part = list(islice(rest, ROWS_PER_WRITE))
@@ -269,7 +275,8 @@ class Steps(Finishing):
         log.info("job %s: %d datums, %d to do", job_key(row), total, done.to_do + done.waiting)
 
     def _plan_anew(self, row: JobRow) -> Outcome:
-        """The server ended while this job was planned. What its datums have made meanwhile is known, and not made again."""
+        """The server ended while this job was planned. What its datums have made meanwhile is known, and not made again, where
+        results are kept at all."""
 
         def apply(connection: Connection) -> None:
             nothing: dict[str, Any] = dict.fromkeys(("total", "sets", "sets_queued", *COUNTED), 0)
@@ -306,7 +313,7 @@ class Steps(Finishing):
 
 
 class _Overtaken(Exception):  # noqa: N818  (it is no error)
-    """The job was ended while it was planned."""
+    """The job was ended while it was planned, or is planned by somebody else."""
 
 
 def _is_half_planned(row: JobRow | None) -> bool:

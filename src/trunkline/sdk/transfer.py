@@ -377,7 +377,8 @@ def copied(
     if descriptor is not None:
         is_large = past_cache_from is not None and source.size >= past_cache_from
         is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        first = _past_cache(source, descriptor) if is_large and is_file else source.spliced(descriptor)
+        direct = _past_cache(source, descriptor) if is_large and is_file else None
+        first = source.spliced(descriptor) if direct is None else direct
     size = 0
     for read in chain(first, _written(source, target, descriptor)):
         size += read
@@ -386,9 +387,12 @@ def copied(
     return size
 
 
-def _past_cache(source: Download, descriptor: int) -> Iterator[int]:
+def _past_cache(source: Download, descriptor: int) -> Iterator[int] | None:
+    """None if the file system does not let."""
     from trunkline import directio  # noqa: PLC0415 (most bodies are small)
 
+    if not directio.turn_direct(descriptor, on=True):
+        return None
     buffer = memoryview(bytearray(2 * PART_BYTES))
     sizes = iter(lambda: source.readinto(buffer), 0)
     return directio.write_parts(descriptor, (buffer[:size] for size in sizes))

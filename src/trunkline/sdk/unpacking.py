@@ -43,9 +43,8 @@ def write_files(
             descriptor = create(base, _CREATE, 0o777 if executable else 0o666, dir_fd=at)
             try:
                 if content is None:
-                    if past_cache_from is not None and size >= past_cache_from:
-                        _write_past_cache(descriptor, parts)
-                    else:
+                    is_large = past_cache_from is not None and size >= past_cache_from
+                    if not (is_large and _write_past_cache(descriptor, parts)):
                         for part in parts:
                             write_whole(descriptor, part)
                 elif size and write(descriptor, content) != size:
@@ -59,11 +58,15 @@ def write_files(
     return count
 
 
-def _write_past_cache(descriptor: int, parts: Iterable[bytes | memoryview]) -> None:
+def _write_past_cache(descriptor: int, parts: Iterable[bytes | memoryview]) -> bool:
+    """False if the file system does not let; nothing is written then."""
     from trunkline import directio  # noqa: PLC0415 (small files do not need it)
 
+    if not directio.turn_direct(descriptor, on=True):
+        return False
     for _ in directio.write_parts(descriptor, parts):
         pass
+    return True
 
 
 def write_whole(descriptor: int, data: bytes | memoryview) -> None:

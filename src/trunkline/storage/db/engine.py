@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -31,8 +31,8 @@ from trunkline.storage.db import jsontext, postgres, schema, transfer
 
 BUSY_TIMEOUT_MS = 30_000
 CHECKPOINT_PAGES = 8000
-"""32 MiB of the log before its pages go into the database: many rows have random keys, so the same pages are written again and
-again, and each only once for all of that."""
+"""Pages of the log, 32 MiB, before they go into the database. Many rows have random keys: the same page is changed by one
+transaction after the other, and written to its place once for all of them."""
 POOL_CONNECTIONS_MAX = 64
 POOL: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 8, "max_overflow": POOL_CONNECTIONS_MAX - 8}
 NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
@@ -146,9 +146,7 @@ class Database:
             ):  # a block that fails is undone, even if somebody catches what it raised
                 yield outer
             return
-        # SQLite's own way to wait for another writer is to look again, after pauses that grow.
-        turn = self._turn if self.is_sqlite else nullcontext()
-        with _translated(), turn, self._engine.connect() as connection:
+        with _translated(), self._in_turn(), self._engine.connect() as connection:
             if self.is_sqlite and not syncs:
                 connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
             self._begin_write(connection)
@@ -172,6 +170,21 @@ class Database:
                 changes.bump()
         if wakes:
             self.changes.bump()
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """One writer of this process at a time. SQLite's own way to wait is to look again, after pauses that grow."""
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+            raise UnavailableError(
+                "the database does not answer: another writer has it", kind="database_unavailable"
+            )
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def changes_of(self, name: str) -> Changes:
         """Moves at the commits of writes that ``touch`` this name only, for those who would look into the database in vain
