@@ -255,8 +255,9 @@ def _check(server: ServerHarness, author: Author, tmp_path: Path) -> None:
         assert _read(client, f"upper@{commit}", tmp_path / f"upper-{number}") == upper
         assert _read(client, f"pairs@{commit}", tmp_path / f"pairs-{number}") == pairs
         for name in ("upper", "pairs"):
-            [job] = [job for job in jobs if job["pipeline"] == name and job["id"] == commit]
-            assert job["total"] == job["processed"] + job["skipped"] == len(words), job
+            job = client.inspect_job(f"{name}@{commit}")  # there may be more than are listed at once
+            assert job.status == "succeeded", job
+            assert job.total == job.processed + job.skipped == len(words), job
 
 
 MANY = 3000
