@@ -330,7 +330,7 @@ def test_a_plan_that_fails_in_the_middle_stops_those_who_work(
 
 @pytest.mark.usefixtures("in_parts")
 def test_who_has_lost_the_plan_to_another_writes_no_more_of_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.pipelines.create("default", spec())
     world.settle()
@@ -347,6 +347,8 @@ def test_who_has_lost_the_plan_to_another_writes_no_more_of_it(
     while_planning(world, monkeypatch, sleep)
     commit = world.put("images@master", TWELVE)
     assert seen[1] == (Status.RUNNING, "processing", 12)
+    assert (latest(world).phase, latest(world).total) == ("processing", 12)
+    assert "will be repeated" not in caplog.text  # it did not meet the other's rows
     assert world.work("edges", made) == 12
     job = world.pipelines.inspect_job("default", "edges", commit)
     assert (job.status, job.total, job.processed, job.skipped) == (Status.SUCCEEDED, 12, 12, 0)
