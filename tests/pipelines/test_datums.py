@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -62,6 +65,23 @@ def test_a_datum_of_several_files_is_named_by_all_of_them() -> None:
     one, two = seen("/a"), seen("/b", leaf="labels")
     assert len({datum_id((one,)), datum_id((two,)), datum_id((one, two))}) == 3
     assert identity_of(one, two) == identity_of(two, one)  # it sees the same, whatever their order
+
+
+TEXT = st.text(st.characters(), max_size=5)  # with quotes, backslashes, halves of surrogate pairs
+
+
+@given(st.lists(st.builds(Seen, *[TEXT] * 6, st.integers(), TEXT, TEXT), min_size=1, max_size=3))
+def test_digests_are_those_of_canonical_json(files: list[Seen]) -> None:
+    def digest(value: Any) -> str:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
+
+    def what(one: Seen) -> list[Any]:
+        keys = [[one.join_on, one.group_by]] if one.join_on or one.group_by else []
+        return [one.leaf, [one.path], one.hash, *keys]
+
+    assert datum_id(tuple(files)) == digest([[*one[:4], [one.path]] for one in files])
+    assert identity(tuple(files), "code") == digest(["code", sorted(map(what, files))])
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,20 @@ def test_every_file_has_its_bytes(versioning: VersioningService) -> None:
         _read(versioning, root, "/many", "/nowhere")
 
 
+def test_many_paths_in_any_order(versioning: VersioningService) -> None:
+    data = {f"/d{n % 7}/{n:04}": b"%d" % n for n in range(900)} | {f"/{n:04}": b"" for n in range(300)}
+    root = stage(versioning, data)
+    paths = sorted(data)
+    assert _read(versioning, root, *paths) == sorted(data.items())
+    random.Random(3).shuffle(paths)
+    assert _read(versioning, root, *paths) == [(path, data[path]) for path in paths]
+    inside = [(path, data[path]) for path in sorted(data) if path.startswith("/d3/")]
+    assert _read(versioning, root, "/d3/0003", "d3/", "/0001") == [inside[0], *inside, ("/0001", b"")]
+    for missing in ("/d3/0004", "/d8", "/9999", "/d3/0003/x"):
+        with pytest.raises(NotFoundError, match=missing):
+            _read(versioning, root, "/d3/0003", missing)
+
+
 def test_stopped_in_the_middle_it_leaves_no_thread(versioning: VersioningService) -> None:
     root = stage(versioning, _mixed())
     before = set(threading.enumerate())

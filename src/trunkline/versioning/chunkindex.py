@@ -91,8 +91,10 @@ def _ask(connection: Connection, question: str, hashes: Sequence[bytes]) -> Iter
         count = 1 << (len(part) - 1).bit_length()
         if len(part) < count:
             part = [*part, *[part[-1]] * (count - len(part))]
-        cursor = connection.exec_driver_sql(question + _marks("?", count), tuple(part))
-        yield from cursor.fetchall()
+        result = connection.exec_driver_sql(question + _marks("?", count), tuple(part))
+        assert result.cursor is not None, "a SELECT has rows"
+        yield from result.cursor.fetchall()  # as the driver makes them: a Row of each would cost more than to find it
+        result.close()
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
 from typing import NamedTuple
 
 from trunkline.errors import CorruptionError
@@ -54,7 +53,7 @@ def read_batches(chunks: ChunkStore, load: Load, root: bytes, tops: Iterable[str
 
     :raises NotFoundError: ``no_file``. :raises CorruptionError: for what is lost or damaged behind a file's first bytes.
     """
-    entries = chain.from_iterable([views.entries_below(load, root, path) for path in tops])
+    entries = views.entries_below_each(load, root, tops)
     path = ""
     for batch, found in _fetched(chunks, _batches(_plan(chunks, entries))):
         yield _joined(chunks, batch, found, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,26 +54,43 @@ class Many:
         if compiled.prefetch:
             missing = ", ".join(str(column) for column in compiled.prefetch)
             raise TypeError(f"Python's defaults are not for many rows: give a value for {missing}")
-        order = compiled.positiontup if compiled.positional else list(compiled.bind_names.values())
-        slots = [_slot(name, compiled.binds[name], dialect) for name in order or ()]
+        order = (compiled.positiontup if compiled.positional else list(compiled.bind_names.values())) or []
+        values = _values(order, compiled, dialect)
         sql = str(compiled)
         if compiled.positional:
             some = _VALUES.sub(
                 lambda found: " VALUES " + ",".join([found[1]] * ROWS_PER_STATEMENT), sql, count=1
             )
-            is_all = some.count("?") == ROWS_PER_STATEMENT * len(slots)
-            return sql, some if is_all else "", lambda row: tuple([value(row) for value in slots])
-        named = list(zip(order or (), slots, strict=True))
-        return sql, "", lambda row: {name: value(row) for name, value in named}
+            is_all = some.count("?") == ROWS_PER_STATEMENT * len(order)
+            return sql, some if is_all else "", values
+        return sql, "", lambda row: dict(zip(order, values(row), strict=True))
 
 
-def _slot(name: str, bind: sa.BindParameter[Any], dialect: Dialect) -> Callable[[Mapping[str, Any]], Any]:
-    """What takes one value from a row, as the driver wants it."""
-    process = bind.type.dialect_impl(dialect).bind_processor(dialect)
-    if not bind.required:
-        constant = bind.effective_value
-        constant = constant if process is None else process(constant)
-        return lambda _: constant
-    if process is None:
-        return lambda row: row[name]
-    return lambda row: process(row[name])
+def _values(
+    order: Sequence[str], compiled: Any, dialect: Dialect
+) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """What takes the values of a statement from a row, in their order and as the driver wants them."""
+    binds = [compiled.binds[name] for name in order]
+    processes = [bind.type.dialect_impl(dialect).bind_processor(dialect) for bind in binds]
+    constants = [
+        (at, bind.effective_value if process is None else process(bind.effective_value))
+        for at, (bind, process) in enumerate(zip(binds, processes, strict=True))
+        if not bind.required
+    ]
+    given = [name for name, bind in zip(order, binds, strict=True) if bind.required]
+    take = itemgetter(*given) if len(given) > 1 else lambda row: tuple(row[name] for name in given)
+    processed = [
+        (at, process)
+        for at, (bind, process) in enumerate(zip(binds, processes, strict=True))
+        if bind.required and process is not None
+    ]
+
+    def values(row: Mapping[str, Any]) -> Sequence[Any]:
+        found = list(take(row))
+        for at, constant in constants:
+            found.insert(at, constant)
+        for at, process in processed:
+            found[at] = process(found[at])
+        return tuple(found)
+
+    return values
