@@ -20,6 +20,7 @@ from trunkline.jobs.model import Report, Task
 from trunkline.services import build
 from trunkline.settings import Settings
 from trunkline.versioning.model import PutFile
+from trunkline.wire.leases import DatumResult
 
 WAIT_SECONDS = 60.0
 JOB = "a" * 32
@@ -144,7 +145,8 @@ class SetServer:
         self.start(*given, **more)
         assert self.sets.over.wait(WAIT_SECONDS), self.log()
         assert [report.error for report in self.sets.reports] == [""], self.sets.reports
-        return sorted(self.sets.results, key=lambda result: str(result["id"]))
+        results = [DatumResult.model_validate(one).model_dump() for one in self.sets.results]
+        return sorted(results, key=lambda result: str(result["id"]))
 
     def wait_for(self, line: str) -> None:
         deadline = time.monotonic() + WAIT_SECONDS

@@ -50,14 +50,19 @@ class Result:
     """Files that are copies of an input's: ``(name, tree, path)``."""
 
     def told(self, root: str | None) -> dict[str, Any]:
-        """As the server is told; ``root`` holds the outputs of all."""
-        has_output = root is not None and bool(self.file_count)
-        return {
-            "id": self.id, "status": self.status, "reason": self.reason[:REASON_CHARACTERS_MAX],
-            "attempts": self.attempts, "root": root if has_output else None,
-            "prefix": f"/{self.id}" if has_output else "", "size": self.size, "file_count": self.file_count,
-            "stats": self.stats, "seconds_ago": round(time.monotonic() - self.began, 4),
+        """As the server is told; ``root`` holds the outputs of all. What is as it would be taken to be is left out: there may be
+        many of these."""
+        told: dict[str, Any] = {
+            "id": self.id, "status": self.status, "attempts": self.attempts, "stats": self.stats,
+            "seconds_ago": round(time.monotonic() - self.began, 4),
         }  # fmt: skip
+        if self.reason:
+            told["reason"] = self.reason[:REASON_CHARACTERS_MAX]
+        if self.file_count:
+            told |= {"size": self.size, "file_count": self.file_count}
+            if root is not None:
+                told |= {"root": root, "prefix": f"/{self.id}"}
+        return told
 
 
 @dataclass(kw_only=True)
@@ -253,8 +258,9 @@ class Results:
         seconds = time.monotonic() - started
         total = sum(result.size for result in results) or 1
         for result in results:
-            result.stats["upload_seconds"] = round(seconds * result.size / total, 4)
-            result.stats["upload_bytes"] = result.size
+            if result.size:
+                result.stats["upload_seconds"] = round(seconds * result.size / total, 4)
+                result.stats["upload_bytes"] = result.size
         current = self.current
         body = {
             "token": self._context.task.token, "results": [result.told(root) for result in results],
@@ -328,5 +334,6 @@ def _alone(batch: _Batch, result: Result) -> _Batch:
 
 
 def stats_of(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Rounded, for a row."""
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in parts.items()}
+    """Rounded, for a row, without what is nothing."""
+    rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in parts.items()}
+    return {name: value for name, value in rounded.items() if value or name == "exit_code"}
