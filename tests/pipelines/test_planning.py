@@ -415,6 +415,27 @@ def test_sets_of_a_part_of_a_plan(wanted: dict[str, int] | None, before: int, nu
     assert set_numbers(given, datums, first=7, before=before) == numbers
 
 
+@pytest.mark.parametrize(
+    ("before", "expected", "numbers"),
+    [(0, 16, [0, 0, 0, 0, 1, 1, 1, 1]), (0, 4, [0, 0, 1, 1, 2, 2, 3, 3]), (8, 32, [0, 0, 0, 0, 0, 0, 0, 0])],
+)
+def test_sets_where_it_is_known_how_many_datums_come(before: int, expected: int, numbers: list[int]) -> None:
+    given = {"datum_set_spec": None, "parallelism_spec": {"constant": 1}}
+    datums = [NewDatum(str(n), str(n), [], {}, {}) for n in range(8)]
+    assert set_numbers(given, datums, first=0, before=before, expected=expected) == numbers
+
+
+def test_beside_a_base_the_first_part_knows_how_many_datums_come(
+    three: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trunkline.pipelines.runner.FIRST_ROWS", 4)
+    three.set_spec("edges", datum_set_spec=None)
+    three.put("images@master", TWELVE)
+    sizes = [len(payload["datums"]) for _, payload in three.claim("edges")]
+    assert sizes[0] == 3  # a fourth of twelve
+    assert sum(sizes) == 12
+
+
 # --- looking ---
 
 

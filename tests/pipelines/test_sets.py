@@ -37,7 +37,7 @@ def statuses(world: World, commit: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("given", "workers", "datums", "size"),
     [
-        (None, 1, 3, 1), (None, 2, 100, 13), (None, 1, 100_000, 500), ({"number": 7}, 2, 100, 7),
+        (None, 1, 3, 1), (None, 2, 100, 13), (None, 1, 100_000, 1000), ({"number": 7}, 2, 100, 7),
         ({"per_worker": 1}, 2, 100, 50), ({"number": 0, "per_worker": 0}, 1, 8, 2),
     ],
 )  # fmt: skip

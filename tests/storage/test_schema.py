@@ -20,9 +20,13 @@ def _columns(path: Path) -> dict[str, set[str]]:
     engine = sa.create_engine(f"sqlite:///{path}")
     inspector = sa.inspect(engine)
     found = {name: {c["name"] for c in inspector.get_columns(name)} for name in inspector.get_table_names()}
-    for name in list(found):
-        found[f"indexes of {name}"] = {str(index["name"]) for index in inspector.get_indexes(name)}
     engine.dispose()
+    with sqlite3.connect(path) as connection:  # (the inspector does not show those over expressions)
+        for name, table in connection.execute(
+            "SELECT name, tbl_name FROM sqlite_master WHERE type = 'index'"
+        ):
+            found.setdefault(f"indexes of {table}", set()).add(name)
+    connection.close()
     return found
 
 

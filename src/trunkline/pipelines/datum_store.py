@@ -12,9 +12,9 @@ from sqlalchemy.engine import Connection, Row
 from trunkline.core.ids import TreeHash
 from trunkline.core.status import Status
 from trunkline.pipelines.model import Datum, DatumInput, JobInput
-from trunkline.pipelines.results import Result, known_results
+from trunkline.pipelines.results import UNFILED, Result, known_results
 from trunkline.storage.db.many import Many
-from trunkline.storage.db.schema import datums, jobs, pipelines
+from trunkline.storage.db.schema import SHORT_ID, SHORT_ID_CHARACTERS, datums, jobs, pipelines
 from trunkline.versioning.model import TreePart
 from trunkline.versioning.roots import RootSource
 
@@ -23,6 +23,8 @@ T = TypeVar("T")
 PARAMETERS_MAX = 500
 """Values in one IN list: far below what any database allows."""
 ROWS_PER_FETCH = 2000
+MANY = 100
+"""Of a set, which has a thousand datums at most."""
 OPEN = (Status.QUEUED, Status.RUNNING)
 UNDONE = (Status.RECOVERED, Status.QUARANTINED)
 """What a job that succeeded may have left to the next one."""
@@ -85,11 +87,11 @@ def insert(
         value = _new_row(job_pk, row)
         if row.is_removed:
             removed += 1
-            value |= {"status": Status.REMOVED, "finished_at": now}
+            value |= {"status": Status.REMOVED, "finished_at": now, "filed_at": now}
         elif row.identity in known:
             cached += 1
             value |= _output(known[row.identity]) | {
-                "status": Status.SKIPPED, "finished_at": now,
+                "status": Status.SKIPPED, "finished_at": now, "filed_at": now,
                 "why": {**row.why, "kind": "cached", "was": row.why["kind"], "from": known[row.identity].job_id},
             }  # fmt: skip
         else:
@@ -136,6 +138,7 @@ def _new_row(job_pk: int, row: NewDatum) -> dict[str, Any]:
     return _fresh_row(job_pk, row, None, None) | {
         "waits": False, "status": Status.QUEUED, "output_root": None, "output_prefix": "", "size": 0,
         "file_count": 0, "attempts": 0, "reason": "", "stats": {}, "started_at": None, "finished_at": None,
+        "filed_at": None,
     }  # fmt: skip
 
 
@@ -154,7 +157,7 @@ def _in_flight(connection: Connection, pipeline_id: int, job_pk: int, identities
             sa.select(datums.c.identity)
             .join(jobs, jobs.c.pk == datums.c.job_pk)
             .where(
-                datums.c.identity.in_(part), datums.c.status.in_(OPEN), datums.c.waits.is_(False),
+                datums.c.identity.in_(part), UNFILED, datums.c.status.in_(OPEN), datums.c.waits.is_(False),
                 datums.c.job_pk != job_pk, jobs.c.pipeline_id == pipeline_id, jobs.c.status == Status.RUNNING,
             )
         )  # fmt: skip
@@ -180,11 +183,17 @@ class Ended(NamedTuple):
     output: Result | None
     stats: dict[str, Any]
     started_at: float
-    why: dict[str, Any] | None = None
 
 
-def open_among(connection: Connection, job_pk: int, ids: Iterable[str]) -> dict[str, str]:
-    """Identities by ID, of those that have not ended."""
+def open_among(
+    connection: Connection, job_pk: int, ids: Collection[str], set_no: int | None = None
+) -> dict[str, str]:
+    """Identities by ID, of those that have not ended. ``set_no``: the set that they are in, if they are in one."""
+    if (
+        set_no is not None and len(ids) >= MANY
+    ):  # to go through a set is quicker than to look for many by their IDs
+        rows = connection.execute(_OPEN_IN_SET, {"in_job": job_pk, "in_set": set_no})
+        return {row[0]: row[1] for row in rows if row[0] in ids}
     found: dict[str, str] = {}
     for part in parts(ids):
         rows = connection.execute(
@@ -196,18 +205,25 @@ def open_among(connection: Connection, job_pk: int, ids: Iterable[str]) -> dict[
     return found
 
 
+_OPEN_IN_SET = sa.select(datums.c.id, datums.c.identity).where(
+    datums.c.job_pk == sa.bindparam("in_job"), datums.c.set_no == sa.bindparam("in_set"), datums.c.status.in_(OPEN)
+)  # fmt: skip
+
+
 def end(connection: Connection, job_pk: int, ended: Sequence[Ended], now: float) -> None:
     """Write the ends of datums that ``open_among`` has found in the same transaction."""
     if not ended:
         return
-    rows = [
-        {
-            "job": job_pk, "this": one.id, "now": now, "new_status": one.status, "new_attempts": one.attempts,
-            "new_reason": one.reason, "new_stats": one.stats, "new_started_at": one.started_at,
-            **{f"new_{name}": value for name, value in _output(one.output or _NOTHING).items()},
-        }
-        for one in ended
-    ]  # fmt: skip
+    rows = []
+    for this, status, attempts, reason, output, stats, started_at in ended:
+        root, prefix, size, file_count, _ = output or _NOTHING
+        rows.append(
+            {
+                "job": job_pk, "this": this, "now": now, "new_status": status, "new_attempts": attempts,
+                "new_reason": reason, "new_stats": stats, "new_started_at": started_at, "new_output_root": root,
+                "new_output_prefix": prefix, "new_size": size, "new_file_count": file_count,
+            }
+        )  # fmt: skip
     _END(connection, rows)
 
 
@@ -250,7 +266,7 @@ def reopen(connection: Connection, job_pk: int, ids: Sequence[str]) -> dict[Stat
         connection.execute(
             sa.update(datums).where(*where).values(
                 status=Status.QUEUED, waits=False, attempts=0, reason="", output_root=None, output_prefix="", size=0,
-                file_count=0, stats={}, started_at=None, finished_at=None,
+                file_count=0, stats={}, started_at=None, finished_at=None, filed_at=None,
             )
         )  # fmt: skip
     return counts
@@ -374,20 +390,28 @@ def latest(
     """The rows that jobs of a pipeline up to a certain one have of each datum, newest first; of jobs that succeeded."""
     found: dict[str, list[Row[Any]]] = {}
     for part in parts(ids):
+        # Whether the job counts is asked in an expression of its own: a join would begin with all the jobs of the pipeline.
+        job_id = (
+            sa.select(jobs.c.id)
+            .where(
+                jobs.c.pk == datums.c.job_pk, jobs.c.pipeline_id == pipeline_id, jobs.c.status == Status.SUCCEEDED
+            )
+            .scalar_subquery()
+        )  # fmt: skip
         rows: Iterable[Row[Any]] = connection.execute(
             sa.select(
                 datums.c.id, datums.c.identity, datums.c.status, datums.c.files, datums.c.output_root,
-                datums.c.output_prefix, datums.c.size, datums.c.file_count, datums.c.why, jobs.c.id.label("job_id"),
+                datums.c.output_prefix, datums.c.size, datums.c.file_count, datums.c.why, job_id.label("job_id"),
             )
-            .join(jobs, jobs.c.pk == datums.c.job_pk)
             .where(
-                datums.c.id.in_(part), jobs.c.pipeline_id == pipeline_id, jobs.c.pk <= up_to,
-                jobs.c.status == Status.SUCCEEDED,
+                SHORT_ID.in_([one[:SHORT_ID_CHARACTERS] for one in part]), datums.c.id.in_(part),
+                datums.c.job_pk <= up_to,
             )
-            .order_by(jobs.c.pk.desc())
+            .order_by(datums.c.job_pk.desc())
         )  # fmt: skip
         for row in rows:
-            found.setdefault(row.id, []).append(row)
+            if row.job_id is not None:
+                found.setdefault(row.id, []).append(row)
     return found
 
 
@@ -456,7 +480,15 @@ def _datum_label(row: Row[Any]) -> str:
 
 _KEYS = (pipelines.c.project, pipelines.c.name, datums.c.id, jobs.c.id)
 ROOTS = (
-    RootSource(column=datums.c.output_root, keys=_KEYS, join=(jobs, pipelines), label=_datum_label),
+    RootSource(
+        column=datums.c.output_root,
+        keys=_KEYS,
+        join=(jobs, pipelines),
+        label=_datum_label,
+        replaced={
+            "filed_at": sa.func.coalesce(datums.c.filed_at, datums.c.finished_at)
+        },  # no result any more
+    ),
     RootSource(
         column=datums.c.old_root,
         keys=_KEYS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ IssueToken = Callable[[str, str, float | None], str]
 """``(scope, subject, seconds it lives)`` -> token; the access service's ``issue``."""
 
 RETRY_SECONDS = 0.5
+SETS_PER_FILING = 5
+"""Whose results are filed together; their index would otherwise be written anew with each set."""
 TOKENS_KEPT_MAX = 64
 TOKEN_SECONDS = 30 * 24 * 3600.0
 """Longer than any job; the composition root ends a token with its job."""
@@ -193,7 +196,7 @@ class DatumSets:
             self._remember_late(connection, row, results)
             return False
         if results:
-            self._apply(connection, row, results)
+            self._apply(connection, row, results, task.payload["set"])
         if current is not None or results:
             set_store.mark_running(connection, job_pk, task.payload["set"], current, self._clock.now())
         return True
@@ -207,6 +210,8 @@ class DatumSets:
             return None
         rows = set_store.open_in_set(connection, job_pk, number)
         if not rows:
+            first = number - number % SETS_PER_FILING
+            results.file(connection, job_pk, self._clock.now(), range(first, first + SETS_PER_FILING))
             return None
         set_store.mark_running(connection, job_pk, number, None, self._clock.now())
         if (pipeline := self._service_of(connection, row)) is not None:
@@ -274,17 +279,22 @@ class DatumSets:
 
     # --- results ---
 
-    def _apply(self, connection: Connection, row: JobRow, told: Iterable[Mapping[str, Any]]) -> None:
+    def _apply(
+        self,
+        connection: Connection,
+        row: JobRow,
+        told: Iterable[Mapping[str, Any]],
+        set_no: int | None = None,
+    ) -> None:
         now = self._clock.now()
         by_id = {one["id"]: one for one in told}
-        identities = datum_store.open_among(connection, row.pk, by_id)
+        identities = datum_store.open_among(connection, row.pk, by_id, set_no)
         failed_is = self._meaning_of_failure(connection, row, by_id.values())
         ended = [_ended(by_id[one], row, failed_is, now) for one in identities]
         if not ended:
             return
         datum_store.end(connection, row.pk, ended, now)
         succeeded = [(identities[one.id], one.output) for one in ended if one.output is not None]
-        results.remember(connection, succeeded, now)
         self._count(connection, row, ended)
         self._pass_on(connection, row, dict(succeeded), identities.values(), now)
 
@@ -298,12 +308,9 @@ class DatumSets:
         return Status.QUARANTINED if set_aside else Status.FAILED
 
     def _count(self, connection: Connection, row: JobRow, ended: Sequence[Ended]) -> None:
-        counts: dict[str, int] = {}
+        counts = Counter(COUNTERS[one.status] for one in ended)
         stats = dict(row.job.stats)
-        for one in ended:
-            name = COUNTERS[one.status]
-            counts[name] = counts.get(name, 0) + 1
-            add_stats(stats, one.stats)
+        add_stats(stats, [one.stats for one in ended])
         updated = store.count(connection, row.pk, counts, stats)
         if updated is not None and updated.job.phase == store.PROCESSING:
             self._steps.finish_if_complete(connection, updated)
@@ -349,25 +356,23 @@ def _result(told: Mapping[str, Any], row: JobRow) -> Result:
 
 
 def _ended(told: Mapping[str, Any], row: JobRow, failed_is: Status, now: float) -> Ended:
-    status = failed_is if told["status"] == Status.FAILED else Status(told["status"])
-    stats = dict(told["stats"])
-    seconds = told.get("seconds_ago") or 0.0
+    started_at = now - (told.get("seconds_ago") or 0.0)
     reason = str(told.get("reason", ""))[:REASON_CHARACTERS_MAX]
-    if status != Status.SUCCEEDED and not reason:
-        reason = "it failed without saying why"
-    return Ended(
-        id=told["id"], status=status, attempts=told.get("attempts", 1), reason=reason,
-        output=_result(told, row) if status == Status.SUCCEEDED else None, stats=stats, started_at=now - seconds,
-    )  # fmt: skip
+    attempts, stats = told.get("attempts", 1), told["stats"]
+    if told["status"] == Status.SUCCEEDED:
+        return Ended(told["id"], Status.SUCCEEDED, attempts, reason, _result(told, row), stats, started_at)
+    status = failed_is if told["status"] == Status.FAILED else Status(told["status"])
+    reason = reason or "it failed without saying why"
+    return Ended(told["id"], status, attempts, reason, None, stats, started_at)
 
 
-def add_stats(sums: dict[str, float], stats: Mapping[str, Any]) -> None:
-    """What one datum took, to the sums of its job."""
+def add_stats(sums: dict[str, float], stats: Sequence[Mapping[str, Any]]) -> None:
+    """What datums took, to the sums of their job."""
     for name in SUMMED:
-        if value := stats.get(name):
+        if value := sum([one[name] or 0 for one in stats if name in one]):
             sums[name] = sums.get(name, 0) + value
     for name in GREATEST:
-        if value := stats.get(name):
+        if value := max([one[name] or 0 for one in stats if name in one], default=0):
             sums[name] = max(sums.get(name, 0), value)
 
 

@@ -19,7 +19,7 @@ from trunkline.core.status import Status
 from trunkline.errors import ConflictError, CorruptionError, InvalidInputError, NotFoundError
 from trunkline.jobs.model import CONTROL_QUEUE, SLOW_QUEUE, Done, Outcome, Task
 from trunkline.jobs.service import JobsService
-from trunkline.pipelines import datum_store, set_store, store
+from trunkline.pipelines import datum_store, results, set_store, store
 from trunkline.pipelines.keys import (
     DATUM_SET,
     EGRESS_JOB,
@@ -234,6 +234,7 @@ class Finishing:
         project, pipeline = row.job.project, row.job.pipeline
         row = store.get_job_by_pk(connection, row.pk) or row  # it may have begun since it was read
         datum_store.cancel_open(connection, row.pk, self._clock.now())
+        results.file(connection, row.pk, self._clock.now())
         self._queue.drop(connection, DATUM_SET, f"{job_key(row)}/", stop=not row.is_complete)
         self._queue.drop(connection, JOB_TIMEOUT, job_key(row))
         self._queue.drop(connection, EGRESS_JOB, job_key(row), stop=False)

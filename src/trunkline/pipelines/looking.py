@@ -267,7 +267,7 @@ def cost_of(found: Sequence[Job], now: float) -> Cost:
     """What jobs took together."""
     sums: dict[str, float] = {}
     for job in found:
-        add_stats(sums, job.stats)
+        add_stats(sums, [job.stats])
     starts = [job.started_at for job in found if job.started_at is not None]
     ends = [job.finished_at or now for job in found if job.started_at is not None]
     datums = sum(job.processed + job.failed + job.recovered + job.quarantined for job in found)

@@ -56,6 +56,8 @@ class Plan:
     rows: Iterable[NewDatum]
     total: int | None
     """Of all datums; None: there is a row for each."""
+    rows_expected: int
+    """No more rows than that, where it is known before they are made; else 0."""
     has_results: bool
     """Whether results of earlier jobs may be used."""
 
@@ -130,17 +132,17 @@ class Planner:
         base_root = self._exact_root(base) if base is not None and base.job.total else None
         if base is not None and base_root is not None:
             try:
-                rows, total = self._delta(pipeline_id or 0, spec_input, digest, base, sources)
+                rows, count, total = self._delta(pipeline_id or 0, spec_input, digest, base, sources)
                 return Plan(
-                    inputs=sources, code=version, base=base, base_root=base_root, rows=rows, total=total,
-                    has_results=has_results,
+                    inputs=sources, code=version, base=base, base_root=base_root, rows=rows, rows_expected=count,
+                    total=total, has_results=has_results,
                 )  # fmt: skip
             except Inexact:
                 pass
         rows_of_all = self._all(pipeline, pipeline_id, before, digest, code, sources)
         return Plan(
-            inputs=sources, code=version, base=None, base_root=None, rows=rows_of_all, total=None,
-            has_results=has_results,
+            inputs=sources, code=version, base=None, base_root=None, rows=rows_of_all, rows_expected=0,
+            total=None, has_results=has_results,
         )  # fmt: skip
 
     def _exact_root(self, base: JobRow) -> TreeHash | None:
@@ -163,7 +165,8 @@ class Planner:
         digest: str,
         base: JobRow,
         sources: list[JobInput],
-    ) -> tuple[Iterator[NewDatum], int]:
+    ) -> tuple[Iterator[NewDatum], int, int]:
+        """The rows, how many they are at most, and how many datums there are in all."""
         old, new = list(base.job.inputs), sources
         differ = _Differ(self._versioning, old, new)
         removed, added = inputs.changes(spec_input, self.matches(old), self.matches(new), differ)
@@ -201,7 +204,7 @@ class Planner:
                     why = {"kind": "again", "was": row.status, "from": base.job.id}
                     yield NewDatum(id=one, identity=row.identity, files=row.files, env=row.env, why=why)
 
-        return rows(), total
+        return rows(), len(came.keys() | undone.keys()), total
 
     def _all(
         self,
@@ -351,8 +354,8 @@ def _match(info: FileInfo) -> Match:
     return Match(info.path, info.hash, info.size, info.groups or ())
 
 
-def _match_of(info: FileInfo | None, glob: Glob) -> Match | None:
-    return None if info is None else Match(info.path, info.hash, info.size, glob.match(info.path) or ())
+def _match_of(info: FileInfo | None, captures: tuple[str, ...]) -> Match | None:
+    return None if info is None else Match(info.path, info.hash, info.size, captures)
 
 
 def _outputs_before(
@@ -422,25 +425,26 @@ class _Differ:
         glob = Glob(leaf.glob)
         before, after = self._looker(old, glob), self._looker(new, glob)
         pairs: list[Pair] = []
-        candidates = self._candidates(old, new, glob)
-        for path in sorted(candidates):
-            entry = candidates[path]
+        for path, (entry, captures) in sorted(self._candidates(old, new, glob).items()):
             if entry is None:
                 pairs += _pairs(before(path), after(path))
             else:
-                pairs += _pairs(*(_match_of(info, glob) for info in (entry.old, entry.new)))
+                pairs += _pairs(_match_of(entry.old, captures), _match_of(entry.new, captures))
         return sorted(pairs, key=lambda pair: (pair[0] or pair[1] or Match("", "", 0)).path)
 
-    def _candidates(self, old: str, new: str, glob: Glob) -> dict[str, DiffEntry | None]:
-        """The paths that may match, at or above a file that differs; with what is there, where it is no more than that file."""
+    def _candidates(
+        self, old: str, new: str, glob: Glob
+    ) -> dict[str, tuple[DiffEntry | None, tuple[str, ...]]]:
+        """The paths that match, at or above a file that differs, with what the glob captures; and with what is there, where it is
+        no more than that file."""
         empty = TreeHash(EMPTY_ROOT.hex())
         start = glob.literal_prefix.rpartition("/")[0] or "/"
-        found: dict[str, DiffEntry | None] = {}
+        found: dict[str, tuple[DiffEntry | None, tuple[str, ...]]] = {}
         for entry in self._versioning.diff(TreeHash(old or empty), TreeHash(new or empty), start):
             info = entry.new or entry.old
             assert info is not None, "one of them is there"
-            for path in _at_or_above(info.path, glob):
-                found[path] = entry if path == info.path and path not in found else None
+            for path, captures in _at_or_above(info.path, glob):
+                found[path] = (entry if path == info.path and path not in found else None, captures)
         return found
 
     def _looker(self, root: str, glob: Glob) -> Callable[[str], Match | None]:
@@ -456,16 +460,17 @@ class _Differ:
         return look
 
 
-def _at_or_above(path: str, glob: Glob) -> Iterator[str]:
+def _at_or_above(path: str, glob: Glob) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """What matches of a path and the directories above it, with what the glob captures."""
     parts = path.split("/")[1:]
     if glob.depth == 0:
-        yield "/"
+        yield "/", ()
         return
     depths = range(1, len(parts) + 1) if glob.depth is None else [glob.depth]
     for depth in depths:
         candidate = "/" + "/".join(parts[:depth])
-        if depth <= len(parts) and glob.match(candidate) is not None:
-            yield candidate
+        if depth <= len(parts) and (captures := glob.match(candidate)) is not None:
+            yield candidate, captures
 
 
 def _pairs(old: Match | None, new: Match | None) -> Iterator[Pair]:

@@ -1,4 +1,9 @@
-"""All SQL on ``datum_results``: what datums have made, by identity, whichever job or pipeline they belonged to."""
+"""What datums have made, by identity, whichever job or pipeline they belonged to; and all SQL on ``datum_results``.
+
+What the datums of a running job make stays in their own rows at first, and is *filed* with ``datum_results`` when there is much
+of it, or at the job's end. Identities come in no order: each row that is filed changes a page of its own in the index of all
+results, unless it comes with so many others that they share pages.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,9 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from trunkline.core.status import Status
 from trunkline.storage.db.many import Many
-from trunkline.storage.db.schema import datum_results
+from trunkline.storage.db.schema import datum_results, datums, jobs
 from trunkline.storage.db.upsert import upsert
 from trunkline.versioning.roots import RootSource
 
@@ -32,12 +38,31 @@ def known_results(connection: Connection, identities: Iterable[str]) -> dict[str
     found: dict[str, Result] = {}
     rest = iter(identities)
     while part := list(islice(rest, PARAMETERS_MAX)):
-        rows = connection.execute(sa.select(datum_results).where(datum_results.c.identity.in_(part)))
-        found.update(
-            (row.identity, Result(row.output_root, row.output_prefix, row.size, row.file_count, row.job_id))
-            for row in rows
-        )
+        for query in (_UNFILED_AMONG, _FILED_AMONG):  # of two, the one that was filed
+            for one, *made in connection.execute(query, {"wanted": part}):
+                found[one] = Result(*made)
     return found
+
+
+def file(connection: Connection, job_pk: int, now: float, sets: range | None = None) -> None:
+    """Have what datums of a job have made among the results: of those in the ``sets`` where each has ended, or of all that have
+    ended."""
+    where = [datums.c.job_pk == job_pk, UNFILED]
+    if sets is not None:
+        where.append(datums.c.set_no.between(sets.start, sets.stop - 1))
+        if connection.execute(sa.select(1).where(*where, datums.c.finished_at.is_(None)).limit(1)).first():
+            return
+    else:
+        where.append(datums.c.finished_at.is_not(None))
+    made = (
+        sa.select(*_MADE, sa.literal(now))
+        .select_from(_OF_JOBS)
+        .where(*where, datums.c.status == Status.SUCCEEDED)
+        .order_by(datums.c.identity)
+    )
+    names = [column.name for column in datum_results.columns]
+    connection.execute(upsert(datum_results).from_select(names, made).on_conflict_do_nothing())
+    connection.execute(sa.update(datums).where(*where).values(filed_at=now))
 
 
 def remember(connection: Connection, found: Iterable[tuple[str, Result]], now: float) -> None:
@@ -53,6 +78,21 @@ def remember(connection: Connection, found: Iterable[tuple[str, Result]], now: f
         _REMEMBER(connection, values)
 
 
+UNFILED = datums.c.filed_at.is_(None)
+_OF_JOBS = datums.join(jobs, jobs.c.pk == datums.c.job_pk)
+_MADE = (
+    datums.c.identity, datums.c.output_root, datums.c.output_prefix, datums.c.size, datums.c.file_count, jobs.c.id,
+)  # fmt: skip
+_UNFILED_AMONG = (
+    sa.select(*_MADE)
+    .select_from(_OF_JOBS)
+    .where(
+        datums.c.identity.in_(sa.bindparam("wanted", expanding=True)), UNFILED, datums.c.status == Status.SUCCEEDED
+    )
+)  # fmt: skip
+_FILED_AMONG = sa.select(*[column for column in datum_results.columns if column.name != "created_at"]).where(
+    datum_results.c.identity.in_(sa.bindparam("wanted", expanding=True))
+)
 _REMEMBER = Many(
     upsert(datum_results).on_conflict_do_nothing(), [column.name for column in datum_results.columns]
 )

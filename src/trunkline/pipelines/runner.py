@@ -19,7 +19,7 @@ from trunkline.core.status import Status
 from trunkline.errors import InvalidInputError, NotFoundError
 from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, Outcome, Task
 from trunkline.jobs.queue import Lease
-from trunkline.pipelines import datum_store, store
+from trunkline.pipelines import datum_store, results, store
 from trunkline.pipelines.datum_store import NOTHING, Inserted, NewDatum
 from trunkline.pipelines.finishing import Finishing
 from trunkline.pipelines.keys import DATUM_SET, DATUM_WORKER, JOB_TIMEOUT, job_key, queue_name
@@ -38,7 +38,7 @@ FIRST_ROWS = 500
 """A job with more datums begins with so many while the others are planned."""
 ROWS_PER_WRITE = 2000
 """Rows of those others in one transaction."""
-SET_DATUMS_MAX = 500
+SET_DATUMS_MAX = 1000
 SETS_PER_WORKER = 4
 COUNTED = ("processed", "skipped", "failed", "recovered", "quarantined")
 
@@ -59,12 +59,14 @@ def datums_per_set(spec: Mapping[str, Any], datums: int) -> int:
     return max(1, min(-(-datums // sets), SET_DATUMS_MAX))
 
 
-def set_numbers(spec: Mapping[str, Any], datums: Sequence[NewDatum], *, first: int, before: int) -> list[int]:
+def set_numbers(
+    spec: Mapping[str, Any], datums: Sequence[NewDatum], *, first: int, before: int, expected: int = 0
+) -> list[int]:
     """The set of each of some datums; the sets of a job are numbered from ``first`` on. ``before``: how many datums of this job
-    are in sets already. Their number is not known before all are planned, so the sets of a large job grow."""
+    are in sets already. Where it is not known how many are ``expected`` in all, the sets of a large job grow."""
     wanted = spec.get("datum_set_spec") or {}
     if not wanted.get("size_bytes") or wanted.get("number"):
-        size = datums_per_set(spec, before + len(datums))
+        size = datums_per_set(spec, max(expected, before + len(datums)))
         if not wanted.get("number"):  # each worker gets something of each part
             size = min(size, -(-len(datums) // int(spec["parallelism_spec"]["constant"])) or 1)
         return [first + number // size for number in range(len(datums))]
@@ -243,7 +245,9 @@ class Steps(Finishing):
         assert row is not None, "it was begun, or looked at, in this transaction"
         added = datum_store.insert(
             connection, job_pk=job_pk, pipeline_id=row.pipeline_id, rows=rows, first=done.to_do, now=self._clock.now(),
-            numbers=lambda fresh: set_numbers(pipeline.spec, fresh, first=row.sets, before=done.to_do),
+            numbers=lambda fresh: set_numbers(
+                pipeline.spec, fresh, first=row.sets, before=done.to_do, expected=plan.rows_expected
+            ),
             use_cache=plan.has_results,
         )  # fmt: skip
         if added.sets and not done.sets:
@@ -286,6 +290,7 @@ class Steps(Finishing):
             )  # fmt: skip
             if began:
                 self._queue.forget_all(connection, DATUM_SET, f"{job_key(row)}/")
+                results.file(connection, row.pk, self._clock.now())
                 datum_store.delete_all(connection, row.pk)
                 self.release_waiting(connection, row.pipeline_id)
 

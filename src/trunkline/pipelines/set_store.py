@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.status import Status
 from trunkline.pipelines.datum_store import OPEN, parts
+from trunkline.pipelines.results import UNFILED
 from trunkline.storage.db.schema import datums, jobs
 
 
@@ -92,7 +93,10 @@ def waiting_for(connection: Connection, identities: Iterable[str]) -> list[tuple
     for part in parts(identities):
         rows = connection.execute(
             sa.select(datums.c.job_pk, datums.c.id, datums.c.identity).where(
-                datums.c.identity.in_(part), datums.c.waits.is_(True), datums.c.status == Status.QUEUED
+                datums.c.identity.in_(part),
+                UNFILED,
+                datums.c.waits.is_(True),
+                datums.c.status == Status.QUEUED,
             )
         )
         found.extend((row.job_pk, row.id, row.identity) for row in rows)
@@ -106,8 +110,9 @@ def waiting_in_vain(connection: Connection, pipeline_id: int) -> dict[int, list[
         sa.select(1)
         .select_from(other.join(its_job, its_job.c.pk == other.c.job_pk))
         .where(
-            other.c.identity == datums.c.identity, other.c.status.in_(OPEN), other.c.waits.is_(False),
-            other.c.job_pk != datums.c.job_pk, its_job.c.pipeline_id == pipeline_id, its_job.c.status == Status.RUNNING,
+            other.c.identity == datums.c.identity, other.c.filed_at.is_(None), other.c.status.in_(OPEN),
+            other.c.waits.is_(False), other.c.job_pk != datums.c.job_pk, its_job.c.pipeline_id == pipeline_id,
+            its_job.c.status == Status.RUNNING,
         )
         .exists()
     )  # fmt: skip

@@ -6,8 +6,8 @@ Each domain lists its own columns as ``RootSource`` values in its store; the com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -42,6 +42,8 @@ class RootSource:
     """How the trees lie in the column, where it holds more than one hash."""
     is_cache: bool = False
     """Whether a row may be dropped: what it remembers can be computed again."""
+    replaced: Mapping[str, Any] = field(default_factory=dict)
+    """What else is written to a row whose tree is replaced."""
     sizes: bool = False
     """Whether ``size`` stands beside it (and ``file_count``, if the table has it)."""
 
@@ -69,7 +71,7 @@ class RootSource:
         """Let every row that refers to ``old`` refer to ``new``; returns how many did."""
         if self.read is not None:
             return 0
-        values: dict[str, Any] = {self.column.name: new}
+        values: dict[str, Any] = {self.column.name: new, **self.replaced}
         if self.sizes:
             values["size"] = size
             if "file_count" in self.column.table.c:

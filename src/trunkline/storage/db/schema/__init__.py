@@ -48,6 +48,8 @@ from trunkline.storage.db.schema.models import (
     trials,
 )
 from trunkline.storage.db.schema.work import (
+    SHORT_ID,
+    SHORT_ID_CHARACTERS,
     datum_results,
     datums,
     egress_roots,
@@ -66,6 +68,8 @@ from trunkline.storage.db.schema.work import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "SHORT_ID",
+    "SHORT_ID_CHARACTERS",
     "branch_provenance",
     "branch_triggers",
     "branches",

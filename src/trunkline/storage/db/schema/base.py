@@ -53,10 +53,11 @@ meta = sa.Table(
 
 
 def add_indexes(connection: Connection) -> None:
-    """Those that tables lack, as far as their columns are there: a later migration may add some."""
+    """Those over whole columns that tables lack, as far as the columns are there: a later migration may add some."""
     inspector = sa.inspect(connection)
     for table in metadata.sorted_tables:
         present = {column["name"] for column in inspector.get_columns(table.name)}
         for index in sorted(table.indexes, key=lambda one: str(one.name)):
-            if all(column.name in present for column in index.columns):
-                index.create(connection, checkfirst=True)
+            is_plain = index.columns and index.dialect_options["sqlite"]["where"] is None
+            if is_plain and all(column.name in present for column in index.columns):
+                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))

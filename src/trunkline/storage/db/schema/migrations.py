@@ -11,8 +11,9 @@ from trunkline.errors import UnavailableError
 from trunkline.storage.db.schema.base import add_indexes, meta, metadata
 from trunkline.storage.db.schema.data import branch_provenance
 from trunkline.storage.db.schema.v3 import delta_rows
+from trunkline.storage.db.schema.work import datums
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def _v2(connection: Connection) -> None:
@@ -33,7 +34,19 @@ def _v4(connection: Connection) -> None:
     add_indexes(connection)
 
 
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2, 3: _v3, 4: _v4}
+def _v5(connection: Connection) -> None:
+    """Smaller indexes of datums, which are filed when they have ended."""
+    for name in ("datums_id", "datums_identity"):
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
+    if "filed_at" not in {column["name"] for column in sa.inspect(connection).get_columns("datums")}:
+        column = sa.schema.CreateColumn(datums.c.filed_at).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE datums ADD COLUMN {column}")
+    connection.execute(sa.update(datums).values(filed_at=datums.c.finished_at))
+    for index in datums.indexes:
+        connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+
+
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2, 3: _v3, 4: _v4, 5: _v5}
 """Version -> the step that leads to it from the one before. Steps are never edited once released."""
 
 

@@ -161,6 +161,10 @@ jobs = sa.Table(
     sa.Index("jobs_pipeline", "pipeline_id", "pk"),
     sqlite_autoincrement=True,  # a late word about a deleted job must not meet another one
 )
+SHORT_ID_CHARACTERS = 12
+SHORT_ID = sa.literal_column(f"substr(datums.id, 1, {SHORT_ID_CHARACTERS})", sa.Text)
+"""Of a datum, in the words of the index by which the datums of all jobs are found."""
+_UNFILED = sa.text("filed_at IS NULL")
 datums = sa.Table(  # what differs from the job's base, no more: see decision 0015
     "datums",
     metadata,
@@ -190,9 +194,14 @@ datums = sa.Table(  # what differs from the job's base, no more: see decision 00
     sa.Column("stats", sa.JSON, nullable=False, default=dict),
     time_column("started_at", nullable=True),
     time_column("finished_at", nullable=True),
-    sa.Index("datums_id", "id"),
-    sa.Index("datums_identity", "identity"),
+    time_column(
+        "filed_at", nullable=True
+    ),  # from then on, datum_results has what it made, if it made anything
     sa.Index("datums_set", "job_pk", "set_no"),
+    # Hashes come in no order, so a new row changes a page of its own in each index over them. Hence these two are small: one
+    # has the datums that are not filed, one the beginnings of IDs.
+    sa.Index("datums_unfiled", "identity", sqlite_where=_UNFILED, postgresql_where=_UNFILED),
+    sa.Index("datums_short_id", sa.text(f"substr(id, 1, {SHORT_ID_CHARACTERS})")),
 )
 datum_results = sa.Table(
     "datum_results",
