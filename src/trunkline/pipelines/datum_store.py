@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 from trunkline.core.ids import TreeHash
 from trunkline.core.status import Status
 from trunkline.pipelines.model import Datum, DatumInput, JobInput
-from trunkline.pipelines.results import UNFILED, Result, known_results
+from trunkline.pipelines.results import Result, in_flight, known_results
 from trunkline.storage.db.many import Many
 from trunkline.storage.db.schema import SHORT_ID, SHORT_ID_CHARACTERS, datums, jobs, pipelines
 from trunkline.versioning.model import TreePart
@@ -23,8 +23,6 @@ T = TypeVar("T")
 PARAMETERS_MAX = 500
 """Values in one IN list: far below what any database allows."""
 ROWS_PER_FETCH = 2000
-MANY = 100
-"""Of a set, which has a thousand datums at most."""
 OPEN = (Status.QUEUED, Status.RUNNING)
 UNDONE = (Status.RECOVERED, Status.QUARANTINED)
 """What a job that succeeded may have left to the next one."""
@@ -77,7 +75,7 @@ def insert(
     computes just now wait for it; the others have positions from ``first`` on, and ``numbers`` says which set each is in."""
     wanted = [row.identity for row in rows if not row.is_removed]
     known = known_results(connection, wanted) if use_cache else {}
-    busy = _in_flight(connection, pipeline_id, job_pk, [one for one in wanted if one not in known])
+    busy = in_flight(connection, pipeline_id, job_pk, [one for one in wanted if one not in known])
     waiting = cached = removed = 0
     values, fresh = [], []
     for row in rows:
@@ -149,22 +147,6 @@ def _output(result: Result) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _in_flight(connection: Connection, pipeline_id: int, job_pk: int, identities: Iterable[str]) -> set[str]:
-    """Identities that another job of the pipeline is computing, or is going to."""
-    found: set[str] = set()
-    for part in parts(identities):
-        rows = connection.execute(
-            sa.select(datums.c.identity)
-            .join(jobs, jobs.c.pk == datums.c.job_pk)
-            .where(
-                datums.c.identity.in_(part), UNFILED, datums.c.status.in_(OPEN), datums.c.waits.is_(False),
-                datums.c.job_pk != job_pk, jobs.c.pipeline_id == pipeline_id, jobs.c.status == Status.RUNNING,
-            )
-        )  # fmt: skip
-        found.update(rows.scalars())
-    return found
-
-
 def delete_all(connection: Connection, job_pk: int) -> None:
     """The rows of a plan that was not finished."""
     connection.execute(sa.delete(datums).where(datums.c.job_pk == job_pk))
@@ -185,33 +167,8 @@ class Ended(NamedTuple):
     started_at: float
 
 
-def open_among(
-    connection: Connection, job_pk: int, ids: Collection[str], set_no: int | None = None
-) -> dict[str, str]:
-    """Identities by ID, of those that have not ended. ``set_no``: the set that they are in, if they are in one."""
-    if (
-        set_no is not None and len(ids) >= MANY
-    ):  # to go through a set is quicker than to look for many by their IDs
-        rows = connection.execute(_OPEN_IN_SET, {"in_job": job_pk, "in_set": set_no})
-        return {row[0]: row[1] for row in rows if row[0] in ids}
-    found: dict[str, str] = {}
-    for part in parts(ids):
-        rows = connection.execute(
-            sa.select(datums.c.id, datums.c.identity).where(
-                datums.c.job_pk == job_pk, datums.c.id.in_(part), datums.c.status.in_(OPEN)
-            )
-        )
-        found.update((row.id, row.identity) for row in rows)
-    return found
-
-
-_OPEN_IN_SET = sa.select(datums.c.id, datums.c.identity).where(
-    datums.c.job_pk == sa.bindparam("in_job"), datums.c.set_no == sa.bindparam("in_set"), datums.c.status.in_(OPEN)
-)  # fmt: skip
-
-
 def end(connection: Connection, job_pk: int, ended: Sequence[Ended], now: float) -> None:
-    """Write the ends of datums that ``open_among`` has found in the same transaction."""
+    """Write the ends of datums that ``set_store.open_among`` has found in the same transaction."""
     if not ended:
         return
     rows = []

@@ -288,7 +288,7 @@ class DatumSets:
     ) -> None:
         now = self._clock.now()
         by_id = {one["id"]: one for one in told}
-        identities = datum_store.open_among(connection, row.pk, by_id, set_no)
+        identities = set_store.open_among(connection, row.pk, by_id, set_no)
         failed_is = self._meaning_of_failure(connection, row, by_id.values())
         ended = [_ended(by_id[one], row, failed_is, now) for one in identities]
         if not ended:

@@ -44,6 +44,24 @@ def known_results(connection: Connection, identities: Iterable[str]) -> dict[str
     return found
 
 
+def in_flight(connection: Connection, pipeline_id: int, job_pk: int, identities: Iterable[str]) -> set[str]:
+    """Identities that another job of the pipeline is computing, or is going to."""
+    found: set[str] = set()
+    rest = iter(identities)
+    while part := list(islice(rest, PARAMETERS_MAX)):
+        rows = connection.execute(
+            sa.select(datums.c.identity)
+            .select_from(_OF_JOBS)
+            .where(
+                datums.c.identity.in_(part), UNFILED, datums.c.status.in_((Status.QUEUED, Status.RUNNING)),
+                datums.c.waits.is_(False), datums.c.job_pk != job_pk, jobs.c.pipeline_id == pipeline_id,
+                jobs.c.status == Status.RUNNING,
+            )
+        )  # fmt: skip
+        found.update(rows.scalars())
+    return found
+
+
 def file(connection: Connection, job_pk: int, now: float, sets: range | None = None) -> None:
     """Have what datums of a job have made among the results: of those in the ``sets`` where each has ended, or of all that have
     ended."""

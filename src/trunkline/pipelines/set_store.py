@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,10 +13,31 @@ from trunkline.pipelines.datum_store import OPEN, parts
 from trunkline.pipelines.results import UNFILED
 from trunkline.storage.db.schema import datums, jobs
 
+MANY = 100
+"""So many of a set, which has a thousand datums at most, are found sooner by going through it than by their IDs."""
+
 
 def open_in_set(connection: Connection, job_pk: int, set_no: int) -> list[Row[Any]]:
     """``id, status, attempts`` of the datums of a set that have not ended, in order."""
     return list(connection.execute(_OPEN_IN_SET, {"in_job": job_pk, "in_set": set_no}))
+
+
+def open_among(
+    connection: Connection, job_pk: int, ids: Collection[str], set_no: int | None = None
+) -> dict[str, str]:
+    """Identities by ID, of those that have not ended. ``set_no``: the set that they are in, if they are in one."""
+    if set_no is not None and len(ids) >= MANY:
+        rows = connection.execute(_IDENTITIES_IN_SET, {"in_job": job_pk, "in_set": set_no})
+        return {row[0]: row[1] for row in rows if row[0] in ids}
+    found: dict[str, str] = {}
+    for part in parts(ids):
+        rows = connection.execute(
+            sa.select(datums.c.id, datums.c.identity).where(
+                datums.c.job_pk == job_pk, datums.c.id.in_(part), datums.c.status.in_(OPEN)
+            )
+        )
+        found.update((row.id, row.identity) for row in rows)
+    return found
 
 
 def described(connection: Connection, job_pk: int, set_no: int) -> list[dict[str, Any]]:
@@ -40,6 +61,7 @@ def _open(*columns: sa.Column[Any]) -> sa.Select[Any]:
 _IN_SET = (datums.c.job_pk == sa.bindparam("in_job"), datums.c.set_no == sa.bindparam("in_set"))
 _OPEN_IN_SET = _open(datums.c.id, datums.c.status, datums.c.attempts)
 _DESCRIBED = _open(datums.c.id, datums.c.identity, datums.c.attempts, datums.c.files, datums.c.env)
+_IDENTITIES_IN_SET = _open(datums.c.id, datums.c.identity)
 _FIRST_OPEN = _open(datums.c.id).limit(1)
 _NONE_BUT = (
     sa.update(datums)
