@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from tests.pipelines.conftest import World, lease_of, spec
 from trunkline.core.status import Status
 from trunkline.jobs.model import Report, Task
-from trunkline.pipelines import datum_store, datum_tasks, results
+from trunkline.pipelines import datum_store, datum_tasks, results, set_store
 from trunkline.storage.db.schema import datum_results, datums
+from trunkline.versioning import keepstore
 
 pytestmark = pytest.mark.slow
 
@@ -130,8 +131,78 @@ def test_many_results_of_a_set_at_once(world: World) -> None:
     [(task, payload)] = world.claim("edges")
     told = [world.result(one["id"], {}) for one in payload["datums"]]
     world.tell(task, *told[:120])
-    world.tell(task, *told)  # of the first ones once more
-    world.tell(task, {**told[0], "id": "of nobody"})
+    world.tell(task, *told, {**told[0], "id": "of nobody"})  # of the first ones once more
     world.report(task, Status.SUCCEEDED)
     job = next(iter(world.pipelines.list_jobs("default", "edges")))
     assert (job.status, job.processed) == (Status.SUCCEEDED, 150)
+
+
+def test_a_filed_datum_that_is_restarted_is_in_flight_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datum_tasks, "SETS_PER_FILING", 1)
+    first, *_ = begun(world)
+    succeed(world, *first)
+    assert filed(world) == (2, 4)
+    job, datum = first[1]["job"]["id"], first[1]["datums"][0]
+    world.pipelines.restart_datum("default", "edges", job, datum=datum["id"])
+    assert filed(world) == (2, 5)
+    row = world.row("edges", job)
+    with world.db.read() as connection:
+        assert results.in_flight(connection, row.pipeline_id, 0, [datum["identity"]]) == {datum["identity"]}
+        assert results.in_flight(connection, row.pipeline_id, row.pk, [datum["identity"]]) == set()
+        assert results.in_flight(connection, row.pipeline_id + 1, 0, [datum["identity"]]) == set()
+
+
+def test_a_damaged_tree_is_no_result_any_more(world: World) -> None:
+    """As ``fsck --repair`` does it."""
+    first, *others = begun(world)
+    succeed(world, *first)
+    with world.db.write() as connection:
+        roots = {root.root for root in datum_store.ROOTS[0].roots(connection)}
+        assert [keepstore.drop_cached(connection, datum_store.ROOTS[0], root) for root in roots] == [0] * len(
+            roots
+        )
+    assert known(world) == {}
+    for one in others:
+        succeed(world, *one)
+    assert filed(world) == (4, 0)
+    assert len(known(world)) == 4
+
+
+def test_the_least_that_a_worker_may_say(world: World) -> None:
+    [(task, payload), *_] = begun(world)
+    datum = payload["datums"][0]["id"]
+    world.tell(task, {"id": datum, "status": "succeeded"})
+    shown = world.pipelines.inspect_datum("default", "edges", payload["job"]["id"], datum)
+    assert (shown.status, shown.attempts, shown.output_root, shown.stats) == (Status.SUCCEEDED, 1, None, {})
+    other = payload["datums"][1]["id"]
+    world.tell(task, {"id": other, "status": "succeeded", "stats": {"download_bytes": 1}})
+    shown = world.pipelines.inspect_datum("default", "edges", payload["job"]["id"], other)
+    assert (shown.stats["download_bytes"], shown.stats["upload_bytes"], shown.stats["oom"]) == (1, 0, False)
+
+
+def test_hashes_are_looked_up_in_the_small_indexes(world: World) -> None:
+    """Not by going through the datums of all jobs of the pipeline."""
+    if not world.db.is_sqlite:
+        pytest.skip("another database plans by what its tables hold")
+    begun(world)
+    asked: list[tuple[str, Any]] = []
+
+    def listen(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
+        asked.append((sql, values))
+
+    with world.db.read() as connection:
+        sa.event.listen(connection, "before_cursor_execute", listen)
+        results.in_flight(connection, 1, 1, ["a", "b"])
+        results.known_results(connection, ["a", "b"])
+        set_store.waiting_for(connection, ["a", "b"])
+        datum_store.latest(connection, 1, 1, ["a" * 64, "b" * 64])
+        sa.event.remove(connection, "before_cursor_execute", listen)
+        plans = [
+            [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
+            for sql, values in asked
+            if sql.startswith("SELECT") and "datums" in sql
+        ]
+    wanted = ["datums_unfiled", "datums_unfiled", "datums_unfiled", "datums_short_id"]
+    assert [plan[0].split()[4] for plan in plans] == wanted, plans

@@ -45,6 +45,28 @@ def test_an_older_database_gets_the_present_tables(version: int, tmp_path: Path)
     assert found == [(str(schema.SCHEMA_VERSION),)]
 
 
+def test_datums_of_version_4_that_have_ended_count_as_filed(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    connection = sqlite3.connect(path)
+    connection.executescript((FIXTURES / "schema-v4.sql").read_text())
+    connection.executescript(
+        "INSERT INTO pipelines (id, project, name, version, state, created_at) VALUES (1, 'default', 'p', 1, 'running', 0);"
+        "INSERT INTO jobs (pk, id, pipeline_id, version, status, phase, reason, inputs, total, processed, skipped, failed, "
+        "recovered, stats, created_at) "
+        "VALUES (1, 'one', 1, 1, 'running', 'processing', '', '[]', 2, 1, 0, 0, 0, '{}', 0);"
+        "INSERT INTO datums (job_pk, id, identity, waits, status, attempts, reason, stats, finished_at) VALUES "
+        "(1, 'd1', 'i1', 0, 'succeeded', 1, '', '{}', 5), (1, 'd2', 'i2', 0, 'queued', 0, '', '{}', NULL);"
+    )
+    connection.close()
+    Database(f"sqlite:///{path}").close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT id, filed_at FROM datums ORDER BY id").fetchall() == [
+        ("d1", 5),
+        ("d2", None),
+    ]
+    connection.close()
+
+
 def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     Database(f"sqlite:///{path}").close()

@@ -24,6 +24,11 @@ PARAMETERS_MAX = 500
 """Values in one IN list: far below what any database allows."""
 ROWS_PER_FETCH = 2000
 OPEN = (Status.QUEUED, Status.RUNNING)
+NO_STATS: dict[str, Any] = {
+    "download_seconds": 0.0, "process_seconds": 0.0, "upload_seconds": 0.0, "cpu_seconds": 0.0, "download_bytes": 0,
+    "upload_bytes": 0, "memory_bytes": 0, "exit_code": None, "oom": False,
+}  # fmt: skip
+"""What is not stored of a datum that was computed, since it is nothing."""
 UNDONE = (Status.RECOVERED, Status.QUARANTINED)
 """What a job that succeeded may have left to the next one."""
 
@@ -204,7 +209,7 @@ def cancel_open(connection: Connection, job_pk: int, now: float) -> None:
     connection.execute(
         sa.update(datums)
         .where(datums.c.job_pk == job_pk, datums.c.status.in_(OPEN))
-        .values(status=Status.CANCELLED, waits=False, finished_at=now)
+        .values(status=Status.CANCELLED, waits=False, finished_at=now, filed_at=now)
     )
     connection.execute(
         sa.update(datums)
@@ -412,7 +417,7 @@ def datum_of(row: Row[Any], inputs: Sequence[JobInput]) -> Datum:
         id=row.id, identity=row.identity, status=Status(row.status), inputs=seen_files(row.files, inputs),
         output_root=TreeHash(row.output_root) if row.output_root else None, output_prefix=row.output_prefix,
         size=row.size, file_count=row.file_count, attempts=row.attempts, reason=row.reason, why=row.why,
-        stats=row.stats, started_at=row.started_at, finished_at=row.finished_at,
+        stats=NO_STATS | row.stats if row.stats else {}, started_at=row.started_at, finished_at=row.finished_at,
         job=row.why.get("from", "") if row.why.get("kind") == "cached" else "",
     )  # fmt: skip
 
@@ -442,7 +447,7 @@ ROOTS = (
         keys=_KEYS,
         join=(jobs, pipelines),
         label=_datum_label,
-        replaced={
+        when_changed={
             "filed_at": sa.func.coalesce(datums.c.filed_at, datums.c.finished_at)
         },  # no result any more
     ),

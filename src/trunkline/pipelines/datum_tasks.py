@@ -36,7 +36,7 @@ IssueToken = Callable[[str, str, float | None], str]
 
 RETRY_SECONDS = 0.5
 SETS_PER_FILING = 5
-"""Whose results are filed together; their index would otherwise be written anew with each set."""
+"""Whose results are filed together, when the last of them is given back; what is left is filed at the job's end."""
 TOKENS_KEPT_MAX = 64
 TOKEN_SECONDS = 30 * 24 * 3600.0
 """Longer than any job; the composition root ends a token with its job."""
@@ -211,7 +211,7 @@ class DatumSets:
         rows = set_store.open_in_set(connection, job_pk, number)
         if not rows:
             first = number - number % SETS_PER_FILING
-            results.file(connection, job_pk, self._clock.now(), range(first, first + SETS_PER_FILING))
+            results.file_results(connection, job_pk, self._clock.now(), range(first, first + SETS_PER_FILING))
             return None
         set_store.mark_running(connection, job_pk, number, None, self._clock.now())
         if (pipeline := self._service_of(connection, row)) is not None:
@@ -358,7 +358,7 @@ def _result(told: Mapping[str, Any], row: JobRow) -> Result:
 def _ended(told: Mapping[str, Any], row: JobRow, failed_is: Status, now: float) -> Ended:
     started_at = now - (told.get("seconds_ago") or 0.0)
     reason = str(told.get("reason", ""))[:REASON_CHARACTERS_MAX]
-    attempts, stats = told.get("attempts", 1), told["stats"]
+    attempts, stats = told.get("attempts", 1), told.get("stats") or {}
     if told["status"] == Status.SUCCEEDED:
         return Ended(told["id"], Status.SUCCEEDED, attempts, reason, _result(told, row), stats, started_at)
     status = failed_is if told["status"] == Status.FAILED else Status(told["status"])

@@ -234,7 +234,7 @@ class Finishing:
         project, pipeline = row.job.project, row.job.pipeline
         row = store.get_job_by_pk(connection, row.pk) or row  # it may have begun since it was read
         datum_store.cancel_open(connection, row.pk, self._clock.now())
-        results.file(connection, row.pk, self._clock.now())
+        results.file_results(connection, row.pk, self._clock.now())
         self._queue.drop(connection, DATUM_SET, f"{job_key(row)}/", stop=not row.is_complete)
         self._queue.drop(connection, JOB_TIMEOUT, job_key(row))
         self._queue.drop(connection, EGRESS_JOB, job_key(row), stop=False)

@@ -56,8 +56,8 @@ class Plan:
     rows: Iterable[NewDatum]
     total: int | None
     """Of all datums; None: there is a row for each."""
-    rows_expected: int
-    """No more rows than that, where it is known before they are made; else 0."""
+    datums_expected: int | None
+    """At most so many datums have rows; None: it is not known before these are made."""
     has_results: bool
     """Whether results of earlier jobs may be used."""
 
@@ -134,14 +134,14 @@ class Planner:
             try:
                 rows, count, total = self._delta(pipeline_id or 0, spec_input, digest, base, sources)
                 return Plan(
-                    inputs=sources, code=version, base=base, base_root=base_root, rows=rows, rows_expected=count,
+                    inputs=sources, code=version, base=base, base_root=base_root, rows=rows, datums_expected=count,
                     total=total, has_results=has_results,
                 )  # fmt: skip
             except Inexact:
                 pass
         rows_of_all = self._all(pipeline, pipeline_id, before, digest, code, sources)
         return Plan(
-            inputs=sources, code=version, base=None, base_root=None, rows=rows_of_all, rows_expected=0,
+            inputs=sources, code=version, base=None, base_root=None, rows=rows_of_all, datums_expected=None,
             total=None, has_results=has_results,
         )  # fmt: skip
 
@@ -166,7 +166,7 @@ class Planner:
         base: JobRow,
         sources: list[JobInput],
     ) -> tuple[Iterator[NewDatum], int, int]:
-        """The rows, how many they are at most, and how many datums there are in all."""
+        """The rows, of how many datums they are at most (besides those that are gone), and how many datums there are in all."""
         old, new = list(base.job.inputs), sources
         differ = _Differ(self._versioning, old, new)
         removed, added = inputs.changes(spec_input, self.matches(old), self.matches(new), differ)

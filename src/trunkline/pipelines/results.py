@@ -1,7 +1,7 @@
 """What datums have made, by identity, whichever job or pipeline they belonged to; and all SQL on ``datum_results``.
 
-What the datums of a running job make stays in their own rows at first, and is *filed* with ``datum_results`` when there is much
-of it, or at the job's end. Identities come in no order: each row that is filed changes a page of its own in the index of all
+What the datums of a running job make stays in their own rows at first, and is *filed* with ``datum_results`` when some sets have
+ended, or the job. Identities come in no order: each row that is filed changes a page of its own in the index of all
 results, unless it comes with so many others that they share pages.
 """
 
@@ -39,8 +39,10 @@ def known_results(connection: Connection, identities: Iterable[str]) -> dict[str
     rest = iter(identities)
     while part := list(islice(rest, PARAMETERS_MAX)):
         for query in (_UNFILED_AMONG, _FILED_AMONG):  # of two, the one that was filed
-            for one, *made in connection.execute(query, {"wanted": part}):
-                found[one] = Result(*made)
+            for row in connection.execute(query, {"wanted": part}):
+                found[row.identity] = Result(
+                    row.output_root, row.output_prefix, row.size, row.file_count, row.job_id
+                )
     return found
 
 
@@ -49,20 +51,25 @@ def in_flight(connection: Connection, pipeline_id: int, job_pk: int, identities:
     found: set[str] = set()
     rest = iter(identities)
     while part := list(islice(rest, PARAMETERS_MAX)):
-        rows = connection.execute(
-            sa.select(datums.c.identity)
-            .select_from(_OF_JOBS)
+        # (A join would begin with the pipeline's jobs, and go through all their datums.)
+        is_its_job = (
+            sa.exists()
             .where(
+                jobs.c.pk == datums.c.job_pk, jobs.c.pipeline_id == pipeline_id, jobs.c.status == Status.RUNNING
+            )
+            .correlate(datums)
+        )  # fmt: skip
+        rows = connection.execute(
+            sa.select(datums.c.identity).where(
                 datums.c.identity.in_(part), UNFILED, datums.c.status.in_((Status.QUEUED, Status.RUNNING)),
-                datums.c.waits.is_(False), datums.c.job_pk != job_pk, jobs.c.pipeline_id == pipeline_id,
-                jobs.c.status == Status.RUNNING,
+                datums.c.waits.is_(False), datums.c.job_pk != job_pk, is_its_job,
             )
         )  # fmt: skip
         found.update(rows.scalars())
     return found
 
 
-def file(connection: Connection, job_pk: int, now: float, sets: range | None = None) -> None:
+def file_results(connection: Connection, job_pk: int, now: float, sets: range | None = None) -> None:
     """Have what datums of a job have made among the results: of those in the ``sets`` where each has ended, or of all that have
     ended."""
     where = [datums.c.job_pk == job_pk, UNFILED]
@@ -99,7 +106,8 @@ def remember(connection: Connection, found: Iterable[tuple[str, Result]], now: f
 UNFILED = datums.c.filed_at.is_(None)
 _OF_JOBS = datums.join(jobs, jobs.c.pk == datums.c.job_pk)
 _MADE = (
-    datums.c.identity, datums.c.output_root, datums.c.output_prefix, datums.c.size, datums.c.file_count, jobs.c.id,
+    datums.c.identity, datums.c.output_root, datums.c.output_prefix, datums.c.size, datums.c.file_count,
+    jobs.c.id.label("job_id"),
 )  # fmt: skip
 _UNFILED_AMONG = (
     sa.select(*_MADE)

@@ -246,7 +246,7 @@ class Steps(Finishing):
         added = datum_store.insert(
             connection, job_pk=job_pk, pipeline_id=row.pipeline_id, rows=rows, first=done.to_do, now=self._clock.now(),
             numbers=lambda fresh: set_numbers(
-                pipeline.spec, fresh, first=row.sets, before=done.to_do, expected=plan.rows_expected
+                pipeline.spec, fresh, first=row.sets, before=done.to_do, expected=plan.datums_expected or 0
             ),
             use_cache=plan.has_results,
         )  # fmt: skip
@@ -290,7 +290,7 @@ class Steps(Finishing):
             )  # fmt: skip
             if began:
                 self._queue.forget_all(connection, DATUM_SET, f"{job_key(row)}/")
-                results.file(connection, row.pk, self._clock.now())
+                results.file_results(connection, row.pk, self._clock.now())
                 datum_store.delete_all(connection, row.pk)
                 self.release_waiting(connection, row.pipeline_id)
 

@@ -13,8 +13,8 @@ from trunkline.pipelines.datum_store import OPEN, parts
 from trunkline.pipelines.results import UNFILED
 from trunkline.storage.db.schema import datums, jobs
 
-MANY = 100
-"""So many of a set, which has a thousand datums at most, are found sooner by going through it than by their IDs."""
+LOOKED_UP_MAX = 100
+"""More of a set, which has a thousand datums at most, are found sooner by going through it than by their IDs."""
 
 
 def open_in_set(connection: Connection, job_pk: int, set_no: int) -> list[Row[Any]]:
@@ -25,16 +25,17 @@ def open_in_set(connection: Connection, job_pk: int, set_no: int) -> list[Row[An
 def open_among(
     connection: Connection, job_pk: int, ids: Collection[str], set_no: int | None = None
 ) -> dict[str, str]:
-    """Identities by ID, of those that have not ended. ``set_no``: the set that they are in, if they are in one."""
-    if set_no is not None and len(ids) >= MANY:
+    """Identities by ID, of those that have not ended; only those of a set, if one is given."""
+    if set_no is not None and len(ids) > LOOKED_UP_MAX:
         rows = connection.execute(_IDENTITIES_IN_SET, {"in_job": job_pk, "in_set": set_no})
         return {row[0]: row[1] for row in rows if row[0] in ids}
     found: dict[str, str] = {}
+    where = [datums.c.job_pk == job_pk, datums.c.status.in_(OPEN)]
+    if set_no is not None:
+        where.append(datums.c.set_no == set_no)
     for part in parts(ids):
         rows = connection.execute(
-            sa.select(datums.c.id, datums.c.identity).where(
-                datums.c.job_pk == job_pk, datums.c.id.in_(part), datums.c.status.in_(OPEN)
-            )
+            sa.select(datums.c.id, datums.c.identity).where(*where, datums.c.id.in_(part))
         )
         found.update((row.id, row.identity) for row in rows)
     return found

@@ -93,8 +93,11 @@ def _ask(connection: Connection, question: str, hashes: Sequence[bytes]) -> Iter
             part = [*part, *[part[-1]] * (count - len(part))]
         result = connection.exec_driver_sql(question + _marks("?", count), tuple(part))
         assert result.cursor is not None, "a SELECT has rows"
-        yield from result.cursor.fetchall()  # as the driver makes them: a Row of each would cost more than to find it
+        rows = (
+            result.cursor.fetchall()
+        )  # as the driver makes them: a Row of each would cost more than to find it
         result.close()
+        yield from rows
 
 
 @lru_cache(maxsize=64)

@@ -186,4 +186,9 @@ def purge_of(connection: Connection, project: str, repo: str, path: str) -> Row[
 
 
 def drop_cached(connection: Connection, source: RootSource, root: str) -> int:
-    return connection.execute(sa.delete(source.column.table).where(source.column == root)).rowcount
+    """Rows that remember a damaged tree; those that are more than a memory stay, and say that it is not what it was."""
+    table, where = source.column.table, source.column == root
+    if source.is_cache:
+        return connection.execute(sa.delete(table).where(where)).rowcount
+    connection.execute(sa.update(table).where(where).values(dict(source.when_changed)))
+    return 0

@@ -145,7 +145,7 @@ class Repairer:
         damaged = {label for name in lost for label in self._found.needed_by.get(name, ())}
         count = 0
         for source in self._sources:
-            if source.is_cache and damaged:
+            if (source.is_cache or source.when_changed) and damaged:
                 roots = {
                     root.root
                     for root in list(source.roots(connection))

@@ -42,8 +42,8 @@ class RootSource:
     """How the trees lie in the column, where it holds more than one hash."""
     is_cache: bool = False
     """Whether a row may be dropped: what it remembers can be computed again."""
-    replaced: Mapping[str, Any] = field(default_factory=dict)
-    """What else is written to a row whose tree is replaced."""
+    when_changed: Mapping[str, Any] = field(default_factory=dict)
+    """What else is written to a row whose tree was replaced, or is damaged."""
     sizes: bool = False
     """Whether ``size`` stands beside it (and ``file_count``, if the table has it)."""
 
@@ -71,7 +71,7 @@ class RootSource:
         """Let every row that refers to ``old`` refer to ``new``; returns how many did."""
         if self.read is not None:
             return 0
-        values: dict[str, Any] = {self.column.name: new, **self.replaced}
+        values: dict[str, Any] = {self.column.name: new, **self.when_changed}
         if self.sizes:
             values["size"] = size
             if "file_count" in self.column.table.c:

@@ -11,7 +11,6 @@ from trunkline.errors import UnavailableError
 from trunkline.storage.db.schema.base import add_indexes, meta, metadata
 from trunkline.storage.db.schema.data import branch_provenance
 from trunkline.storage.db.schema.v3 import delta_rows
-from trunkline.storage.db.schema.work import datums
 
 SCHEMA_VERSION = 5
 
@@ -39,11 +38,16 @@ def _v5(connection: Connection) -> None:
     for name in ("datums_id", "datums_identity"):
         connection.exec_driver_sql(f"DROP INDEX IF EXISTS {name}")
     if "filed_at" not in {column["name"] for column in sa.inspect(connection).get_columns("datums")}:
-        column = sa.schema.CreateColumn(datums.c.filed_at).compile(dialect=connection.dialect)
-        connection.exec_driver_sql(f"ALTER TABLE datums ADD COLUMN {column}")
-    connection.execute(sa.update(datums).values(filed_at=datums.c.finished_at))
-    for index in datums.indexes:
-        connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+        connection.exec_driver_sql("ALTER TABLE datums ADD COLUMN filed_at FLOAT")
+    connection.exec_driver_sql("UPDATE datums SET filed_at = finished_at")
+    connection.exec_driver_sql(
+        "CREATE INDEX IF NOT EXISTS datums_unfiled ON datums (identity) WHERE filed_at IS NULL"
+    )
+    connection.exec_driver_sql("CREATE INDEX IF NOT EXISTS datums_short_id ON datums (substr(id, 1, 12))")
+    if (
+        connection.dialect.name == "postgresql"
+    ):  # which knows nothing of a new expression, and would not use its index
+        connection.exec_driver_sql("ANALYZE datums")
 
 
 MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _v2, 3: _v3, 4: _v4, 5: _v5}

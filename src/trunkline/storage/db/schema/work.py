@@ -194,9 +194,8 @@ datums = sa.Table(  # what differs from the job's base, no more: see decision 00
     sa.Column("stats", sa.JSON, nullable=False, default=dict),
     time_column("started_at", nullable=True),
     time_column("finished_at", nullable=True),
-    time_column(
-        "filed_at", nullable=True
-    ),  # from then on, datum_results has what it made, if it made anything
+    # From then on, its own row is asked no more for what it made: datum_results has it, if it is good for others.
+    time_column("filed_at", nullable=True),
     sa.Index("datums_set", "job_pk", "set_no"),
     # Hashes come in no order, so a new row changes a page of its own in each index over them. Hence these two are small: one
     # has the datums that are not filed, one the beginnings of IDs.
