@@ -167,7 +167,9 @@ class Pipelines(RuleBasedStateMachine):
         self.rows_left = None
         self.world = self.world.restart()
         self.watch_plans()
-        self.world.clock.advance(self.world.settings.lease_seconds + 1)
+        self.world.clock.advance(
+            2 * self.world.settings.lease_seconds + 1
+        )  # a restart has prolonged all leases
         self.world.jobs.reap()
         self.world.settle()
 
