@@ -13,6 +13,7 @@ from trunkline.jobs.model import Report, Task
 from trunkline.pipelines import datum_store, datum_tasks, results, set_store
 from trunkline.storage.db.schema import datum_results, datums
 from trunkline.versioning import keepstore
+from trunkline.wire.leases import DatumResult
 
 pytestmark = pytest.mark.slow
 
@@ -170,14 +171,19 @@ def test_a_damaged_tree_is_no_result_any_more(world: World) -> None:
     assert len(known(world)) == 4
 
 
+def said(datum: str, **more: Any) -> dict[str, Any]:
+    """As the server's door passes it on."""
+    return DatumResult.model_validate({"id": datum, "status": "succeeded", **more}).model_dump()
+
+
 def test_the_least_that_a_worker_may_say(world: World) -> None:
     [(task, payload), *_] = begun(world)
     datum = payload["datums"][0]["id"]
-    world.tell(task, {"id": datum, "status": "succeeded"})
+    world.tell(task, said(datum))
     shown = world.pipelines.inspect_datum("default", "edges", payload["job"]["id"], datum)
-    assert (shown.status, shown.attempts, shown.output_root, shown.stats) == (Status.SUCCEEDED, 1, None, {})
+    assert (shown.status, shown.attempts, shown.output_root, shown.size) == (Status.SUCCEEDED, 1, None, 0)
     other = payload["datums"][1]["id"]
-    world.tell(task, {"id": other, "status": "succeeded", "stats": {"download_bytes": 1}})
+    world.tell(task, said(other, stats={"download_bytes": 1}))
     shown = world.pipelines.inspect_datum("default", "edges", payload["job"]["id"], other)
     assert (shown.stats["download_bytes"], shown.stats["upload_bytes"], shown.stats["oom"]) == (1, 0, False)
 

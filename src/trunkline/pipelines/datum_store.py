@@ -24,11 +24,6 @@ PARAMETERS_MAX = 500
 """Values in one IN list: far below what any database allows."""
 ROWS_PER_FETCH = 2000
 OPEN = (Status.QUEUED, Status.RUNNING)
-NO_STATS: dict[str, Any] = {
-    "download_seconds": 0.0, "process_seconds": 0.0, "upload_seconds": 0.0, "cpu_seconds": 0.0, "download_bytes": 0,
-    "upload_bytes": 0, "memory_bytes": 0, "exit_code": None, "oom": False,
-}  # fmt: skip
-"""What is not stored of a datum that was computed, since it is nothing."""
 UNDONE = (Status.RECOVERED, Status.QUARANTINED)
 """What a job that succeeded may have left to the next one."""
 
@@ -417,7 +412,7 @@ def datum_of(row: Row[Any], inputs: Sequence[JobInput]) -> Datum:
         id=row.id, identity=row.identity, status=Status(row.status), inputs=seen_files(row.files, inputs),
         output_root=TreeHash(row.output_root) if row.output_root else None, output_prefix=row.output_prefix,
         size=row.size, file_count=row.file_count, attempts=row.attempts, reason=row.reason, why=row.why,
-        stats=NO_STATS | row.stats if row.stats else {}, started_at=row.started_at, finished_at=row.finished_at,
+        stats=row.stats, started_at=row.started_at, finished_at=row.finished_at,
         job=row.why.get("from", "") if row.why.get("kind") == "cached" else "",
     )  # fmt: skip
 
