@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.conftest import folder_on_disk
+from tests.core.test_filestream import Arriving, File, stream_of
 from trunkline import directio
-from trunkline.core.filestream import StreamedFile
+from trunkline.core.filestream import SMALL_BYTES_MAX
 from trunkline.sdk.transfer import copied
 from trunkline.sdk.unpacking import write_files
 
@@ -98,15 +99,16 @@ def test_only_large_files_of_a_stream_are_written_so(
 
     monkeypatch.setattr(directio, "write_parts", write_parts)
     monkeypatch.setattr(directio, "turn_direct", lambda *_, on: agrees)
-    texts = {"a/small": b"1" * 99, "a/large": b"2" * 100, "b": b"3" * 101}
+    limit = SMALL_BYTES_MAX + 10
+    texts = {"a/small": b"1" * (limit - 1), "a/large": b"2" * limit, "b": b"3" * (limit + 1)}
+    files: list[File] = [(name, text, 10**18, name == "b") for name, text in texts.items()]
 
-    def files() -> Iterator[StreamedFile]:
-        for name, text in texts.items():
-            yield StreamedFile(name, len(text), 10**18, name == "b", None, pieces(text, 30))
+    def write(folder: Path, past_cache_from: int | None = None) -> int:
+        return write_files(Arriving(stream_of(files), 30_000), folder, past_cache_from=past_cache_from)
 
-    assert write_files(files(), tmp_path / "new", past_cache_from=100) == 3
+    assert write(tmp_path / "new", limit) == 3
     assert seen == (["large", "b"] if agrees else [])
-    assert write_files(files(), tmp_path / "old") == 3
+    assert write(tmp_path / "old") == 3
     assert len(seen) == (2 if agrees else 0)
     for folder in ("new", "old"):
         assert {name: (tmp_path / folder / name).read_bytes() for name in texts} == texts

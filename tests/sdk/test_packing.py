@@ -1,18 +1,29 @@
 from __future__ import annotations
 
 import os
+import random
+import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from trunkline.core.filestream import StreamedFile
+from tests.core.test_filestream import Arriving, File, stream_of
+from trunkline.core import filestream
+from trunkline.core.filestream import SMALL_BYTES_MAX
 from trunkline.errors import ConflictError, InvalidInputError
 from trunkline.sdk.packing import Share, names_of, send_files, total_bytes
 from trunkline.sdk.unpacking import move_into_place, write_files
 
 
-def one(name: str, data: bytes = b"x", time: int | None = None, executable: bool = False) -> StreamedFile:
-    return StreamedFile(name, len(data), time, executable, memoryview(data), ())
+def one(name: str, data: bytes = b"x", time: int | None = None, executable: bool = False) -> File:
+    return name, data, time, executable
+
+
+def written(files: list[File], folder: Path, piece: int = 2**30) -> int:
+    return write_files(Arriving(stream_of(files), piece), folder)
 
 
 def names(folder: Path) -> list[str]:
@@ -99,9 +110,7 @@ def test_a_file_that_shrinks_or_goes_is_noticed(tmp_path: Path, size: int) -> No
 
 
 def test_times_and_modes_are_kept(tmp_path: Path) -> None:
-    assert (
-        write_files([one("a/b", b"#!", 1_600_000_000_123_456_789, True), one("c", b"")], tmp_path / "o") == 2
-    )
+    assert written([one("a/b", b"#!", 1_600_000_000_123_456_789, True), one("c", b"")], tmp_path / "o") == 2
     found = (tmp_path / "o" / "a" / "b").stat()
     assert (found.st_mtime_ns, found.st_mode & 0o100) == (1_600_000_000_123_456_789, 0o100)
     assert (tmp_path / "o" / "c").read_bytes() == b""
@@ -113,8 +122,43 @@ def test_times_and_modes_are_kept(tmp_path: Path) -> None:
 )
 def test_nothing_is_written_outside(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInputError, match="leads out"):
-        write_files([one(name)], tmp_path / "out")
+        written([one(name)], tmp_path / "out")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    stream = filestream.MAGIC + filestream.file_head(b"\xff", 0, None, False) + filestream.end(1)
+    with pytest.raises(InvalidInputError, match="not UTF-8"):
+        write_files(Arriving(stream), tmp_path / "out")
+
+
+SIZES = st.one_of(st.integers(0, 9000), st.sampled_from([4096, 4097, SMALL_BYTES_MAX, SMALL_BYTES_MAX + 1]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    files=st.dictionaries(st.from_regex(r"[abc]/[xyz]/[0-9]{1,3}", fullmatch=True), SIZES, max_size=30),
+    piece=st.integers(1000, 600_000),
+)
+def test_two_writers_leave_what_was_sent(files: dict[str, int], piece: int) -> None:
+    sent = [one(name, random.Random(name).randbytes(size), 10**18, False) for name, size in files.items()]
+    with TemporaryDirectory() as folder:
+        assert written(sent, Path(folder), piece) == len(files)
+        assert {name: (Path(folder) / name).read_bytes() for name in files} == {
+            one[0]: one[1] for one in sent
+        }
+
+
+def test_what_one_writer_could_not_do_is_an_error_of_both(tmp_path: Path) -> None:
+    before = threading.active_count()
+    (tmp_path / "link").symlink_to("elsewhere")
+    for at in range(8):
+        files = [one(f"{n}", bytes(5000)) for n in range(8)]
+        files.insert(at, one("link"))
+        with pytest.raises(OSError, match="symbolic links"):
+            written(files, tmp_path, 5000)
+    assert threading.active_count() == before
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_no_link_is_followed(tmp_path: Path) -> None:
@@ -123,19 +167,20 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (out / "l").symlink_to(elsewhere)
     with pytest.raises(InvalidInputError, match="a file or a link is there"):
-        write_files([one("l/x")], out)
+        written([one("l/x")], out)
     (out / "f").symlink_to(elsewhere / "f")
     with pytest.raises(OSError, match="symbolic links"):
-        write_files([one("f")], out)
+        written([one("f")], out)
     make(tmp_path / "new", "l/x")
     with pytest.raises(InvalidInputError, match="is a link"):
         move_into_place(tmp_path / "new", out)
     assert list(elsewhere.iterdir()) == []
 
 
-def test_more_folders_than_are_kept_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("piece", [500, 2**30])
+def test_more_folders_than_are_kept_open(tmp_path: Path, piece: int) -> None:
     files = [one(f"{n}/{m}/f") for n in range(12) for m in range(12)] + [one("0/0/g"), one("3/h")]
-    assert write_files(files, tmp_path / "out") == 146
+    assert written(files, tmp_path / "out", piece) == 146
     assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 146
 
 

@@ -1,13 +1,13 @@
 """Many files out of a stream (``filestream.py``) at once, for a receiver who keeps what it gets where it is.
 
-``filestream.read_files`` gives one file after the other; this reader gives all small files that have come, as columns, and their
-contents lie where they were received, until the receiver gives the memory back. At tens of thousands of files a second every
-call and every copy for a file counts.
+The reader gives all small files that have come, as columns, and their contents lie where they were received, until the receiver
+gives the memory back. At tens of thousands of files a second every call and every copy for a file counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 from trunkline.core.filestream import (
@@ -27,6 +27,7 @@ from trunkline.core.filestream import (
 
 STEP_BYTES = 2 * 2**20
 """So much is waited for before it is looked at."""
+BUFFER_BYTES = 4 * SMALL_BYTES_MAX
 COPIED_BYTES_MAX = 4096
 """Contents of up to this size are copied: they would hold much more memory than they have."""
 
@@ -37,6 +38,33 @@ class Memory(Protocol):
     def take(self) -> memoryview: ...
 
     def release(self, piece: memoryview, /) -> None: ...
+
+
+class Buffers:
+    """The memory of one stream, for as many threads as use it."""
+
+    def __init__(self) -> None:
+        self._free: list[memoryview] = []
+        self._uses: dict[int, int] = {}
+        self._lock = Lock()
+
+    def take(self) -> memoryview:
+        with self._lock:
+            buffer = self._free.pop() if self._free else memoryview(bytearray(BUFFER_BYTES))
+            self._uses[id(buffer)] = 1
+            return buffer
+
+    def hold(self, whole: memoryview) -> None:
+        """One use more of a buffer."""
+        with self._lock:
+            self._uses[id(whole)] += 1
+
+    def release(self, whole: memoryview) -> None:
+        """One use less; without any, it is filled again: new memory costs more than filling it."""
+        with self._lock:
+            self._uses[id(whole)] -= 1
+            if not self._uses[id(whole)]:
+                self._free.append(whole)
 
 
 class Batch(NamedTuple):

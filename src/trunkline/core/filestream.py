@@ -1,15 +1,14 @@
 """The stream in which many files travel between a client and the server, both ways; specified in ``docs/format.md``.
 
-Pure functions and a reader over whatever brings the bytes. The reader holds one buffer and makes no object per file but the
-record itself: at 10,000 files a second and more, everything else would cost as much as the files.
+Pure functions, and a reader of streams without content; ``filebatches.py`` reads the others.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 from trunkline.errors import InvalidInputError
 
@@ -36,17 +35,6 @@ class Source(Protocol):
 
     def fill(self, buffer: memoryview, /) -> int:
         """The same for who wants much: fill more of it, if that costs fewer calls."""
-
-
-class StreamedFile(NamedTuple):
-    name: str
-    size: int
-    modified_ns: int | None
-    executable: bool
-    content: memoryview | None
-    """The whole content of a small file; good until the next record is asked for."""
-    parts: Iterable[memoryview]
-    """The content of a larger one; each part is good until the next one, and all are used up before the next record."""
 
 
 def file_head(name: bytes, size: int, modified_ns: int | None, executable: bool) -> bytes:
@@ -82,45 +70,14 @@ def read_heads(source: Source) -> Iterator[tuple[bytes, int, int | None, bool]]:
     return _Reader(source).heads()
 
 
-def read_files(source: Source) -> Iterator[StreamedFile]:
-    """The files of a stream, to its end marker.
-
-    :raises InvalidInputError: ``bad_stream``, if it is cut short or not such a stream. :raises StreamFailureError:
-    """
-    return _Reader(source).files()
-
-
 class _Reader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._at = 0
         self._filled = 0
-        self._left = 0
-        """Bytes of a large file that nobody has asked for yet."""
-
-    def files(self) -> Iterator[StreamedFile]:
-        for key, size, modified_ns, executable in self.heads():
-            try:
-                name = str(key, "utf-8")
-            except UnicodeDecodeError as error:
-                raise bad_stream("a name is not UTF-8") from error
-            if size > SMALL_BYTES_MAX:
-                self._left = size
-                yield StreamedFile(name, size, modified_ns, executable, None, self._parts())
-                if self._left:
-                    raise AssertionError(
-                        "the content of a large file is used up before the next is asked for"
-                    )
-                continue
-            if self._filled - self._at < size:
-                self._need(size)
-            content = self._buffer[self._at : self._at + size]
-            self._at += size
-            yield StreamedFile(name, size, modified_ns, executable, content, ())
 
     def heads(self) -> Iterator[tuple[bytes, int, int | None, bool]]:
-        """Name, size, time and executable bit of each file; who asks reads the content before the next one, if there is any."""
         unpack, head_bytes, buffer = HEAD.unpack_from, HEAD.size, self._buffer
         self._need(len(MAGIC))
         if self._take(len(MAGIC)) != MAGIC:
@@ -140,20 +97,6 @@ class _Reader:
             self._at += name_bytes
             count += 1
             yield name, size, time if flags & TIMED else None, bool(flags & EXECUTABLE)
-
-    def _parts(self) -> Iterator[memoryview]:
-        ready = min(self._filled - self._at, self._left)
-        if ready:
-            self._left -= ready
-            self._at += ready
-            yield self._buffer[self._at - ready : self._at]
-        while self._left:  # the buffer is empty now
-            read = self._source.fill(self._buffer[: min(self._left, BUFFER_BYTES)])
-            if not read:
-                raise bad_stream("it ends in the middle of a file")
-            self._left -= read
-            self._at = self._filled = 0
-            yield self._buffer[:read]
 
     def _last(self, kind: int, size: int, count: int) -> None:
         if kind == FAILURE and size <= FAILURE_BYTES_MAX:

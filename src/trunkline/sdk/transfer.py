@@ -155,8 +155,7 @@ class Transfers(Endpoint):
                 with self.download(
                     path, query=query, headers={"accept": filestream.MEDIA_TYPE}, ask=ask
                 ) as stream:
-                    files = filestream.read_files(stream)
-                    return write_files(files, folder, past_cache_from=past_cache_from)
+                    return write_files(stream, folder, past_cache_from=past_cache_from)
             except StreamFailureError as error:
                 said = error.said
                 raise error_named(said.get("class"), InternalError)(

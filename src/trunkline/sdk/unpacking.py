@@ -6,9 +6,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING
 
-from trunkline.core.filestream import StreamedFile
+from trunkline.core.filebatches import Batch, Buffers, LargeFile, read_batches
+from trunkline.core.filestream import Source, bad_stream
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
@@ -18,44 +21,125 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_NAMES = frozenset(("", ".", ".."))
 FOLDERS_OPEN_MAX = 64
+PART_BYTES = 2**20
 DISK_FULL = 28
 
 
-def write_files(
-    files: Iterable[StreamedFile], folder: Path | str, *, past_cache_from: int | None = None
-) -> int:
-    """Write the files of a stream below ``folder``, which is made if need be; returns how many. ``past_cache_from``: files of so
-    many bytes are not left in memory.
+def write_files(stream: Source, folder: Path | str, *, past_cache_from: int | None = None) -> int:
+    """Write the files of a stream (``core/filestream.py``) below ``folder``, which is made if need be; returns how many.
+    ``past_cache_from``: files of so many bytes are not left in memory.
 
-    :raises InvalidInputError: ``bad_stream``, if a name leads out of it.
+    :raises InvalidInputError: ``bad_stream``, if a name leads out of it, or it is not such a stream.
+    :raises StreamFailureError:
     """
     os.makedirs(folder, exist_ok=True)
-    create, write, set_times, close = os.open, os.write, os.utime, os.close
-    count, last = 0, ""
-    with _Folders(folder) as folders:
-        at = folders.find(last)
-        for name, size, modified_ns, executable, content, parts in files:
-            below, _, base = name.rpartition("/")
-            if base in _NO_NAMES or "\0" in base or name[0] == "/":
-                raise _bad_name(name)
-            if below != last:
-                at, last = folders.find(below), below
-            descriptor = create(base, _CREATE, 0o777 if executable else 0o666, dir_fd=at)
-            try:
-                if content is None:
-                    is_large = past_cache_from is not None and size >= past_cache_from
-                    if not (is_large and _write_past_cache(descriptor, parts)):
-                        for part in parts:
-                            write_whole(descriptor, part)
-                elif size and write(descriptor, content) != size:
-                    os.lseek(descriptor, 0, os.SEEK_SET)
-                    write_whole(descriptor, content)
-                if modified_ns is not None:
-                    set_times(descriptor, ns=(modified_ns, modified_ns))
-            finally:
-                close(descriptor)
-            count += 1
+    count, buffers = 0, Buffers()
+    with _Folders(folder) as folders, _SecondWriter(folder, buffers) as second:
+        for item in read_batches(stream, buffers):
+            if isinstance(item, LargeFile):
+                _write_large(item, folders, past_cache_from)
+                count += 1
+                continue
+            if not (count and second.takes(item)):
+                _write_batch(item, folders)
+            count += len(item.names)
     return count
+
+
+def _write_batch(batch: Batch, folders: _Folders) -> None:
+    create, write, set_times, close = os.open, os.write, os.utime, os.close
+    last = ""
+    at = folders.find(last)
+    for key, content, modified_ns, executable in zip(
+        batch.names, batch.contents, batch.times, batch.executables, strict=True
+    ):
+        below, base = _split(key)
+        if below != last:
+            at, last = folders.find(below), below
+        descriptor = create(base, _CREATE, 0o777 if executable else 0o666, dir_fd=at)
+        try:
+            if content and write(descriptor, content) != len(content):
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                write_whole(descriptor, content)
+            if modified_ns is not None:
+                set_times(descriptor, ns=(modified_ns, modified_ns))
+        finally:
+            close(descriptor)
+
+
+def _write_large(file: LargeFile, folders: _Folders, past_cache_from: int | None) -> None:
+    below, base = _split(file.name)
+    descriptor = os.open(base, _CREATE, 0o777 if file.executable else 0o666, dir_fd=folders.find(below))
+    try:
+        buffer = memoryview(bytearray(PART_BYTES))
+        parts = (buffer[:size] for size in iter(lambda: file.fill(buffer), 0))
+        is_past_cache = past_cache_from is not None and file.size >= past_cache_from
+        if not (is_past_cache and _write_past_cache(descriptor, parts)):
+            for part in parts:
+                write_whole(descriptor, part)
+        if file.modified_ns is not None:
+            os.utime(descriptor, ns=(file.modified_ns, file.modified_ns))
+    finally:
+        os.close(descriptor)
+
+
+def _split(key: bytes) -> tuple[str, str]:
+    """The folder and the name in it."""
+    try:
+        name = str(key, "utf-8")
+    except UnicodeDecodeError as error:
+        raise bad_stream("a name is not UTF-8") from error
+    below, _, base = name.rpartition("/")
+    if base in _NO_NAMES or "\0" in base or name[0] == "/":
+        raise _bad_name(name)
+    return below, base
+
+
+class _SecondWriter:
+    """A thread that writes every other batch: to make a file costs more than to receive it, and most of that is the system's
+    work, which two can do at once."""
+
+    def __init__(self, folder: Path | str, buffers: Buffers) -> None:
+        self._folder = folder
+        self._buffers = buffers
+        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
+        self._thread: Thread | None = None
+        self._failure: BaseException | None = None
+
+    def takes(self, batch: Batch) -> bool:
+        """Whether it will write this; no, if it has enough to do.
+
+        :raises Exception: why it could not write an earlier one.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if not self._batches.empty():
+            return False
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="write", daemon=True)
+            self._thread.start()
+        self._buffers.hold(batch.whole)
+        self._batches.put(batch)
+        return True
+
+    def __enter__(self) -> _SecondWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._thread is not None:
+            self._batches.put(None)
+            self._thread.join()
+        if self._failure is not None and kind is None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            with _Folders(self._folder) as folders:
+                while (batch := self._batches.get()) is not None:
+                    _write_batch(batch, folders)
+                    self._buffers.release(batch.whole)
+        except BaseException as error:  # raised where the batches come from
+            self._failure = error
 
 
 def _write_past_cache(descriptor: int, parts: Iterable[bytes | memoryview]) -> bool:

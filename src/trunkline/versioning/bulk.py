@@ -21,8 +21,6 @@ BATCH_BYTES_MIN = 512 * 2**10
 BATCH_BYTES_MAX = 4 * 2**20
 """up to this."""
 BATCH_CHUNKS_MAX = 4096
-READERS = 2
-BATCHES_AHEAD = 3
 
 Tag = TypeVar("Tag")
 
@@ -51,13 +49,13 @@ def read_ahead(store: ChunkStore, wanted: Iterable[Wanted[Tag]]) -> Iterator[Got
     if second is None:  # not worth a thread
         yield from _joined(first, _fetch(store, first))
         return
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead")
+    pool = ThreadPoolExecutor(store.readers, thread_name_prefix="read-ahead")
     try:
         waiting: deque[tuple[list[Wanted[Tag]], Future[dict[bytes, bytes]]]] = deque()
         for batch in (first, second):
             waiting.append((batch, pool.submit(_fetch, store, batch)))
         while waiting:
-            if len(waiting) < BATCHES_AHEAD and (more := next(batches, None)) is not None:
+            if len(waiting) <= store.readers and (more := next(batches, None)) is not None:
                 waiting.append((more, pool.submit(_fetch, store, more)))
             batch, future = waiting.popleft()
             yield from _joined(batch, future.result())

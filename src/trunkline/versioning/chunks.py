@@ -81,6 +81,7 @@ class ChunkStore:
         self._clock = clock
         self._links = links or Links(db)
         self.writers = registry or Writers()
+        self.readers = objects.readers
         self._lock = threading.Lock()
         self._locations: OrderedDict[bytes, Location] = OrderedDict()
 

@@ -14,10 +14,9 @@ from trunkline.storage.objects.aligned import Buffers
 from trunkline.storage.objects.base import GET_SLACK_BYTES
 from trunkline.versioning import views
 from trunkline.versioning.bulk import (
+    BATCH_BYTES_MAX,
     BATCH_BYTES_MIN,
     BATCH_CHUNKS_MAX,
-    BATCHES_AHEAD,
-    READERS,
     naming,
 )
 from trunkline.versioning.chunks import ChunkStore
@@ -25,9 +24,7 @@ from trunkline.versioning.files import ONE_CHUNK_BYTES_MAX, Content, chunks_of
 from trunkline.versioning.nodes import Entry
 from trunkline.versioning.trees import Load
 
-BATCH_BYTES_MAX = 2 * 2**20
-"""Of the buffers, each has room for this and one chunk more: small enough to stay in the processor's cache."""
-
+BUFFERS_KEPT_MAX = 3
 RUNS_MAX = 32
 """A batch that lies in more places has its last bytes as copies."""
 
@@ -37,7 +34,10 @@ Part = tuple[Entry | None, Bytes | CorruptionError]
 a file's first bytes: why there are none."""
 
 
-_memory = Buffers(BATCH_BYTES_MAX + ONE_CHUNK_BYTES_MAX + RUNS_MAX * GET_SLACK_BYTES, kept_max=BATCHES_AHEAD)
+_memory = Buffers(
+    BATCH_BYTES_MAX + ONE_CHUNK_BYTES_MAX + RUNS_MAX * GET_SLACK_BYTES, kept_max=BUFFERS_KEPT_MAX
+)
+"""Each has room for a batch that is one chunk too long."""
 
 
 class _Wanted(NamedTuple):
@@ -99,7 +99,7 @@ def _fetched(
         yield first, chunks.get_many(_names(first))
         return
     buffers: list[memoryview] = []
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead")
+    pool = ThreadPoolExecutor(chunks.readers, thread_name_prefix="read-ahead")
     waiting: deque[tuple[list[_Wanted], memoryview, Future[dict[bytes, Bytes]]]] = deque()
 
     def ask(batch: list[_Wanted]) -> None:
@@ -110,7 +110,7 @@ def _fetched(
         ask(first)
         ask(second)
         while waiting:
-            if len(waiting) < BATCHES_AHEAD and (more := next(batches, None)) is not None:
+            if len(waiting) <= chunks.readers and (more := next(batches, None)) is not None:
                 ask(more)
             batch, buffer, future = waiting.popleft()
             yield batch, future.result()

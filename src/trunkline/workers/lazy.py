@@ -6,10 +6,11 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from trunkline.core import filestream
+from trunkline.core import filebatches, filestream
 from trunkline.errors import TrunklineError
 from trunkline.sdk.transport import Transport
 from trunkline.workers.link import Link
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.002, 0.05
 END_SECONDS = 5.0
+PART_BYTES = 2**20
 
 
 class LazyPipes:
@@ -96,13 +98,23 @@ class LazyPipes:
         with client.download(
             f"/v1/filesets/{root}/archive", headers={"accept": filestream.MEDIA_TYPE}, ask={"paths": [path]}
         ) as stream:
-            for file in filestream.read_files(stream):
-                for part in [file.content] if file.content is not None else file.parts:
-                    view = memoryview(part)
-                    known = min(len(view), written[0] - passed)
-                    passed += len(view)
-                    view = view[known:]
-                    while view:
-                        size = os.write(pipe, view)
-                        written[0] += size
-                        view = view[size:]
+            for part in _content(stream):
+                view = memoryview(part)
+                known = min(len(view), written[0] - passed)
+                passed += len(view)
+                view = view[known:]
+                while view:
+                    size = os.write(pipe, view)
+                    written[0] += size
+                    view = view[size:]
+
+
+def _content(stream: filestream.Source) -> Iterator[bytes | memoryview]:
+    """The content of a stream's only file; each part is good until the next one."""
+    for item in filebatches.read_batches(stream, filebatches.Buffers()):
+        if isinstance(item, filebatches.LargeFile):
+            buffer = memoryview(bytearray(PART_BYTES))
+            while size := item.fill(buffer):
+                yield buffer[:size]
+        else:
+            yield from item.contents

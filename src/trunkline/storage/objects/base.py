@@ -25,6 +25,9 @@ class ObjectStore(ABC):
     :raises LimitError: ``disk_full``, with nothing left behind.
     """
 
+    readers = 1
+    """So many threads read a long sequence of ranges best. A local disk leaves one enough to do; more get in its way."""
+
     @abstractmethod
     def get(self, key: str, *, offset: int = 0, length: int | None = None) -> bytes:
         """The bytes of a range; shorter only at the object's end."""

@@ -46,6 +46,8 @@ class RemoteStore(ObjectStore):
     :raises InvalidInputError: ``bad_objects_url``.
     """
 
+    readers = 2  # while one waits for the network
+
     def __init__(
         self, url: str, options: Mapping[str, str] | None = None, *, retries: int = RETRIES_MAX
     ) -> None:
