@@ -12,6 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trunkline.sdk.client import Client
+
+# A shell may forbid Python to keep compiled modules; whoever has installed a program has them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 TRUNKLINE = (sys.executable, "-m", "trunkline.cli.main")
 
@@ -39,6 +46,13 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    def client(self) -> Client:
+        """In this process: a command of its own, just to ask, would take processor time from what is measured."""
+        from trunkline.sdk.client import Client
+
+        url = json.loads((self.home / "home" / "run" / "server.json").read_text())["url"]
+        return Client(url=url, token=(self.home / "home" / "token").read_text().strip())
 
     @property
     def objects_bytes(self) -> int:

@@ -142,18 +142,13 @@ def print_table(
 
 def tiny(count: int) -> None:
     """Tiny files from a generator, through the client; one directory listed, two commits compared."""
-    from trunkline.sdk.client import Client
 
     def files(start: int = 0, stop: int = count) -> Iterator[tuple[str, bytes]]:
         for number in range(start, stop):
             yield f"{number // TINY_PER_FOLDER:04d}/{number:07d}", b"%d" % number
 
     with Server() as server:
-        token = (server.home / "home" / "token").read_text().strip()
-        import json
-
-        url = json.loads((server.home / "home" / "run" / "server.json").read_text())["url"]
-        client = Client(url=url, token=token)
+        client = server.client()
         client.create_repo("tiny")
         seconds = timed(lambda: client.put_files("tiny@master:/", files()))
         again = {

@@ -1,10 +1,10 @@
 """Datums that do nothing, beside Prefect, Dagster, Metaflow, ``dvc repro`` and ``xargs -P2``: what each costs.
 
-python bench/datums.py [--count 1000 10000]
+python bench/datums.py [--count 1000 10000] [--rounds 5]
 
 Everybody gets two at a time. Who needs a second and more for each task gets fewer tasks (the table says how many): the cost of
-each is what is compared: (many - few) / (their difference), so that nobody's start counts,
-and trunkline's whole job, from the commit to its end, beside it.
+each is what is compared: (many - few) / (their difference), so that nobody's start counts. trunkline's jobs, each from its
+commit to its end, and xargs take turns; their figures are medians, and the last column that of the rounds' own ratios.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common import TRUNKLINE, Server, run
+from common import Server, median, run
+
+if TYPE_CHECKING:
+    from trunkline.wire.jobs import Job
 
 FLOWS = Path(__file__).parent / "flows"
 QUIET = {
@@ -33,6 +36,8 @@ QUIET = {
 }
 COUNTS = (1000, 10_000)
 FEW = 10
+ROUNDS = 5
+STARTS = 5
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,6 @@ def dvc(folder: Path, count: int) -> float:
 
 
 PEERS = (
-    Peer("xargs -P2", "process", xargs, 10_000),
     Peer("prefect", "call", prefect("call"), 1000),
     Peer("prefect", "process", prefect("process"), 1000),
     Peer("dagster", "call", dagster("call"), 1000),
@@ -153,10 +157,11 @@ class Trunkline:
 
     def __enter__(self) -> Trunkline:
         self._server = Server().__enter__()
+        self._client = self._server.client()
         self._folder = Path(
             tempfile.mkdtemp(prefix="trunkline-bench-datums-", dir=os.environ.get("BENCH_DIR"))
         )
-        self._server.cli("create", "repo", "numbers")
+        self._client.create_repo("numbers")
         code = self._folder / "code"
         code.mkdir()
         (code / "batch.py").write_text("import trunkline\nfor datum in trunkline.datums():\n    pass\n")
@@ -181,79 +186,95 @@ class Trunkline:
         self._server.__exit__()
         shutil.rmtree(self._folder)
 
-    def job(self, count: int) -> dict[str, Any]:
-        """Commit so many new files, and wait for the job; its record."""
+    def job(self, count: int) -> Job:
+        """Commit so many new files, and wait for the job."""
         self._number += 1
-        folder = self._folder / f"files-{self._number}"
-        folder.mkdir()
-        for number in range(count):
-            (folder / f"{self._number}-{number}").write_text(f"{self._number} {number}")
-        self._server.cli("put", "file", "numbers@master:/", "-r", "-f", str(folder))
-        self._server.cli("wait", "commit", "nothing@master")
-        shutil.rmtree(folder)
-        [job] = self._ask("list", "job", "-p", "nothing", "-n", "1", "-o", "json")
-        if job["status"] != "succeeded" or job["processed"] != count:
+        files = [(f"{self._number}-{number}", b"%d %d" % (self._number, number)) for number in range(count)]
+        commit = self._client.put_files("numbers@master:/", files)
+        job = self._client.wait_job(f"nothing@{commit.id}")
+        if job.status != "succeeded" or job.processed != count:
             raise RuntimeError(f"the job did not do its {count} datums: {job}")
         return job
 
     def seconds(self, count: int) -> float:
         """From the commit to the end of its job."""
         job = self.job(count)
-        return float(job["finished_at"] - job["created_at"])
+        assert job.finished_at is not None, "it has ended"
+        return job.finished_at - job.created_at
 
     def first_start(self) -> float:
         """Seconds from a commit to the start of its first datum."""
         job = self.job(1)
-        [commit] = self._ask("inspect", "commit", f"numbers@{job['id']}", "-o", "json")
-        datums = self._ask("list", "datum", f"nothing@{job['id']}", "-o", "json")
-        return float(min(one["started_at"] for one in datums if one["started_at"]) - commit["finished_at"])
-
-    def _ask(self, *words: str) -> list[dict[str, Any]]:
-        shown = subprocess.run(
-            [*TRUNKLINE, *words], env=self._server.env, check=True, capture_output=True, text=True
-        ).stdout
-        found = json.loads(shown)
-        return found if isinstance(found, list) else [found]
+        commit = self._client.inspect_commit(f"numbers@{job.id}")
+        [datum] = [one for one in self._client.list_datums(f"nothing@{job.id}") if one.started_at]
+        assert datum.started_at is not None and commit.finished_at is not None, "both are over"
+        return datum.started_at - commit.finished_at
 
 
 # --- the table ---
 
 
-def datums(counts: tuple[int, ...] = COUNTS) -> None:
+@dataclass
+class Row:
+    name: str
+    kind: str
+    count: int
+    whole: list[float] = field(default_factory=list)
+    """Seconds, of each round."""
+    each: list[float] = field(default_factory=list)
+    """Seconds for a task beyond the start."""
+
+
+def datums(counts: tuple[int, ...] = COUNTS, rounds: int = ROUNDS) -> None:
     """Datums that do nothing."""
-    rows: list[tuple[str, str, int, float, float]] = []
-    for peer in PEERS:
-        for count in counts:
-            if count == counts[0] or count <= peer.count_max:
-                count = min(count, peer.count_max)
-                rows.append((peer.name, peer.kind, count, *_costs(peer, count)))
+    rows = [
+        _costs(Row(peer.name, peer.kind, count), lambda number, peer=peer: _in_folder(peer, number))
+        for peer in PEERS
+        for count in sorted({min(count, peer.count_max) for count in counts})
+    ]
+    base = Peer("xargs -P2", "process", xargs, max(counts))
+    ratios: dict[tuple[str, int], list[float]] = {}
     starts: list[float] = []
     for kind in ("process", "call"):
         with Trunkline(kind) as trunkline:
             for count in counts:
-                whole = trunkline.seconds(count)
-                rows.append(("trunkline", kind, count, whole, whole / count))
+                beside, ours = Row(base.name, base.kind, count), Row("trunkline", kind, count)
+                for _ in range(rounds):  # in turns: the machine is now quicker, now slower
+                    _costs(beside, lambda number: _in_folder(base, number))
+                    _costs(ours, trunkline.seconds)
+                rows += [beside, ours] if kind == "process" else [ours]
+                ratios[kind, count] = [a / b for a, b in zip(ours.each, beside.each, strict=True)]
             if kind == "process":
-                starts = sorted(trunkline.first_start() for _ in range(5))
-    base = {count: each for name, _, count, _, each in rows if name == "xargs -P2"}
-    print("| | one process each? | tasks | seconds in all | milliseconds each | tasks/s | beside xargs |")
-    print("|---|---|---|---|---|---|---|")
-    for name, kind, count, whole, each in sorted(rows, key=lambda row: (row[1] != "process", row[4])):
-        ratio = each / base.get(count, base[counts[0]])
-        shown = "yes" if kind == "process" else "no"
-        print(
-            f"| {name} | {shown} | {count:,} | {whole:.1f} | {each * 1000:.2f} | {1 / each:,.0f} | {ratio:.1f} |"
-        )
+                starts = [trunkline.first_start() for _ in range(STARTS)]
+    _print(rows, ratios, counts[0])
     print(
-        f"\nCommit to first datum started, with a warm worker: {starts[len(starts) // 2] * 1000:.0f} ms (median of 5).\n"
+        f"\nCommit to first datum started, with a warm worker: {median(starts) * 1000:.0f} ms (median of {STARTS}).\n"
     )
 
 
-def _costs(peer: Peer, count: int) -> tuple[float, float]:
-    """Seconds in all, and for each task beyond the start."""
-    few = min(FEW, count // 2)
-    whole, small = (_in_folder(peer, number) for number in (count, few))
-    return whole, max(whole - small, 1e-9) / (count - few)
+def _print(rows: list[Row], ratios: dict[tuple[str, int], list[float]], fewest: int) -> None:
+    print("| | one process each? | tasks | seconds in all | milliseconds each | tasks/s | beside xargs |")
+    print("|---|---|---|---|---|---|---|")
+    base = {row.count: median(row.each) for row in rows if row.name == "xargs -P2"}
+    for row in sorted(rows, key=lambda row: (row.kind != "process", median(row.each))):
+        each = median(row.each)
+        ratio = each / base.get(row.count, base[fewest])
+        if row.name == "trunkline":
+            ratio = median(ratios[row.kind, row.count])
+        shown = "yes" if row.kind == "process" else "no"
+        print(
+            f"| {row.name} | {shown} | {row.count:,} | {median(row.whole):.1f} | {each * 1000:.2f} | {1 / each:,.0f} | "
+            f"{ratio:.1f} |"
+        )
+
+
+def _costs(row: Row, seconds: Callable[[int], float]) -> Row:
+    """Another round: seconds in all, and for each task beyond the start."""
+    few = min(FEW, row.count // 2)
+    whole, small = (seconds(number) for number in (row.count, few))
+    row.whole.append(whole)
+    row.each.append(max(whole - small, 1e-9) / (row.count - few))
+    return row
 
 
 def _in_folder(peer: Peer, count: int) -> float:
@@ -267,4 +288,6 @@ def _in_folder(peer: Peer, count: int) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, nargs="+", default=list(COUNTS))
-    datums(tuple(parser.parse_args().count))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    args = parser.parse_args()
+    datums(tuple(args.count), args.rounds)

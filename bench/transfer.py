@@ -55,9 +55,7 @@ class Bench:
         self._server = server
         self._folder = folder
         self._options = options
-        # A shell may forbid Python to keep compiled modules; whoever has installed trunkline has them.
-        self._env = {name: value for name, value in server.env.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        self._env["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
+        self._env = server.env
         self._command("version")
 
     def small(self) -> list[str]:

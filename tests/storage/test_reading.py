@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import folder_on_disk
 from trunkline.storage.objects import reading
 from trunkline.storage.objects.base import GET_SLACK_BYTES
 from trunkline.storage.objects.reading import DIRECT_FROM_BYTES, FirstReads, read_into
@@ -70,3 +73,31 @@ def test_every_way_reads_the_same(
         for _ in range(3):
             got = read_into(str(path), buffer, offset, length, firsts)
             assert bytes(got) == data[offset : offset + length]
+
+
+on_disk = pytest.fixture(folder_on_disk)
+
+
+def test_what_is_read_past_the_cache_does_not_come_into_it(on_disk: str) -> None:
+    path = Path(on_disk) / "object"
+    path.write_bytes(os.urandom(8 * MIB))
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        if in_memory(descriptor, [0]):
+            pytest.skip("this file system keeps all of it in memory")
+        read_into(str(path), memoryview(bytearray(5 * MIB)), MIB, 4 * MIB, FirstReads())
+        # To be asked may have the system read some itself; whoever reads through the cache would find all 32.
+        assert in_memory(descriptor, range(MIB + 64 * 1024, 5 * MIB, 128 * 1024)) < 16
+    finally:
+        os.close(descriptor)
+
+
+def in_memory(descriptor: int, offsets: Iterable[int]) -> int:
+    """How many of some bytes are in memory."""
+    found = 0
+    for offset in offsets:
+        with contextlib.suppress(BlockingIOError):
+            found += os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
+    return found

@@ -27,7 +27,7 @@ from trunkline.core.filestream import (
 
 STEP_BYTES = 2 * 2**20
 """So much is waited for before it is looked at."""
-BUFFER_BYTES = 4 * SMALL_BYTES_MAX
+BUFFER_BYTES = 2 * SMALL_BYTES_MAX
 COPIED_BYTES_MAX = 4096
 """Contents of up to this size are copied: they would hold much more memory than they have."""
 

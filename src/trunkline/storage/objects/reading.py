@@ -51,18 +51,14 @@ def read_into(path: str, buffer: memoryview, offset: int, length: int, firsts: F
     """The bytes of a range, which lie somewhere in ``buffer``; fewer only at the file's end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        can_be_direct = length >= DIRECT_FROM_BYTES and length + GET_SLACK_BYTES <= len(buffer)
         if (
-            length >= DIRECT_FROM_BYTES
-            and length + GET_SLACK_BYTES <= len(buffer)
-            and _DIRECT
-            and _CACHED_ONLY
-        ):
-            if _cached(descriptor, buffer[:length], offset):
-                return buffer[:length]
-            if firsts.is_first(path, offset, length):
-                found = _read_direct(path, buffer, offset, length)
-                if found is not None:
-                    return found
+            can_be_direct and _DIRECT and _CACHED_ONLY and not _is_cached(descriptor, offset + length // 2)
+            and firsts.is_first(path, offset, length)
+        ):  # fmt: skip
+            found = _read_direct(path, buffer, offset, length)
+            if found is not None:
+                return found
         got = 0
         while got < length and (read := os.preadv(descriptor, [buffer[got:length]], offset + got)):
             got += read
@@ -71,10 +67,11 @@ def read_into(path: str, buffer: memoryview, offset: int, length: int, firsts: F
         os.close(descriptor)
 
 
-def _cached(descriptor: int, buffer: memoryview, offset: int) -> bool:
-    """Fill the buffer if all of it is in memory."""
+def _is_cached(descriptor: int, offset: int) -> bool:
+    """Whether a byte is in memory, where the system says. It is asked for no more than that: what it does not have, Linux begins
+    to read into memory even for who does not wait for it, as much as was asked for and more."""
     try:
-        return os.preadv(descriptor, [buffer], offset, _CACHED_ONLY) == len(buffer)
+        return os.preadv(descriptor, [bytearray(1)], offset, _CACHED_ONLY) == 1
     except BlockingIOError:
         return False
     except OSError as error:
