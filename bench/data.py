@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common import Server, make_big, make_files, median, timed
+from common import Server, make_big, make_files, median, run, timed
 from peers import Dvc, Program, Trunkline, available
 
 SMALL_FILES, SMALL_BYTES = 10_000, 20_000
@@ -50,13 +50,18 @@ Change = Callable[[Path], None]
 
 
 def compare(
-    make: Callable[[Path], None], changes: list[tuple[str, Change]], rounds: int, *, keep: bool
+    make: Callable[[Path], None],
+    changes: list[tuple[str, Change]],
+    rounds: int,
+    *,
+    keep: bool,
+    sync_gets: bool,
 ) -> None:
     """Every program: first put, get, then a put after each change; medians of ``rounds``.
 
     All programs do a step, each round in another order, before any does the next one, so that they meet the same disk and memory.
     ``keep``: nothing is deleted until the end: for a minute or more after files were deleted, ext4 makes new ones at a tenth of
-    its speed, whoever asks.
+    its speed, whoever asks. ``sync_gets``: what is got has to be on the disk, too.
     """
     names = [name for name, _ in available()]
     times: dict[str, dict[str, list[float]]] = {name: {} for name in names}
@@ -68,7 +73,9 @@ def compare(
             folder = top / str(number)
             folder.mkdir()
             kinds = available()
-            programs = one_round(folder, kinds[number:] + kinds[:number], make, changes, times, grown)
+            programs = one_round(
+                folder, kinds[number:] + kinds[:number], make, changes, times, grown, sync_gets
+            )
             memory = max([memory, *(one.memory_mb for one in programs if isinstance(one, Trunkline))])
             if not keep:
                 shutil.rmtree(folder)
@@ -80,7 +87,7 @@ def compare(
 
 def one_round(
     folder: Path, kinds: list[tuple[str, type[Program]]], make: Callable[[Path], None], changes: list[tuple[str, Change]],
-    times: dict[str, dict[str, list[float]]], grown: dict[str, dict[str, int]],
+    times: dict[str, dict[str, list[float]]], grown: dict[str, dict[str, int]], sync_gets: bool,
 ) -> list[Program]:  # fmt: skip
     source = folder / "source"
     source.mkdir()
@@ -100,7 +107,7 @@ def one_round(
                     program.place(source)
                 os.sync()
                 before = 0 if what == "get" else program.stored_bytes()
-                seconds = timed(_step(program, what, source, folder / f"out-{program.name}"))
+                seconds = timed(_step(program, what, source, folder / f"out-{program.name}", sync_gets))
                 times[program.name].setdefault(what, []).append(seconds)
                 if what != "get":
                     grown[program.name][what] = program.stored_bytes() - before
@@ -111,9 +118,9 @@ def one_round(
     return programs
 
 
-def _step(program: Program, what: str, source: Path, out: Path) -> Callable[[], object]:
+def _step(program: Program, what: str, source: Path, out: Path, sync_gets: bool) -> Callable[[], object]:
     if what == "get":
-        return lambda: program.get(out)
+        return lambda: (program.get(out), sync_gets and run("sync", "-f", out.parent))
     if what != "put" and isinstance(program, Trunkline):
         return lambda: program.put_again(source)
     return lambda: program.put(source)
@@ -197,8 +204,9 @@ def data(scale: float = 1.0, rounds: int = 3) -> None:
         [("1 % of the files changed", lambda folder: change_files(folder, 0.01))],
         rounds,
         keep=True,
+        sync_gets=False,
     )
-    print(f"### One file of {big / 1e9:g} GB\n")
+    print(f"### One file of {big / 1e9:g} GB, on the disk both ways\n")
     compare(
         lambda folder: make_big(folder / "big.bin", big),
         [
@@ -207,6 +215,7 @@ def data(scale: float = 1.0, rounds: int = 3) -> None:
         ],
         rounds,
         keep=False,
+        sync_gets=True,
     )
     print("### Tiny files\n")
     tiny(round(TINY_FILES * scale))
