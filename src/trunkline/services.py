@@ -133,10 +133,29 @@ class Services:
             self.access.revoke(subject)
 
 
+def open_database(settings: Settings) -> Database:
+    """The database of a server; a new one if there is none yet.
+
+    :raises CorruptionError: ``database_lost``, where there is none any more: packs are there, and nothing knows them. A new
+    database would take them all for what failed writes left, to be deleted.
+    """
+
+    def refuse_what_is_lost() -> None:
+        place = settings.place_of_objects
+        if next(iter(open_store(place, settings.options_of_objects).list("packs/")), None) is not None:
+            raise CorruptionError(
+                f"the database is lost: {place} holds packs, and the database nothing; restore a backup into a new place "
+                "('trunkline restore BACKUP --home DIR'), or move those packs away to begin anew",
+                kind="database_lost",
+            )
+
+    return Database(settings.url_of_database, before_new=refuse_what_is_lost)
+
+
 def build(settings: Settings, *, clock: Clock | None = None) -> Services:
     """Wire everything up; nothing runs yet."""
     clock = clock or SystemClock()
-    db = Database(settings.url_of_database)
+    db = open_database(settings)
     access = AccessService(db, clock)
     outbox = Outbox(db, clock)
     queue = TaskQueue(db, clock, settings.lease_seconds)

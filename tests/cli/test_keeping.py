@@ -73,6 +73,7 @@ def test_fsck_with_and_without_a_server(tmp_path: Path) -> None:
         assert "damaged_pack" in done.out and "checked@" in done.out and ":/a" in done.out
         report = json.loads(shell("fsck --repair -o json", code=70).out)
         assert report["repaired"] and report["problems"][0]["kind"] == "lost_chunk"
+        assert [line for line in report["advice"] if "--repair" in line] == []  # it has done what it can
         server.start()
         put(shell, "checked@master:/again", noise(1))
         assert "all is well" in shell("fsck").err
@@ -110,6 +111,7 @@ def test_backup_and_restore(shell: Shell, tmp_path: Path) -> None:
     assert "all is well" in shell(f"restore {place} --home {home}").err
     assert "not empty" in shell(f"restore {place} --home {home}", code=5).err
     assert "outside" in shell(f"backup {shell.server.home}/inside", code=2).err
+    assert "nowhere" in shell("backup ''", code=2).err
     with running_server(home) as server:
         assert b"".join(server.client().get_file("precious@master:/a")) == noise(9)
         assert Shell(server)("fsck").code == 0

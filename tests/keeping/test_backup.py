@@ -196,7 +196,7 @@ def test_restoring_a_home(tmp_path: Path) -> None:
             backup.check_target(wrong, home, str(home / "objects"))
     with pytest.raises(InvalidInputError, match="outside"):
         backup.check_target("s3://bucket/data/x", home, "s3://bucket/data")
-    with pytest.raises(InvalidInputError, match="holds the data"):
+    with pytest.raises(InvalidInputError, match="something else than backups"):
         services.versioning.backup(LocalStore(home / "objects"), folder=home, release="test", files={})
     place = str(tmp_path / "copies")
     services.versioning.backup(
@@ -229,9 +229,23 @@ def test_a_restore_that_fails_leaves_nothing(
     for info in list(target.list("packs/")):
         target.delete(info.key)
     (tmp_path / "x").mkdir()
-    with pytest.raises(CorruptionError):
+    with pytest.raises(CorruptionError, match="back up to the same place again"):
         offline.restore(str(tmp_path / "backup"), Settings(home=tmp_path / "x" / "new"))
     assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_only_an_empty_place_becomes_one_for_backups(
+    versioning: VersioningService, target: LocalStore, tmp_path: Path
+) -> None:
+    target.put("holiday/1.jpg", [b"picture"])
+    (tmp_path / "backup").chmod(0o755)
+    with pytest.raises(InvalidInputError, match=r"something else than backups \(holiday/1.jpg\)"):
+        save(versioning, backup.open_target(str(tmp_path / "backup")), tmp_path)
+    assert [info.key for info in target.list()] == ["holiday/1.jpg"]
+    assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o755
+    for nowhere in ("", "relative"):
+        with pytest.raises(InvalidInputError, match="name an absolute folder"):
+            backup.check_target(nowhere, tmp_path / "home", str(tmp_path / "home" / "objects"))
 
 
 def test_a_bucket_as_the_place(

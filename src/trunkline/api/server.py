@@ -28,9 +28,8 @@ from trunkline.core.garbage import keep_what_is_there
 from trunkline.errors import StateError
 from trunkline.jobs.engines.process import ProcessEngine, started_at
 from trunkline.jobs.pool import ProcessTable
-from trunkline.services import Services, build, stop_children
+from trunkline.services import Services, build, open_database, stop_children
 from trunkline.settings import Settings
-from trunkline.storage.db.engine import Database
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +166,7 @@ def _signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
 
 def _gateway_runs(settings: Settings) -> bool:
     """Whether a gateway of an earlier run is alive; it goes on with its port."""
-    db = Database(settings.url_of_database)
+    db = open_database(settings)
     try:
         table = ProcessTable(db, SystemClock(), {"process": ProcessEngine()})
         return any(table.is_alive(process) for process in table.running("gateway"))
@@ -186,7 +185,7 @@ def shut_down(settings: Settings) -> tuple[bool, int]:
         raise StateError(f"{settings.home} is not a data directory: nothing runs there", kind="no_home")
     was_running = _end_server(settings)
     with home.locked(settings.home):
-        db = Database(settings.url_of_database)
+        db = open_database(settings)
         try:
             return was_running, stop_children(ProcessTable(db, SystemClock(), {"process": ProcessEngine()}))
         finally:

@@ -223,7 +223,7 @@ def backup(
     output: Output = None,
 ) -> None:
     """Copy everything to a folder or bucket while the server runs; a later backup copies only what is new."""
-    place = target if "://" in target else str(Path(target).expanduser().absolute())
+    place = target if not target or "://" in target else str(Path(target).expanduser().absolute())
     with watched():
         done = client().backup(place, keep=keep)
     if output is not None:

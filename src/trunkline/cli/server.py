@@ -149,7 +149,7 @@ def _fail_like(log: Path, code: int) -> None:
         raise LimitError(
             f"the disk is full: free some space for {log.parent.parent}, then try again", kind="disk_full"
         )
-    if code in range(2, 71) and said:
+    if code in range(2, 71) and said and "Traceback (most recent call last)" not in said:
         say(said.splitlines()[-1])
         raise typer.Exit(code)
     raise InternalError(f"the server ended with status {code}: see {log}")

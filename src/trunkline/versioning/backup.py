@@ -81,7 +81,8 @@ def open_target(url: str, options: Mapping[str, str] | None = None) -> ObjectSto
     folder = Path(url.removeprefix("file://")).expanduser().absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)  # secrets are in the database
+        if (folder / MARK).exists() or not any(folder.iterdir()):  # else it is somebody's
+            folder.chmod(0o700)  # secrets are in the database
     except OSError as error:
         raise UnavailableError(f"cannot use {folder}: {error.strerror}", kind="disk_error") from error
     return LocalStore(folder)
@@ -98,9 +99,9 @@ def check_target(url: str, home: Path, objects: str) -> None:
         is_inside = not folder.is_absolute() or any(
             folder.resolve().is_relative_to(place) for place in places
         )
-    if is_inside:
+    if is_inside or not url:
         raise InvalidInputError(
-            f"cannot back up to {url}: name an absolute folder, or a bucket's prefix, outside of the data itself",
+            f"cannot back up to {url or 'nowhere'}: name an absolute folder, or a bucket's prefix, outside of the data itself",
             kind="bad_target",
         )
 
@@ -177,16 +178,18 @@ class BackupMaker:
         )
 
     def _claim(self) -> None:
-        """Only a place for backups may be written to and pruned: packs without our mark are somebody's data."""
+        """Only a place for backups may be written to and pruned: what is there without our mark is somebody's data."""
         if next(iter(self._target.list(MARK)), None) is None:
-            if next(iter(self._target.list("packs/")), None) is not None:
+            found = next(iter(self._target.list()), None)
+            if found is not None:
                 raise InvalidInputError(
-                    "that place holds the data of a trunkline, not backups: name another", kind="bad_target"
+                    f"that place holds something else than backups ({found.key}): name an empty or a new one",
+                    kind="bad_target",
                 )
             self._target.put(MARK, [b"trunkline backups: see docs/guides/keeping.md\n"])
 
     def _copy(self, name: str) -> None:
-        data = _checked(self._objects, name, "the store")
+        data = _checked(self._objects, name, "the store", "run 'trunkline fsck --repair'")
         self._target.put(object_key(name), [data])
 
     def _prune(self, keep: int) -> int:
@@ -229,18 +232,14 @@ def _parts(path: Path) -> Iterator[bytes]:
             yield part
 
 
-def _checked(objects: ObjectStore, name: str, where: str) -> bytes:
+def _checked(objects: ObjectStore, name: str, where: str, advice: str) -> bytes:
     """A pack's bytes, verified."""
     try:
         data = objects.get(object_key(name))
     except NotFoundError as error:
-        raise CorruptionError(
-            f"pack {name} is lost in {where}: run 'trunkline fsck --repair'", kind="lost_pack"
-        ) from error
+        raise CorruptionError(f"pack {name} is lost in {where}: {advice}", kind="lost_pack") from error
     if not is_intact(name, data):
-        raise CorruptionError(
-            f"pack {name} is damaged in {where}: run 'trunkline fsck --repair'", kind="damaged_pack"
-        )
+        raise CorruptionError(f"pack {name} is damaged in {where}: {advice}", kind="damaged_pack")
     return data
 
 
@@ -281,8 +280,10 @@ def restore(
         )
     progress.begin("copying packs", len(names))
 
+    advice = "back up to the same place again, where the data still is, or restore an older backup with --id"
+
     def copy(name: str) -> None:
-        objects.put(object_key(name), [_checked(target, name, "the backup")])
+        objects.put(object_key(name), [_checked(target, name, "the backup", advice)])
 
     with ThreadPoolExecutor(COPIERS, thread_name_prefix="restore") as pool:
         for _ in pool.map(copy, [name for name, _ in names]):

@@ -386,13 +386,15 @@ def bounded(problems: Sequence[Problem]) -> tuple[tuple[Problem, ...], int]:
     return tuple(problems[:PROBLEMS_MAX]), max(0, len(problems) - PROBLEMS_MAX)
 
 
-def advice(found: Findings) -> tuple[str, ...]:
+def advice(found: Findings, *, after_repair: bool = False) -> tuple[str, ...]:
     """What a person can do about what is left."""
     if not found.problems:
         return ()
-    lines = [
-        "run 'trunkline fsck --repair': it uses every good copy that is left, and cuts what leads nowhere"
-    ]
+    lines = []
+    if not after_repair:
+        lines.append(
+            "run 'trunkline fsck --repair': it uses every good copy that is left, and cuts what leads nowhere"
+        )
     if found.missing or found.bad_chunks:
         lines.append(
             "content that is lost for good: put the same files again (anywhere), or restore a backup; "

@@ -82,7 +82,8 @@ class Database:
     :raises CorruptionError: if the file is not a database; ``UnavailableError`` if it is of a newer version.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, before_new: Callable[[], object] = lambda: None) -> None:
+        """``before_new`` is called before the first tables are made: where it raises, none are."""
         self.changes = Changes()
         """Moves at every commit."""
         self._named: WeakValueDictionary[str, Changes] = WeakValueDictionary()
@@ -98,15 +99,17 @@ class Database:
         )
         try:
             with _translated():
-                self._migrate()
+                self._migrate(before_new)
         except BaseException:
             self.close()
             raise
 
-    def _migrate(self) -> None:
+    def _migrate(self, before_new: Callable[[], object]) -> None:
         with self._engine.connect() as connection:
             if not self.is_sqlite:
                 postgres.check_encoding(connection)
+            if schema.version_of(connection) is None:
+                before_new()
             self._begin_write(connection)
             schema.migrate(connection)
             connection.commit()
@@ -357,6 +360,17 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
+def _is_damage(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _damaged(why: str) -> CorruptionError:
+    return CorruptionError(
+        f"the database is damaged: {why}; restore a backup into a new place: 'trunkline restore BACKUP --home DIR'",
+        kind="database_damaged",
+    )
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """The driver's errors in our own tree."""
@@ -380,16 +394,20 @@ def _translated() -> Iterator[None]:
             if translated is None:
                 raise
             raise translated from error
+        text = str(error.orig)
+        if _is_damage(error.orig):
+            raise _damaged(text) from error
         if not isinstance(error, OperationalError):
             raise
-        text = str(error.orig)
         if "full" in text or getattr(error.orig, "sqlite_errorname", "") in NO_ROOM:
             raise LimitError(
                 "the disk is full: nothing was written; free some space in the data directory and repeat",
                 kind="disk_full",
             ) from error
-        if "malformed" in text or "not a database" in text:
-            raise CorruptionError(f"the database is damaged: {text}", kind="database_damaged") from error
         raise UnavailableError(
             f"the database does not answer: {text}", kind="database_unavailable"
         ) from error
+    except sqlite3.DatabaseError as error:  # of what is done with each new connection
+        if not _is_damage(error):
+            raise
+        raise _damaged(str(error)) from error

@@ -73,7 +73,7 @@ class Keeping(UseCases):
         if not repair:
             with exclusive(self._db, self._clock, "fsck"), self.progress.of("fsck"):
                 checker = self._checker()
-                return self._report(checker, checker.run())
+                return self._report(checker, checker.run(), None)
         with exclusive(self._db, self._clock, "fsck"), self.progress.of("fsck"):
             found = self._checker().run()
             done = Repairer(
@@ -110,12 +110,14 @@ class Keeping(UseCases):
             progress=self.progress,
         )
 
-    def _report(self, checker: Checker, found: Findings, done: Iterable[str] = ()) -> FsckReport:
+    def _report(self, checker: Checker, found: Findings, done: Iterable[str] | None) -> FsckReport:
+        """``done``: what a repair has mended before."""
         problems, more = bounded(found.problems)
         orphans, orphan_bytes = checker.orphans()
         return FsckReport(
             problems=problems, problems_more=more, packs=found.packs, pack_bytes=found.pack_bytes,
-            roots=found.roots, orphans=orphans, orphan_bytes=orphan_bytes, repaired=tuple(done), advice=advice(found),
+            roots=found.roots, orphans=orphans, orphan_bytes=orphan_bytes, repaired=tuple(done or ()),
+            advice=advice(found, after_repair=done is not None),
         )  # fmt: skip
 
     def backup(

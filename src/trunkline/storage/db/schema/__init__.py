@@ -35,7 +35,7 @@ from trunkline.storage.db.schema.keeping import (
     purges,
     tree_holds,
 )
-from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate
+from trunkline.storage.db.schema.migrations import SCHEMA_VERSION, migrate, version_of
 from trunkline.storage.db.schema.models import (
     checkpoints,
     experiments,
@@ -119,6 +119,7 @@ __all__ = [
     "trials",
     "upload_parts",
     "uploads",
+    "version_of",
 ]
 
 fit_postgresql(metadata)

@@ -59,7 +59,7 @@ def migrate(connection: Connection) -> None:
 
     :raises UnavailableError: if a newer trunkline has already migrated it.
     """
-    found = _found(connection)
+    found = version_of(connection)
     if found is not None and found > SCHEMA_VERSION:
         raise UnavailableError(
             f"this data directory is of schema version {found}, this trunkline knows up to {SCHEMA_VERSION}: "
@@ -75,7 +75,7 @@ def migrate(connection: Connection) -> None:
     connection.execute(sa.insert(meta).values(key="schema_version", value=str(SCHEMA_VERSION)))
 
 
-def _found(connection: Connection) -> int | None:
+def version_of(connection: Connection) -> int | None:
     """The version of the tables that are there; None for an empty database."""
     if not sa.inspect(connection).has_table("meta"):
         return None
