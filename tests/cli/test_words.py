@@ -14,8 +14,10 @@ from tests.cli.conftest import run_here
 from trunkline import errors
 from trunkline.cli.errors import EXIT, exit_code
 from trunkline.cli.grammar import NOUNS
+from trunkline.cli.jobs import job_state
 from trunkline.cli.output import bar, duration_text, one_line, short_age, size_text
 from trunkline.cli.tree import root
+from trunkline.wire.jobs import Job
 
 ROOT = root()
 ENV = {"TRUNKLINE_HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
@@ -33,6 +35,23 @@ def commands(command: Any, words: tuple[str, ...] = ()) -> list[tuple[str, Any]]
 
 
 COMMANDS = commands(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("total", "skipped", "processed", "said"),
+    [
+        (0, 0, 0, "succeeded: there were no datums to process"),
+        (3, 3, 0, "succeeded: all results were known"),
+        (3, 2, 1, "succeeded"),
+        (1, 0, 0, "succeeded"),  # a service has run for it
+    ],
+)
+def test_how_a_job_went(total: int, skipped: int, processed: int, said: str) -> None:
+    job = Job(
+        project="default", pipeline="p", id="1", version=1, status="succeeded", phase="", reason="", inputs=(), total=total,
+        processed=processed, skipped=skipped, failed=0, recovered=0, stats={}, created_at=0.0, started_at=0.0, finished_at=0.0,
+    )  # fmt: skip
+    assert job_state(job) == said
 
 
 def test_every_error_class_has_an_exit_code() -> None:

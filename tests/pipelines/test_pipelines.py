@@ -183,6 +183,16 @@ def test_a_working_dir_in_the_code_must_be_there(world: World) -> None:
         world.pipelines.create("default", asked, code_root=code, update=True)
 
 
+def test_a_requirements_file_must_be_in_the_code(world: World) -> None:
+    code = world.versioning.stage([PutFile(path="/src/needs.txt", parts=[b"pillow"])]).root
+    asked = spec("edges", transform={"code": ".", "requirements": "src/needs.txt"})
+    world.pipelines.create("default", asked, code_root=code)
+    for wrong in ("needs.txt", "src"):
+        asked = spec("edges", transform={"code": ".", "requirements": wrong})
+        with pytest.raises(InvalidInputError, match=f"there is no file '{wrong}' in the folder"):
+            world.pipelines.create("default", asked, code_root=code, update=True)
+
+
 # --- versions, jobs -----------------------------------------------------------------------------------------------
 
 

@@ -148,7 +148,7 @@ def job_progress(job: Job) -> str:
 
 def job_state(job: Job) -> str:
     """The status, with the reason or the phase."""
-    if job.status == "succeeded" and job.processed + job.failed + job.recovered + job.quarantined == 0:
+    if job.status == "succeeded" and job.total == job.skipped:
         return f"succeeded: {'all results were known' if job.skipped else 'there were no datums to process'}"
     detail = job.reason or (job.phase if job.status in ("queued", "running") else "")
     if job.status == "succeeded" and job.quarantined:

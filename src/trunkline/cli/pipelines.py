@@ -80,7 +80,7 @@ def update_pipeline(
     project: Project = None,
     output: Output = None,
 ) -> None:
-    """Make new versions of pipelines from a spec file."""
+    """Make new versions of pipelines from a spec file; one that does not exist is created, as by pachctl."""
     create_pipeline(file, jsonnet, arg, True, reprocess, dry_run, project, output)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from posixpath import normpath
 
 from sqlalchemy.engine import Connection
 
@@ -63,6 +64,7 @@ class SpecChecks:
         if code_root is not None:
             self._versioning.check_tree(TreeHash(code_root))
             self._check_folder(spec.transform.working_dir, TreeHash(code_root))
+            self._check_requirements(spec.transform.requirements, TreeHash(code_root))
 
     def _check_folder(self, wanted: str, code: TreeHash) -> None:
         """What is absolute is looked for when a datum begins: it may be where only that can see it."""
@@ -75,6 +77,19 @@ class SpecChecks:
             raise InvalidInputError(
                 f"transform.working_dir: there is no folder {wanted!r} in the folder of transform.code",
                 kind="bad_working_dir",
+            )
+
+    def _check_requirements(self, wanted: str, code: TreeHash) -> None:
+        if not wanted:
+            return
+        try:
+            is_file = not self._versioning.stat(code, normpath(f"/{wanted}")).is_dir
+        except NotFoundError:
+            is_file = False
+        if not is_file:
+            raise InvalidInputError(
+                f"transform.requirements: there is no file {wanted!r} in the folder of transform.code",
+                kind="bad_requirements",
             )
 
     def _check_repo(self, spec: PipelineSpec, where: str, leaf: PfsInput, coming: Collection[Node]) -> None:

@@ -131,7 +131,7 @@ def unreachable(url: str, *, timed_out: bool) -> UnavailableError:
     """The error for a server that does not answer."""
     reason = "did not answer in time" if timed_out else "does not answer"
     return UnavailableError(
-        f"the server at {url} {reason}: see 'trunkline status', or start it with 'trunkline up'",
+        f"the server at {url} {reason}: start it with 'trunkline up', if it does not run",
         kind="unreachable",
     )
 
