@@ -60,6 +60,16 @@ def test_where_files_go(shell: Shell, tmp_path: Path) -> None:
     assert {f["path"] for f in files if not f["is_dir"]} == {
         "/a.txt", "/one", "/in/a.txt", "/many/a.txt", "/many/b.txt", "/d/c.txt", "/c.txt",
     }  # fmt: skip
+    for way in (f"-f {a}", f"-f {a} -p 2", f"-f {a} -f {b}", f"-r -f {d}"):
+        shell("create repo bare")
+        shell(f"put file bare@master: {way}")
+        listed = json.loads(shell("list files bare@master -r -o json").out)
+        shell("delete repo bare")
+        shell("create repo bare")
+        shell(f"put file bare@master:/ {way}")
+        same = json.loads(shell("list files bare@master -r -o json").out)
+        assert [one["path"] for one in listed] == [one["path"] for one in same]
+        shell("delete repo bare")
     assert "put it with -r" in shell(f"put file places@master -f {d}", code=2).err
     assert "no file" in shell(f"put file places@master -f {tmp_path / 'nope'}", code=2).err
     commits = len(json.loads(shell("list commits places -o json").out))

@@ -145,6 +145,11 @@ def test_bad_sources(shell: Shell, repo: str, web: WebServer, tmp_path: Path) ->
     refused(shell, f"{put}:/d/ -f -", "stdin is one file", stdin=b"x")
     refused(shell, f"{put} -f ''", "empty")
     refused(shell, f"{put} -f {tmp_path}/pipe", "no plain file")
+    bad, names = tmp_path / "\udcffz", tmp_path / "names"
+    bad.write_text("")
+    names.write_bytes(os.fsencode(f"{bad}\n"))
+    for way in (f"-f {bad}", f"-i {names}", f"-f {bad} --full-path", f"-f {a} -f {bad} -p 4"):
+        refused(shell, f"{put} {way}", "\ufffdz has a name that is not UTF-8: rename it")
     refused(shell, f"{put} -f {a} -f {tmp_path}/e/a", "put them apart", code=5)
     refused(shell, f"{put} -f {tmp_path}/e", "with -r")
     refused(shell, f"{put} -f {web.url}/none", "does not exist", code=4)
@@ -242,7 +247,9 @@ def test_bad_ways_to_get(shell: Shell, repo: str, tmp_path: Path) -> None:
     refused(shell, f"{get} -r", "-o FOLDER")
     refused(shell, f"{get} -r -o -", "-o FOLDER")
     refused(shell, f"{get}:/a -o {tmp_path}/none/x", "cannot write", code=7)
+    refused(shell, f"{get}:/x* -r -o {tmp_path}/x", "holds no file that matches /x*", code=4)
     (tmp_path / "into").mkdir()
+    refused(shell, f"{get}:/a -o {tmp_path}/into", "is a folder: write -o", "into/NAME")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "into" / "d").symlink_to(tmp_path / "elsewhere")
     done = shell(f"{get}:/ -r -o {tmp_path}/into", code=2)

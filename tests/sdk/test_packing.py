@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from tests.core.test_filestream import Arriving, File, stream_of
 from trunkline.core import filestream
 from trunkline.core.filestream import SMALL_BYTES_MAX
 from trunkline.errors import ConflictError, InvalidInputError
-from trunkline.sdk.packing import Share, names_of, send_files, total_bytes
+from trunkline.sdk.packing import Run, Share, names_of, runs, send_files, send_runs, total_bytes
 from trunkline.sdk.unpacking import move_into_place, write_files
 
 
@@ -76,7 +77,11 @@ def test_what_cannot_be_sent_is_named(tmp_path: Path) -> None:
         names(tmp_path)
     (tmp_path / "l").unlink()
     (tmp_path / "l").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InvalidInputError, match="l is not a readable regular file"):
+    with pytest.raises(InvalidInputError, match="l is a link to what is not there"):
+        names(tmp_path)
+    (tmp_path / "l").unlink()
+    (tmp_path / "l").symlink_to("l")
+    with pytest.raises(InvalidInputError, match="l cannot be read: Too many levels"):
         names(tmp_path)
     (tmp_path / "l").unlink()
     os.mkfifo(tmp_path / "a" / "pipe")
@@ -86,6 +91,42 @@ def test_what_cannot_be_sent_is_named(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))).write_text("")
     with pytest.raises(InvalidInputError, match="not UTF-8"):
         names(tmp_path)
+
+
+def test_what_cannot_be_sent_is_named_as_it_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, "src/m/a")
+    link = tmp_path / "src" / "m" / "l"
+    link.symlink_to("nowhere")
+    for share in (Share(0, 1), Share(1, 2)):
+        for source in ("src", "src/", Path("src")):
+            with pytest.raises(InvalidInputError, match=r"^src/m/l is a link to what is not there$"):
+                send_files(Collected(), [("in", source)], share=share)  # type: ignore[arg-type]
+    link.unlink()
+    make(tmp_path, "src/m/b")
+    for run in (walked := runs([("in", Path("src"))])):
+        assert isinstance(run, Run)
+        (tmp_path / "src" / "m" / "b").unlink()
+        with pytest.raises(ConflictError, match=r"^src/m/b went away"):
+            send_runs(Collected(), [run])  # type: ignore[arg-type]
+        os.mkfifo(tmp_path / "src" / "m" / "b")
+        with pytest.raises(InvalidInputError, match=r"^src/m/b is not a readable regular file"):
+            send_runs(Collected(), [run])  # type: ignore[arg-type]
+    assert next(walked, None) is None
+    with pytest.raises(InvalidInputError, match=r"^src/m/b is not a readable regular file"):
+        send_files(Collected(), [("", "src/m/b")])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["\udcffz", "in/\udcffz", "\ud800z"])
+def test_a_name_that_is_no_text_is_the_same_error_everywhere(tmp_path: Path, name: str) -> None:
+    make(tmp_path, "ok")
+    bad = tmp_path / "\udcffz"
+    bad.write_text("")
+    (tmp_path / "link").symlink_to(bad)
+    for source in (bad, str(bad), str(tmp_path / "link"), b"content", str(tmp_path)):
+        for share in (Share(0, 1), Share(1, 2)):
+            with pytest.raises(InvalidInputError, match="\ufffdz has a name that is not UTF-8: rename it"):
+                send_files(Collected(), [("ok", tmp_path / "ok"), (name, source)], share=share)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [10, 3_000_000])
@@ -192,3 +233,32 @@ def test_what_is_there_is_replaced_or_joined(tmp_path: Path) -> None:
     make(tmp_path / "whole", "x")
     move_into_place(tmp_path / "whole", tmp_path / "not" / "there")
     assert names(tmp_path / "not" / "there") == ["x"]
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    for place, said in (
+        ("m/5/", "m/5 would be a file"),
+        ("m", "m would be a folder"),
+        ("", "out would be a folder"),
+    ):
+        source, out = tmp_path / "source", tmp_path / "out"
+        make(source, "a", "m/5")
+        if place.endswith("/"):
+            (out / place).mkdir(parents=True)
+        else:
+            make(tmp_path, f"out/{place}".rstrip("/"))
+        with pytest.raises(InvalidInputError, match=said) as refused:
+            move_into_place(source, out)
+        if place == "m/5/":  # is seen when its turn comes
+            assert "1 are in their places" in str(refused.value) and (out / "a").is_file()
+        else:
+            assert not (out / "a").exists()
+        shutil.rmtree(source)
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+    make(tmp_path, "one")
+    (tmp_path / "out" / "one").mkdir(parents=True)
+    with pytest.raises(InvalidInputError, match=r"out/one would be a file, but a folder is there: remove it"):
+        move_into_place(tmp_path / "one", tmp_path / "out")
+    with pytest.raises(InvalidInputError, match="file would be a folder"):
+        make(tmp_path, "file")
+        move_into_place(tmp_path / "one", tmp_path / "file")

@@ -36,8 +36,9 @@ def put_file(
         return
     api = transfers()
     where = parse_address(address, project or api.project)
+    _, colon, path = address.partition(":")
     puts = Puts(
-        sources=listed(files or [], lists or []), into=None if ":" not in address else address.partition(":")[2],
+        sources=listed(files or [], lists or []), into=(path or "/") if colon else None,
         recursive=recursive, append=append, unpack=untar, link=link, full_path=full_path, streams=parallel,
     )  # fmt: skip
     if link and (append or untar):
@@ -46,7 +47,7 @@ def put_file(
         _put_changed(api, address, puts, project) if changed else _put(api, address, puts, where, project)
     )
     if commit is None:
-        done(None, output, f"nothing differs from {address}: no commit")
+        done(None, output, f"nothing differs from {address.removesuffix(':')}: no commit")
         return
     done(commit, output, f"commit {commit['project']}/{commit['repo']}@{commit['id']} {commit['status']}")
 
@@ -150,8 +151,13 @@ def _as_glob(address: str, project: str | None) -> tuple[str, str | None]:
 @contextlib.contextmanager
 def _whole(target: str) -> Iterator[IO[bytes]]:
     """A file that appears under its name only when it is complete; what is there and no file (a device, a pipe) is written to."""
+    if os.path.isdir(target):
+        raise InvalidInputError(
+            f"{target} is a folder: write -o {os.path.join(target, 'NAME')}, or get it with -r into that folder",
+            kind="is_directory",
+        )
     try:
-        is_file = not os.path.exists(target) or os.path.isfile(target) or os.path.isdir(target)
+        is_file = not os.path.exists(target) or os.path.isfile(target)
         if not is_file:
             with open(target, "wb", buffering=0) as there:
                 yield there

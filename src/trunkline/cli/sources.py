@@ -74,6 +74,7 @@ def _lines(name: str) -> list[str]:
                 raw = file.read(LIST_BYTES_MAX + 1)
         text = raw.decode()
     except UnicodeDecodeError as error:
+        _refuse_names(os.fsdecode(raw).split("\n"))
         raise InvalidInputError(f"the list {name} is not UTF-8", kind="bad_list") from error
     except OSError as error:
         raise InvalidInputError(
@@ -82,6 +83,13 @@ def _lines(name: str) -> list[str]:
     if len(raw) > LIST_BYTES_MAX:
         raise InvalidInputError(f"the list {name} has more than {LIST_BYTES_MAX} bytes", kind="bad_list")
     return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+
+
+def _refuse_names(lines: Sequence[str]) -> None:
+    """Of a list that is not UTF-8: if a file has such a name, it is not the list that is to be mended."""
+    for line in lines:
+        if not line.isascii() and "\0" not in line and os.path.lexists(line):
+            packing.encoded(line, line)
 
 
 def local_files(puts: Puts, sources: Iterable[str]) -> list[tuple[str, Source]]:
@@ -116,6 +124,8 @@ def _where(puts: Puts, source: str) -> tuple[str, Source]:
         if not puts.recursive:
             raise InvalidInputError(f"{source} is a folder: put it with -r", kind="is_directory")
     elif not os.path.exists(source):
+        if os.path.islink(source):
+            raise InvalidInputError(f"{source} is a link to what is not there", kind="bad_file")
         raise InvalidInputError(f"there is no file {source}", kind="no_file")
     elif not os.path.isfile(source):
         raise InvalidInputError(f"{source} is no plain file: pipe it in with -f -", kind="bad_file")
@@ -206,7 +216,10 @@ def _link(puts: Puts, source: str) -> Link:
     if is_url(source):
         return Link(source=source, path=url_target(puts, source), recursive=puts.recursive)
     absolute = os.path.join(os.getcwd(), source)
-    return Link(source=absolute, path="/" + _top(puts, source, _own_name(source)), recursive=puts.recursive)
+    path = "/" + _top(puts, source, _own_name(source))
+    for name in (absolute, path):
+        packing.encoded(name, source)  # JSON has no other names
+    return Link(source=absolute, path=path, recursive=puts.recursive)
 
 
 def opened(source: str) -> IO[bytes]:

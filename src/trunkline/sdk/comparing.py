@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from trunkline.errors import NotFoundError
-from trunkline.sdk.packing import Content, Run, runs
+from trunkline.sdk.packing import Content, Run, encoded, runs
 
 if TYPE_CHECKING:
     from trunkline.sdk.packing import Source
@@ -27,6 +27,7 @@ def changed(files: Iterable[tuple[str, Source]], into: str, heads: Heads) -> Ite
     for name, source in files:
         pair = [(name, source)]
         if not isinstance(source, bytes) and os.path.isdir(source):
+            encoded(name, source)  # before it is asked for
             top = _joined(into, name)
             yield from _differing(runs(pair), _joined(into, "").encode(), _there(heads, top))
             continue
@@ -76,4 +77,4 @@ def _differing(files: Iterable[Run | Content], into: bytes, heads: Iterator[Head
             if head[1:] != (found.st_size, found.st_mtime_ns, bool(found.st_mode & _MAY_RUN)):
                 chosen.append(name)
         if chosen:
-            yield Run(run.folder, run.prefix, chosen)
+            yield Run(run.folder, run.prefix, chosen, run.local)

@@ -38,6 +38,8 @@ class Run(NamedTuple):
     prefix: bytes
     """What comes before each name in the stream."""
     names: Sequence[bytes]
+    local: bytes = b""
+    """What comes before each name on this machine: an error names the file as whoever put it would find it."""
 
 
 class Content(NamedTuple):
@@ -47,31 +49,39 @@ class Content(NamedTuple):
     data: bytes
 
 
-def walk(folder: str | bytes, prefix: bytes = b"", *, at: int | None = None) -> Iterator[Run]:
+def walk(folder: str, prefix: bytes = b"") -> Iterator[Run]:
     """Every file below a folder, in the order in which the server keeps them. Links to files are followed.
 
     :raises InvalidInputError: for a device, a socket, a dangling link or a link to a folder, naming it.
     """
-    descriptor = os.open(folder, _FOLDER, dir_fd=at)
+    local = os.fsencode(folder)
+    return _walk(local, prefix, local if local.endswith(b"/") else local + b"/", None)
+
+
+def _walk(folder: bytes, prefix: bytes, local: bytes, at: int | None) -> Iterator[Run]:
+    try:
+        descriptor = os.open(folder, _FOLDER, dir_fd=at)
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise _unopened(local.rstrip(b"/"), error) from error
     try:
         names: list[bytes] = []
-        for key in _listed(descriptor, prefix):
+        for key in _listed(descriptor, local):
             if key[-1] != 0x2F:
                 names.append(key)
                 continue
             if names:
-                yield Run(descriptor, prefix, names)
+                yield Run(descriptor, prefix, names, local)
                 names = []
-            yield from walk(key[:-1], prefix + key, at=descriptor)
+            yield from _walk(key[:-1], prefix + key, local + key, descriptor)
         if names:
-            yield Run(descriptor, prefix, names)
+            yield Run(descriptor, prefix, names, local)
     except FileNotFoundError as error:
-        raise _changed(prefix, "went away") from error
+        raise _changed(local.rstrip(b"/"), "went away") from error
     finally:
         os.close(descriptor)
 
 
-def _listed(descriptor: int, prefix: bytes) -> list[bytes]:
+def _listed(descriptor: int, local: bytes) -> list[bytes]:
     """What is in a folder, sorted; folders end with a slash, which makes the order that of whole paths."""
     found = []
     with os.scandir(descriptor) as entries:
@@ -79,33 +89,52 @@ def _listed(descriptor: int, prefix: bytes) -> list[bytes]:
             try:
                 key = entry.name.encode()
             except UnicodeEncodeError as error:
-                shown = (prefix + os.fsencode(entry.name)).decode("utf-8", "replace")
-                raise InvalidInputError(
-                    f"{shown} has a name that is not UTF-8: rename it", kind="bad_file"
-                ) from error
-            if entry.is_dir(follow_symlinks=False):
-                key += b"/"
-            elif not entry.is_file():
-                name = (prefix + key).decode()
-                if entry.is_dir():
-                    raise InvalidInputError(
-                        f"{name} is a link to a folder: put that folder itself", kind="bad_file"
-                    )
-                raise InvalidInputError(f"{name} is not a readable regular file", kind="bad_file")
+                raise _not_utf8(_shown(local + os.fsencode(entry.name))) from error
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    key += b"/"
+                elif not entry.is_file():
+                    raise _unfit(entry, _shown(local + key))
+            except OSError as error:
+                raise _bad_file(f"{_shown(local + key)} cannot be read: {error.strerror}") from error
             found.append(key)
     found.sort()
     return found
+
+
+def _unfit(entry: os.DirEntry[str], shown: str) -> InvalidInputError:
+    """Why what is neither a folder nor a file cannot be put."""
+    if entry.is_dir():
+        return _bad_file(f"{shown} is a link to a folder: put that folder itself")
+    try:
+        entry.stat()
+    except FileNotFoundError:
+        return _bad_file(f"{shown} is a link to what is not there")
+    return _bad_file(f"{shown} is not a readable regular file")
 
 
 def runs(files: Iterable[tuple[str, Source]]) -> Iterator[Run | Content]:
     """The files behind ``(name, source)``: a folder stands for all that is below it."""
     for name, source in files:
         if isinstance(source, bytes):
-            yield Content(name.encode(), source)
+            yield Content(encoded(name, name), source)
         elif os.path.isdir(source):
-            yield from walk(os.fspath(source), f"{name}/".encode() if name else b"")
+            yield from walk(os.fspath(source), encoded(name, source) + b"/" if name else b"")
         else:
-            yield Run(None, name.encode(), [os.fsencode(source)])
+            yield Run(None, encoded(name, source), [os.fsencode(source)])
+
+
+def encoded(name: str, source: str | Path) -> bytes:
+    """The name in the stream of what is found as ``source``.
+
+    :raises InvalidInputError: ``bad_file``, if it is not UTF-8.
+    """
+    try:
+        return name.encode()
+    except UnicodeEncodeError as error:
+        local = os.fspath(source)
+        shown = _clean(local)
+        raise _not_utf8(shown if shown != local else _clean(name)) from error  # a link may have a better name
 
 
 def names_of(files: Iterable[tuple[str, Source]]) -> Iterator[str]:
@@ -125,7 +154,10 @@ def total_bytes(files: Iterable[tuple[str, Source]]) -> tuple[int, int]:
             count, size = count + 1, size + len(run.data)
         else:
             count += len(run.names)
-            size += sum(os.stat(name, dir_fd=run.folder).st_size for name in run.names)
+            try:
+                size += sum(os.stat(name, dir_fd=run.folder).st_size for name in run.names)
+            except FileNotFoundError as error:
+                raise _changed(run.local + error.filename, "went away") from error
     return count, size
 
 
@@ -173,7 +205,7 @@ def _shared(files: Iterable[Run | Content], share: Share) -> Iterator[Run | Cont
                 yield run
         else:
             number += len(run.names)
-            yield Run(run.folder, run.prefix, run.names[first :: share.of])
+            yield Run(run.folder, run.prefix, run.names[first :: share.of], run.local)
 
 
 class _Sender:
@@ -189,22 +221,20 @@ class _Sender:
 
     def add(self, run: Run) -> None:
         """All files of a run. One loop without a call of ours in it: a call costs as much as a system call."""
-        folder, prefix, names = run
+        folder, prefix, names, _ = run
         prefix_bytes, is_whole = len(prefix), folder is None
         buffer, at = self._buffer, self._at
         open_file, look, read, close, pack = os.open, os.fstat, os.readv, os.close, HEAD.pack
         for name in names:
             try:
                 descriptor = open_file(name, _OPEN, dir_fd=folder)
-            except FileNotFoundError as error:
-                raise _changed(prefix if is_whole else prefix + name, "went away") from error
+            except (FileNotFoundError, PermissionError) as error:
+                raise _unopened(run.local + name, error) from error
             try:
                 found = look(descriptor)
                 mode, size = found.st_mode, found.st_size
                 if mode & _KIND != _REGULAR:
-                    raise InvalidInputError(
-                        f"{_name_of(run, name)} is not a readable regular file", kind="bad_file"
-                    )
+                    raise _bad_file(f"{_shown(run.local + name)} is not a readable regular file")
                 flags = TIMED | EXECUTABLE if mode & _MAY_RUN else TIMED
                 if is_whole:
                     head = pack(FILE, flags, prefix_bytes, found.st_mtime_ns, size) + prefix
@@ -220,19 +250,19 @@ class _Sender:
                 buffer[at:start] = head
                 if size > SMALL_BYTES_MAX:
                     self._at = start
-                    self._send_large(descriptor, size, _name_of(run, name))
+                    self._send_large(descriptor, size, run.local + name)
                     at = 0
                     continue
                 at = start + size
                 if size and read(descriptor, [buffer[start:at]]) != size:
-                    self._read_again(descriptor, buffer[start:at], _name_of(run, name))
+                    self._read_again(descriptor, buffer[start:at], run.local + name)
                 self._content += size
             finally:
                 close(descriptor)
         self._at = at
         self._count += len(names)
 
-    def _read_again(self, descriptor: int, target: memoryview, name: str) -> None:
+    def _read_again(self, descriptor: int, target: memoryview, name: bytes) -> None:
         """A read that was not answered whole: piece by piece, from the start."""
         at = 0
         while at < len(target):
@@ -257,7 +287,7 @@ class _Sender:
         self._exchange.finish_body()
         return self._count
 
-    def _send_large(self, descriptor: int, size: int, name: str) -> None:
+    def _send_large(self, descriptor: int, size: int, name: bytes) -> None:
         self._flush()
         left = size
         for sent in self._exchange.write_file(descriptor, size):
@@ -290,6 +320,28 @@ def _name_of(run: Run, name: bytes) -> str:
     return (run.prefix if run.folder is None else run.prefix + name).decode()
 
 
-def _changed(name: str | bytes, how: str) -> ConflictError:
-    shown = name.decode() if isinstance(name, bytes) else name
-    return ConflictError(f"{shown} {how} while it was read: repeat", kind="file_changed")
+def _clean(name: str) -> str:
+    """Fit to be printed: Python keeps bytes that are not UTF-8 as halves of surrogate pairs."""
+    return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _shown(local: bytes) -> str:
+    return local.decode("utf-8", "replace")
+
+
+def _changed(local: bytes, how: str) -> ConflictError:
+    return ConflictError(f"{_shown(local)} {how} while it was read: repeat", kind="file_changed")
+
+
+def _unopened(local: bytes, error: OSError) -> ConflictError | InvalidInputError:
+    if isinstance(error, PermissionError):
+        return _bad_file(f"{_shown(local)} cannot be read: {error.strerror}")
+    return _changed(local, "went away")
+
+
+def _bad_file(why: str) -> InvalidInputError:
+    return InvalidInputError(why, kind="bad_file")
+
+
+def _not_utf8(shown: str) -> InvalidInputError:
+    return _bad_file(f"{shown} has a name that is not UTF-8: rename it")

@@ -307,7 +307,8 @@ class Transfers(Endpoint):
             archive = self._in(project, "archive")
             count = self.download_folder(archive, scratch, query=query, past_cache_from=LARGE_BYTES)
             if not count:
-                raise NotFoundError(f"{address} holds no files", kind="no_file")
+                why = "holds no files" if glob is None else f"holds no file that matches {glob}"
+                raise NotFoundError(f"{address} {why}", kind="no_file")
             move_into_place(f"{scratch}/{top}" if top else scratch, target)
         return count
 

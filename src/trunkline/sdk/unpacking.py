@@ -247,12 +247,13 @@ def move_into_place(source: Path | str, folder: Path | str) -> None:
     """Make what is in ``source`` appear below ``folder``: at once if that is not there yet, else file by file, each
     replacing what has its name. A link in the place of a folder is not followed.
 
-    :raises InvalidInputError: ``is_link``.
+    :raises InvalidInputError: ``is_link`` or ``in_the_way``.
     """
     source, folder = os.fspath(source), os.fspath(folder)
     if os.path.isfile(source):
+        _refuse_file(folder)
         os.makedirs(folder, exist_ok=True)
-        os.replace(source, f"{folder}/{os.path.basename(source)}")
+        _replace(source, f"{folder}/{os.path.basename(source)}", 0)
         return
     if not os.path.isdir(source):
         raise NotFoundError(f"there are no files to write below {folder}", kind="no_file")
@@ -266,7 +267,30 @@ def move_into_place(source: Path | str, folder: Path | str) -> None:
             raise InvalidInputError(
                 f"{there} is a link: remove it, or get into another folder", kind="is_link"
             )
+        _refuse_file(there)
+    moved = 0
     for root, there, names in places:
         os.makedirs(there, exist_ok=True)
         for name in names:
-            os.replace(f"{root}/{name}", f"{there}/{name}")
+            _replace(f"{root}/{name}", f"{there}/{name}", moved)
+            moved += 1
+
+
+def _refuse_file(folder: str) -> None:
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InvalidInputError(
+            f"{folder} would be a folder, but a file is there: remove it, or get into another folder",
+            kind="in_the_way",
+        )
+
+
+def _replace(source: str, target: str, moved: int) -> None:
+    """``moved``: how many files are in their places already."""
+    try:
+        os.replace(source, target)
+    except IsADirectoryError as error:
+        before = f" (of the files, {moved} are in their places already)" if moved else ""
+        raise InvalidInputError(
+            f"{target} would be a file, but a folder is there: remove it, or get into another folder{before}",
+            kind="in_the_way",
+        ) from error
