@@ -149,6 +149,9 @@ def test_branches_copies_and_differences(owner: TestClient, repo: str) -> None:
     made = owner.post(f"{repo}/repos/images/branches", json={"name": "side", "head": "master"}).json()
     assert made["head"] is not None
     owner.post(f"{repo}/files/copy", json={"source": "images@master:/a", "to": "images@side:/copy"})
+    gone = owner.post(f"{repo}/files/copy", json={"source": "images@side:/nope", "to": "images@side:/x"})
+    assert gone.status_code == 404
+    assert gone.json()["error"]["message"].startswith("there is no /nope to copy in images@side (commit ")
     diff = owner.get(f"{repo}/diff", params={"at": "images@side"}).json()["items"]
     assert [(d["op"], d["new"]["path"]) for d in diff if not d["new"]["is_dir"]] == [("added", "/copy")]
     first = owner.get(f"{repo}/diff", params={"at": "images@master"}).json()["items"]

@@ -91,6 +91,17 @@ def test_a_transaction(data: TestClient) -> None:
     again = data.post("/v1/projects/default/repos", json={"name": "views"}, headers=inside)
     assert (again.status_code, again.json()["error"]["kind"]) == (409, "repo_exists")
     assert data.get("/v1/projects/default/repos/views").status_code == 404
+    project = "/v1/projects/default"
+    for path, said in (
+        ("archive?at=data@master", "'put file'"), ("files?at=data@master:/a", "'put file'"), ("merge", "'merge branch'"),
+        ("files/copy", "'copy file'"), ("files/change", "'put file' and 'delete file'"),
+    ):  # fmt: skip
+        method = "PUT" if "?" in path else "POST"
+        refused = data.request(method, f"{project}/{path}", content=b"{}", headers=inside).json()["error"]
+        assert refused["kind"] == "not_in_transaction"
+        assert refused["message"].startswith(
+            f"{said} cannot be part of a transaction: finish transaction {started}"
+        )
     kinds = [one["kind"] for one in data.get(f"/v1/transactions/{started}").json()["operations"]]
     assert kinds == ["create_repo", "create_branch", "start_commit", "finish_commit"]
     assert [one["id"] for one in data.get("/v1/transactions").json()["items"]] == [started]

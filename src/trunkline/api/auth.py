@@ -27,6 +27,12 @@ IDENTITY_KEY = "trunkline.identity"
 
 GATHERED = "__trunkline_gathered__"
 
+_AS_TYPED = {
+    "put_archive": "'put file'", "unpack_archive": "'put file'", "unpack_fileset": "'put file'",
+    "copy_in_files": "'put file --unlink'", "change_files": "'put file' and 'delete file'",
+}  # fmt: skip
+"""Of routes whose names are not those of the commands that call them."""
+
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
@@ -78,8 +84,9 @@ class GuardedRoute(APIRoute):
     def _refuse_outside(self, scope: Scope) -> None:
         named = Headers(scope=scope).get(TRANSACTION_HEADER)
         if named and scope["method"] not in ("GET", "HEAD") and not hasattr(self.endpoint, GATHERED):
+            what = _AS_TYPED.get(self.name) or f"'{self.name.replace('_', ' ')}'"
             raise StateError(
-                f"{scope['method']} {scope['path']} cannot be part of a transaction: finish transaction {named[:64]} first, or "
-                "leave it with 'trunkline stop transaction'",
+                f"{what} cannot be part of a transaction: finish transaction {named[:64]} first, or leave it with "
+                "'trunkline stop transaction'",
                 kind="not_in_transaction",
             )

@@ -32,8 +32,20 @@ def changes_of(use: Services, project: str, ask: wire.ChangeFiles) -> Iterator[C
 
 
 def copied(use: Services, project: str, source: str, path: str, append: bool) -> CopyTree:
-    """A file or directory of any commit, to be at ``path``."""
-    _, root, source_path = use.versioning.resolve(project, source)
+    """A file or directory of any commit, to be at ``path``.
+
+    :raises NotFoundError: ``no_file``; here, because the tree that it is copied from has no name that anybody knows.
+    """
+    commit, root, source_path = use.versioning.resolve(project, source)
+    try:
+        use.versioning.stat(root, source_path)
+    except NotFoundError as error:
+        if error.kind != "no_file":
+            raise
+        where = source.partition(":")[0]
+        raise NotFoundError(
+            f"there is no {source_path} to copy in {where} (commit {commit.id})", kind="no_file"
+        ) from error
     return CopyTree(path=path, root=root, source_path=source_path, append=append)
 
 
