@@ -84,6 +84,9 @@ def test_find_and_diff(shell: Shell) -> None:
     assert rows[0].split() == ["COMMIT", "BRANCH", "OP", "FINISHED", "DESCRIPTION"]
     assert [row.split()[:3] for row in rows[1:]] == [[last, "master", "~"], [first, "master", "+"]]
     assert len(shell("find commits sought@master:/d -n 1").out.splitlines()) == 2
+    refused = shell("find commit sought@master", code=2)
+    assert "names no path" in refused.err and refused.out == ""
+    assert len(shell("find commit sought@master:/nope").out.splitlines()) == 1
     found = json.loads(shell(f"find commit sought@master:/d --from {first} -o json").out)
     assert [one["commit"]["id"] for one in found] == [last]
     shown = shell(f"diff file sought@master sought@{first} -s").out.splitlines()

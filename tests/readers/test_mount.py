@@ -80,14 +80,17 @@ def test_what_is_not_there(folder: Path) -> None:
 
 
 def test_wrong_commands(sample: Sample, folder: Path, tmp_path: Path) -> None:
-    full = tmp_path / "full"
+    full, empty = tmp_path / "full", tmp_path / "empty"
     full.mkdir()
+    empty.mkdir()
     (full / "x").touch()
     cases = [
         (["mount", "sales@master", str(folder)], "is mounted"),
         (["mount", "sales@master", str(full)], "not empty"),
         (["mount", "sales@master", str(tmp_path / "none"), "--detach"], "no folder"),
         (["mount", "sales@nothing", str(tmp_path)], "no branch"),
+        (["mount", "sales@master:/big.bin", str(empty)], "is a file: mount the directory"),
+        (["mount", "sales@master:/big.bin", str(empty), "--detach"], "is a file: mount the directory"),
         (["unmount", str(full)], "nothing is mounted"),
     ]
     for words, why in cases:

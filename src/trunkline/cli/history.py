@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -136,8 +137,9 @@ def find_commit(
     if output is not None:
         structured(list(found), output)
         return
+    first = next(found, None)  # what is wrong is known before there is a table
     show(padded(FIND_HEADER, FIND_WIDTHS))
-    for one in found:
+    for one in chain([] if first is None else [first], found):
         commit = one.commit
         finished = time_text(commit.finished_at, full_timestamps)
         show(

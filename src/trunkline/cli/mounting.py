@@ -15,7 +15,7 @@ from trunkline.cli.client import client
 from trunkline.cli.grammar import Project, command
 from trunkline.cli.output import say
 from trunkline.errors import StateError, UnavailableError
-from trunkline.readers.mountpoints import check_mountpoint, is_mounted
+from trunkline.readers.mountpoints import is_mounted
 
 READY_SECONDS = 20.0
 POLL_SECONDS = 0.02
@@ -36,12 +36,12 @@ def mount(
     """Show the files of a commit below a folder, read-only, until Ctrl-C or 'unmount'. Needs FUSE and trunkline[mount]."""
     # Here, because only this command needs them.
     from trunkline.readers.commit import CommitFiles  # noqa: PLC0415
-    from trunkline.readers.mount import mount  # noqa: PLC0415
+    from trunkline.readers.mount import check, mount  # noqa: PLC0415
 
     api = client()
     files = CommitFiles(api, address, project=project)
     where = f"{files.commit.project}/{files.commit.repo}@{files.commit.id}"
-    check_mountpoint(folder)
+    check(files, folder)  # before anything is said
     if detach:
         _mount_in_background(address, folder, project or api.project)
         say(f"{where} is at {folder}; end it with 'trunkline unmount {folder}'")

@@ -31,12 +31,8 @@ def mount(files: CommitFiles, folder: Path) -> None:
 
     :raises InvalidInputError: ``bad_mountpoint``. :raises UnavailableError: ``no_fuse`` or ``not_mounted``.
     """
+    check(files, folder)
     fuse = _library()
-    check_mountpoint(folder)
-    if not files.top.is_dir:
-        raise InvalidInputError(
-            f"{files.top.path} is a file: mount the directory it is in", kind="bad_address"
-        )
     try:
         fuse.FUSE(
             _operations(fuse, files), str(folder), foreground=True, ro=True, kernel_cache=True, use_ino=False,
@@ -47,6 +43,16 @@ def mount(files: CommitFiles, folder: Path) -> None:
             f"{folder} could not be mounted: FUSE ended with status {error}; it says why above",
             kind="not_mounted",
         ) from error
+
+
+def check(files: CommitFiles, folder: Path) -> None:
+    """Whether ``mount`` can do it, as far as can be known before; it raises the same."""
+    check_mountpoint(folder)
+    if not files.top.is_dir:
+        raise InvalidInputError(
+            f"{files.top.path} is a file: mount the directory it is in", kind="bad_address"
+        )
+    _library()
 
 
 def _library() -> Any:
