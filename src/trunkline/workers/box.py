@@ -41,6 +41,11 @@ class Box:
         return (self.folder if self.memory is None else self.memory.folder) / "pfs"
 
     @cached_property
+    def beside_pfs(self) -> Path:
+        """On the same file system as ``pfs``, and not to be seen by commands that have a view of their own."""
+        return self.pfs.parent
+
+    @cached_property
     def out(self) -> Path:
         return self.folder / "pfs" / "out"
 

@@ -288,6 +288,7 @@ class SetRun:
             argv=argv, stdin=self._place.box.folder / stdin, env=env,
             common=self.job_env(), cwd=self._cwd,
             interrupted=self._context.interrupted, timeout_seconds=timeout_seconds, on_wait=self._follow_server,
+            is_hopeless=lambda: bool(self._inputs.problem),
         )  # fmt: skip
 
     @property
@@ -339,6 +340,9 @@ class SetRun:
     def end(self, part: Part, datum: Datum, ended: Ended, env: Mapping[str, str]) -> bool:
         """What follows from how its command ended; False if there is to be another try."""
         stats = self._stats(part, datum, ended)
+        problem = self.take_problem()
+        if problem:  # whatever the command says: it has not seen all
+            return self.failed(datum, problem, stats, env, may_help=True)
         transform = self._payload["transform"]
         if ended.exit_code in (0, *transform["accept_return_code"]) and not (ended.kind or ended.timed_out):
             result = self._result(datum, "succeeded", stats)
@@ -384,6 +388,10 @@ class SetRun:
             self._note(f"attempt {attempt} of {self._tries} failed: {reason}")
         self._failed(datum, reason, stats)
         return True
+
+    def take_problem(self) -> str:
+        """What kept the command from reading its inputs, if something did; asked once."""
+        return self._inputs.take_problem()
 
     def _take(self, result: Result, datum: Datum) -> None:
         if self._payload.get("s3_out"):  # what it put by S3 is its output

@@ -187,7 +187,7 @@ class Inputs:
     def _lay_names(self, context: TaskContext, one: Mapping[str, Any], path: str, top: str, box: Box) -> None:
         """Files of which only the names are there: empty ones, or pipes that are filled when they are opened."""
         if one["lazy"] and self._pipes is None:
-            self._pipes = LazyPipes(context.link, box.folder)
+            self._pipes = LazyPipes(context.link, box.beside_pfs)
         for file in [path] if not path.endswith("/") else _listed(context, one["root"], path):
             target = top + file
             os.makedirs(target.rpartition("/")[0], exist_ok=True)  # noqa: PTH103
@@ -205,6 +205,18 @@ class Inputs:
             for index, *_ in datum["files"]
             if not _is_fetched(self._inputs[index]) and not self._inputs[index].get("s3")
         }
+
+    @property
+    def problem(self) -> str:
+        """Why a lazy file could not be given to the command, if one could not."""
+        return "" if self._pipes is None else self._pipes.problem
+
+    def take_problem(self) -> str:
+        """The same, and the next command does not suffer from it."""
+        found = self.problem
+        if self._pipes is not None:
+            self._pipes.problem = ""
+        return found
 
     def clear(self) -> None:
         """Take away what was laid out for a datum."""

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from trunkline.core import filebatches, filestream
-from trunkline.errors import TrunklineError
 from trunkline.sdk.transport import Transport
 from trunkline.workers.link import Link
 
@@ -28,8 +27,10 @@ class LazyPipes:
 
     def __init__(self, link: Link, folder: Path) -> None:
         """``folder``: for pipes that are not in their place yet; on the same file system."""
+        self.problem = ""
+        """Why a file could not be given to who opened it, if one could not: he took its end for the end of the file."""
         self._link = link
-        self._folder = folder
+        self._following = f"{folder}/pipe"
         self._pipes: dict[str, tuple[str, str]] = {}
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -48,9 +49,10 @@ class LazyPipes:
     def close(self) -> None:
         """Fill no more. Whoever read is gone, so that no filler waits."""
         self._end.set()
-        for thread in [self._watcher, *self._fillers]:
-            if thread is not None:
-                thread.join(END_SECONDS)
+        if self._watcher is not None:
+            self._watcher.join(END_SECONDS)
+        for thread in self._fillers:
+            thread.join(END_SECONDS)
 
     def _watch(self) -> None:
         wait = LOOK_SECONDS_MIN
@@ -66,16 +68,34 @@ class LazyPipes:
             pipe = os.open(place, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as error:
             if error.errno not in (errno.ENXIO, errno.ENOENT):
-                log.warning("the pipe %s cannot be filled: %s", place, error)
+                self._failed(place, error)
             return False
-        os.set_blocking(pipe, True)
-        following = f"{self._folder}/pipe"
-        os.mkfifo(following, 0o644)
-        os.rename(following, place)  # noqa: PTH104
-        filler = threading.Thread(target=self._fill, args=(place, pipe), name="fill", daemon=True)
+        try:
+            os.set_blocking(pipe, True)
+            os.mkfifo(self._following, 0o644)
+            os.rename(self._following, place)  # noqa: PTH104
+            filler = threading.Thread(target=self._fill, args=(place, pipe), name="fill", daemon=True)
+            filler.start()
+        except (
+            Exception
+        ) as error:  # whatever it is: the other files are still looked after, and nobody waits for this one
+            self._failed(place, error)
+            os.close(pipe)
+            with suppress(OSError):
+                os.unlink(self._following)  # noqa: PTH108
+            return False
         self._fillers = [thread for thread in self._fillers if thread.is_alive()] + [filler]
-        filler.start()
         return True
+
+    def _failed(self, place: str, error: Exception) -> None:
+        """To be called before the reader is told that there is no more."""
+        if self.problem or self._end.is_set():
+            return
+        _, path = self._pipes[place]
+        self.problem = (
+            f"{path} of a lazy input could not be read: {getattr(error, 'strerror', None) or error}"
+        )
+        log.warning("the pipe %s could not be filled: %r", place, error)
 
     def _fill(self, place: str, pipe: int) -> None:
         root, path = self._pipes[place]
@@ -84,10 +104,8 @@ class LazyPipes:
             self._link.retrying(
                 lambda client: self._send(client, root, path, pipe, written), give_up=self._end.is_set
             )
-        except BrokenPipeError:
-            pass  # the reader has seen enough
-        except (TrunklineError, OSError) as error:
-            log.warning("%s could not be read: %s", path, error)
+        except Exception as error:  # whatever it is: a part must not pass for the whole
+            self._failed(place, error)
         finally:
             with suppress(OSError):
                 os.close(pipe)
@@ -104,7 +122,10 @@ class LazyPipes:
                 passed += len(view)
                 view = view[known:]
                 while view:
-                    size = os.write(pipe, view)
+                    try:
+                        size = os.write(pipe, view)
+                    except BrokenPipeError:
+                        return  # the reader has seen enough
                     written[0] += size
                     view = view[size:]
 

@@ -78,6 +78,8 @@ class Command:
     timeout_seconds: float | None = None
     on_wait: Callable[[], None] = lambda: None
     """Called now and then."""
+    is_hopeless: Callable[[], bool] = lambda: False
+    """Asked now and then: whether nothing can come of it any more, so that it is ended."""
 
 
 class Sandbox:
@@ -241,6 +243,9 @@ class Sandbox:
                 look_at = now + POLL_SECONDS
                 if command.interrupted.is_set() and not stopped:
                     stopped = "interrupted"
+                    self.kill()
+                if not stopped and command.is_hopeless():
+                    stopped = "hopeless"
                     self.kill()
                 command.on_wait()
         return None

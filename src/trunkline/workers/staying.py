@@ -58,11 +58,10 @@ def _keep_running(run: SetRun, datum: Datum, service: Mapping[str, Any] | None) 
         ended = run.run_command(transform["cmd"], "stdin", _with_port(env | run.job_env(), service), None)
         if time.monotonic() - began > WELL_SECONDS:
             failures = 0
+        reason = run.take_problem() or ended.reason or "exit code 0"
         delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
         failures += 1
-        run.note(
-            f"the {kind} has ended ({ended.reason or 'exit code 0'}); it is started again in {delay:g} s"
-        )
+        run.note(f"the {kind} has ended ({reason}); it is started again in {delay:g} s")
         run.pause(delay)
         run.clean()
 
