@@ -15,8 +15,9 @@ from trunkline import errors
 from trunkline.cli.errors import EXIT, exit_code
 from trunkline.cli.grammar import NOUNS
 from trunkline.cli.jobs import job_state
-from trunkline.cli.output import bar, duration_text, one_line, short_age, size_text
+from trunkline.cli.output import bar, duration_text, one_line, short_age
 from trunkline.cli.tree import root
+from trunkline.core.sizes import size_text
 from trunkline.wire.jobs import Job
 
 ROOT = root()

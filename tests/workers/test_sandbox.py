@@ -20,9 +20,9 @@ import pytest
 
 from tests.conftest import folder_on_disk
 from trunkline.errors import InvalidInputError, UnavailableError
-from trunkline.workers.limits import Limits, make_group
+from trunkline.workers.limits import Limits, OomKills, make_group, oom_kills_around
 from trunkline.workers.outputs import files_of
-from trunkline.workers.sandbox import Box, Ended, choose_mode, run
+from trunkline.workers.sandbox import Box, Command, Ended, choose_mode, run, start_sandbox
 
 pytestmark = pytest.mark.slow
 
@@ -195,10 +195,10 @@ def test_out_of_memory_is_said(box: Box) -> None:
     assert ended.exit_code != 0 and "begin" in lines
     group = make_group("trunkline-test-of-limits")
     if group is None:
-        assert "its memory limit is 96 MB: out of memory?" in ended.reason
+        assert "its memory limit is 96MiB: out of memory?" in ended.reason
         return
     group.remove()
-    assert ended.oom and ended.reason.startswith("out of memory: killed by the system, its limit is 96 MB")
+    assert ended.oom and ended.reason.startswith("out of memory: killed by the system, its limit is 96MiB")
     assert not list(Path("/sys/fs/cgroup").glob("**/trunkline-*"))
     inner = f'{sys.executable} -c "x = bytearray(400000000)[::1]"'
     shell = f"import os; os.system({inner!r}) and os._exit(3)"
@@ -206,12 +206,81 @@ def test_out_of_memory_is_said(box: Box) -> None:
     assert ended.oom and ended.exit_code == 3  # not the command itself, but a process of it
 
 
+EAT_IN_A_CHILD = f"{sys.executable} -c 'x = bytearray(400000000)[::1]'"
+
+
+def one_after_the_other(
+    box: Box, limits: Limits, *scripts: str, timeout_seconds: float = 20.0
+) -> list[Ended]:
+    """Commands in one sandbox."""
+    stdin = box.write_stdin(())
+    with start_sandbox("namespace", box)[0] as sandbox:
+        sandbox.configure(sandbox.box, {"PATH": os.environ["PATH"]}, limits)
+        return [
+            sandbox.run(
+                Command(
+                    argv=["sh", "-c", script], stdin=stdin, env={}, cwd="/", interrupted=threading.Event(),
+                    timeout_seconds=timeout_seconds,
+                )
+            )
+            for script in scripts
+        ]  # fmt: skip
+
+
+def test_out_of_memory_is_said_of_whom_it_befell(box: Box) -> None:
+    group = make_group("trunkline-test-of-limits")
+    if group is None:
+        pytest.skip("no control groups may be made here")
+    group.remove()
+    ended = one_after_the_other(
+        box, Limits(memory_bytes=96 * 2**20),
+        f"{EAT_IN_A_CHILD} || true", "exit 7", f"{EAT_IN_A_CHILD}; sleep 60", "exit 7", EAT_IN_A_CHILD, "kill -9 $$",
+        f"{EAT_IN_A_CHILD}; exit 3", timeout_seconds=4.0,
+    )  # fmt: skip
+    killed = "out of memory: killed by the system, its limit is 96MiB"
+    assert [one.oom for one in ended] == [False, False, False, False, True, False, True], ended
+    reasons = [one.reason.partition(": Killed")[0] for one in ended]
+    assert reasons[:2] == ["", "exit code 7"] and reasons[3:6] == ["exit code 7", killed, "killed by SIGKILL"]
+    assert reasons[6] == killed
+
+
+def test_without_a_group_only_what_was_killed_may_have_been_killed_for_memory(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    monkeypatch.setattr(
+        "trunkline.workers.sandbox.oom_kills_around", lambda **_: OomKills(counter, is_shared=True)
+    )
+    more = f"echo oom_kill 4 > {counter}"
+    ended = one_after_the_other(box, Limits(), "kill -9 $$", f"{more}; exit 7", "kill -9 $$")
+    assert [one.oom for one in ended] == [False] * 3
+    counter.write_text("oom_kill 3\n")
+    [ended_of_it] = one_after_the_other(box, Limits(), f"{more}; kill -9 $$")
+    assert ended_of_it.oom and ended_of_it.reason == "out of memory: killed by the system"
+
+
+def test_kills_are_counted_here_and_on_the_whole_machine(tmp_path: Path) -> None:
+    for is_here in (True, False):
+        found = oom_kills_around(is_here=is_here)
+        assert found is not None and found.is_shared
+        assert found.count() >= 0
+        found.close()
+    counter = tmp_path / "events"
+    counter.write_text("".join(f"other_{n} {n}\n" for n in range(20_000)) + "oom_kill 12\noom_group_kill 1\n")
+    found = OomKills(counter, is_shared=False)
+    assert found.count() == 12
+    counter.write_text("oom 1\n")
+    assert found.count() == 0
+    found.close()
+
+
 def test_without_control_groups_a_process_is_refused_memory(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trunkline.workers.limits.CGROUPS", box.folder)
     ended, _ = limited(box, EAT, memory_bytes=96 * 2**20)
-    assert ended.reason.startswith("exit code 1 (its memory limit is 96 MB: out of memory?)")
+    assert ended.reason.startswith("exit code 1 (its memory limit is 96MiB: out of memory?)")
     assert "MemoryError" in ended.reason
 
 
@@ -232,11 +301,11 @@ except OSError as error:
 def test_a_file_that_is_too_large(box: Box) -> None:
     ended, _ = limited(box, "open('/pfs/out/x', 'wb').write(bytes(3 * 2**20))", disk_bytes=2**20)
     assert ended.exit_code != 0
-    assert "larger than its disk limit of 1 MB" in ended.reason or "File too large" in ended.reason
+    assert "larger than its disk limit of 1MiB" in ended.reason or "File too large" in ended.reason
     ended, _ = limited(
         box, "import os; os._exit(153)", disk_bytes=2**20
     )  # a shell says so of a command of its own
-    assert "larger than its disk limit of 1 MB" in ended.reason
+    assert "larger than its disk limit of 1MiB" in ended.reason
 
 
 def test_what_it_used_is_measured(box: Box) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import folder_on_disk
 from tests.workers.processes import running
 from tests.workers.sets import JOB, SetServer
+from trunkline.workers.limits import make_group
 from trunkline.workers.zygote import children_of
 
 pytestmark = pytest.mark.slow
@@ -317,6 +318,30 @@ def test_batching_and_what_goes_wrong_in_it(server: SetServer) -> None:
     assert reasons["leave"] == "the command ended before it asked for the next datum"
     assert reasons["slow"].startswith("ran past its datum_timeout of 1.5 s")
     assert [server.output(one) for one in results if one["root"]] == [{f"/{n}": f"{n}{JOB}"} for n in "12345"]
+
+
+def test_batching_and_memory_that_ran_out_in_an_earlier_datum(server: SetServer) -> None:
+    group = make_group("trunkline-test-of-limits")
+    if group is None:
+        pytest.skip("no control groups may be made here")
+    group.remove()
+    names = ["1", "eats", "2", "crash", "eats-and-crashes", "3"]
+    root = server.tree({f"/{name}": name for name in names})
+    program = BATCH.replace(
+        'print("datum", path.name)',
+        """print("datum", path.name)
+    if "eats" in path.name:
+        os.system(f"{sys.executable} -c 'x = bytearray(400000000)[::1]'")
+    if "crashes" in path.name:
+        sys.exit(4)""",
+    )
+    limits = {"memory_bytes": 96 * 2**20, "cpus": None, "disk_bytes": None, "network": True}
+    results = server.run(
+        "", [server.input(root)], [[(0, f"/{name}")] for name in names], transform=batch(program), limits=limits
+    )  # fmt: skip
+    assert [one["status"] for one in results] == ["succeeded"] * 3 + ["failed"] * 2 + ["succeeded"], results
+    assert results[3]["reason"].startswith("exit code 4")
+    assert results[4]["reason"].startswith("out of memory: killed by the system, its limit is 96MiB")
 
 
 def test_batching_with_a_command_that_does_not_ask(server: SetServer) -> None:

@@ -10,7 +10,8 @@ from trunkline.cli import quick
 from trunkline.cli.client import client
 from trunkline.cli.grammar import ADDRESS, Number, Output, Project, command, new_verb, with_options
 from trunkline.cli.moving import get_file, put_file
-from trunkline.cli.output import done, show, size_text, structured_line
+from trunkline.cli.output import done, show, structured_line
+from trunkline.core.sizes import size_text
 
 FileArgument = Annotated[str, ADDRESS]
 

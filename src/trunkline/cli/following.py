@@ -9,7 +9,8 @@ import typer
 
 from trunkline.cli.client import client
 from trunkline.cli.grammar import FullTimestamps, Project, command, new_verb
-from trunkline.cli.output import Format, show, size_text, structured_line, time_text
+from trunkline.cli.output import Format, show, structured_line, time_text
+from trunkline.core.sizes import size_text
 from trunkline.wire.commits import Commit
 
 

@@ -10,8 +10,9 @@ from trunkline.cli.client import client
 from trunkline.cli.grammar import ID_COMMAND, FullTimestamps, Namespace, Output, Project, command, new_verb
 from trunkline.cli.jobs import cost_lines, job_duration, job_progress, job_state
 from trunkline.cli.listing import metrics_text
-from trunkline.cli.output import described, show, size_text, structured, table, time_text
+from trunkline.cli.output import described, show, structured, table, time_text
 from trunkline.core.ids import is_commit_id
+from trunkline.core.sizes import size_text
 from trunkline.wire.base import Wire
 from trunkline.wire.status import Everything
 

@@ -29,13 +29,13 @@ from trunkline.cli.output import (
     say,
     seconds_text,
     show,
-    size_text,
     structured,
     table,
     time_text,
 )
 from trunkline.cli.pipelines import datums_of_spec, why_text
 from trunkline.core.ids import is_commit_id
+from trunkline.core.sizes import size_text
 from trunkline.errors import InvalidInputError, NotFoundError, StateError
 from trunkline.sdk.client import Client
 from trunkline.sdk.jobs import FINAL

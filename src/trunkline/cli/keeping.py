@@ -14,7 +14,8 @@ import typer
 
 from trunkline.cli.client import client
 from trunkline.cli.grammar import Output, Project, command, new_verb
-from trunkline.cli.output import counted, say, show, size_text, structured, time_text
+from trunkline.cli.output import counted, say, show, structured, time_text
+from trunkline.core.sizes import size_text
 from trunkline.errors import CorruptionError, InvalidInputError, TrunklineError
 from trunkline.sdk import config
 from trunkline.wire.keeping import Backup, FsckReport, GcReport, Purge

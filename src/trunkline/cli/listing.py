@@ -17,11 +17,11 @@ from trunkline.cli.output import (
     say,
     short_age,
     show,
-    size_text,
     structured,
     table,
     time_text,
 )
+from trunkline.core.sizes import size_text
 from trunkline.errors import InvalidInputError
 from trunkline.wire.branches import Trigger
 from trunkline.wire.inferenceservices import InferenceService

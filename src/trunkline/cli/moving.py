@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from trunkline.cli.client import client, transfers
-from trunkline.cli.output import Format, counted, done, progress, say, size_text
+from trunkline.cli.output import Format, counted, done, progress, say
 from trunkline.cli.sources import STDIN, Puts, is_url, listed, local_files, opened, put_mixed
 from trunkline.core.paths import parse_address
+from trunkline.core.sizes import size_text
 from trunkline.errors import InvalidInputError, LimitError, NotFoundError, TrunklineError, UnavailableError
 from trunkline.sdk.packing import total_bytes
 from trunkline.sdk.transfer import LARGE_BYTES, Transfers, copied

@@ -110,15 +110,6 @@ def described(pairs: Iterable[tuple[str, Any]]) -> None:
 # --- words for numbers ---
 
 
-def size_text(size: float) -> str:
-    """``57.27KiB``: four significant digits."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            return f"{size:.4g}{unit}"
-        size /= 1024
-    raise AssertionError("the last unit takes everything")
-
-
 def duration_text(seconds: float) -> str:
     """``5 minutes``, as people say it."""
     if seconds < 1:

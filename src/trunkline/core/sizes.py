@@ -28,3 +28,12 @@ def parse_size(text: str) -> int:
     if size > BYTES_MAX:
         raise InvalidInputError(f"size {text[:40]!r} is larger than anything stored", kind="bad_size")
     return size
+
+
+def size_text(size: float) -> str:
+    """``57.27KiB``: four significant digits."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            return f"{size:.4g}{unit}"
+        size /= 1024
+    raise AssertionError("the last unit takes everything")

@@ -109,6 +109,7 @@ class Batching:
         if ended is None:
             what = "ended before it asked for the next datum"
             self._asked, self._had_some = None, True
+            self._sandbox.look_at_memory()
             self._give(work, {"id": datum["id"], "env": env, "inputs": seen})
             ended = self._until_asked(work.timeout_seconds)
         self._sandbox.output.finish()

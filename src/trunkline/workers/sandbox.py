@@ -26,10 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trunkline.core.sizes import size_text
 from trunkline.errors import UnavailableError
 from trunkline.workers import zygote
 from trunkline.workers.box import Box
-from trunkline.workers.limits import Group, Limits, make_group, rlimits_of, system_oom_kills
+from trunkline.workers.limits import Group, Limits, make_group, oom_kills_around, rlimits_of
 from trunkline.workers.memory import Memory
 from trunkline.workers.output import OnLine, Output
 
@@ -95,8 +96,9 @@ class Sandbox:
         self._common: Mapping[str, str] | None = None
         """What the zygote was told that commands have in common."""
         self._began = 0.0
-        self._oom_kills = 0
-        self._system_oom_kills = system_oom_kills()
+        self._oom_kills = oom_kills_around(is_here=box.mode != "container")
+        self._oom_kills_before = 0
+        """How many there were when the command, or its datum, began."""
         self._poll = select.poll()
         self._watched: dict[int, Callable[[], object]] = {}
         self._line, theirs = socket.socketpair()
@@ -173,9 +175,13 @@ class Sandbox:
             inside = zygote.children_of(self._process.pid) if self.own_pids else [self._process.pid]
             for pid in inside:
                 group.take(pid)
+            oom_kills = group.oom_kills()
         except OSError:
             group.remove()
             return None
+        if self._oom_kills is not None:
+            self._oom_kills.close()
+        self._oom_kills = oom_kills
         return group
 
     def watch(self, descriptor: int, ready: Callable[[], object]) -> None:
@@ -202,6 +208,7 @@ class Sandbox:
         """Start a command; ``wait`` sees to it."""
         self._command, self._began = command, time.monotonic()
         self.output.begin()
+        self.look_at_memory()
         stdin = os.open(command.stdin, os.O_RDONLY)
         message: dict[str, Any] = {
             "do": "run", "argv": [self.box.rewritten(word) for word in command.argv], "env": dict(command.env),
@@ -250,6 +257,11 @@ class Sandbox:
                 command.on_wait()
         return None
 
+    def look_at_memory(self) -> None:
+        """What has been killed for memory until now is not the fault of what begins now."""
+        if self._oom_kills is not None:
+            self._oom_kills_before = self._oom_kills.count()
+
     def follow(self, command: Command) -> None:
         """The command that runs now works for somebody else: who may interrupt it, and who is called meanwhile."""
         self._command = command
@@ -286,32 +298,27 @@ class Sandbox:
             return Ended(reason=str(found["message"]), kind=found["kind"], **used)
         if code == 0:
             return Ended(reason="", **used)
-        oom = self._ran_out_of_memory(code)
-        return Ended(reason=self._reason(code, oom, used["memory_bytes"]) + said, oom=oom, **used)
+        oom = not stopped and self._ran_out_of_memory(code)
+        return Ended(reason=self._reason(code, oom) + said, oom=oom, **used)
 
     def _ran_out_of_memory(self, code: int) -> bool:
-        if self._group is not None:
-            count, self._oom_kills = self._group.oom_kills(), self._oom_kills
-            if count > self._oom_kills:
-                self._oom_kills = count
-                return True
-        if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-            count, before = system_oom_kills(), self._system_oom_kills
-            self._system_oom_kills = count
-            return count > before
-        return False
+        if self._oom_kills is None:
+            return False
+        if self._oom_kills.is_shared and code not in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return False  # then it was somebody else who was killed, as far as anybody knows
+        return self._oom_kills.count() > self._oom_kills_before
 
-    def _reason(self, code: int, oom: bool, memory_bytes: int) -> str:
+    def _reason(self, code: int, oom: bool) -> str:
         limits = self._limits
-        has_memory_limit = limits.memory_bytes is not None
+        memory_limit = None if limits.memory_bytes is None else size_text(limits.memory_bytes)
         if oom:
-            of = f", its limit is {_megabytes(limits.memory_bytes)}" if has_memory_limit else ""
+            of = f", its limit is {memory_limit}" if memory_limit else ""
             return f"out of memory: killed by the system{of}"
         if code in (-signal.SIGXFSZ, 128 + signal.SIGXFSZ) and limits.disk_bytes is not None:
-            return f"killed: a file became larger than its disk limit of {_megabytes(limits.disk_bytes)}"
+            return f"killed: a file became larger than its disk limit of {size_text(limits.disk_bytes)}"
         hint = ""
-        if has_memory_limit and self._group is None:
-            hint = f" (its memory limit is {_megabytes(limits.memory_bytes)}: out of memory?)"
+        if memory_limit and self._group is None:
+            hint = f" (its memory limit is {memory_limit}: out of memory?)"
         if code < 0:
             return f"killed by {signal.Signals(-code).name}{hint}"
         return f"exit code {code}{hint}"
@@ -334,6 +341,9 @@ class Sandbox:
         if not self.own_pids:
             _end_children_of_ours()
         self.output.close()
+        if self._oom_kills is not None:
+            self._oom_kills.close()
+            self._oom_kills = None
         if self._group is not None:
             self._group.remove()
 
@@ -389,10 +399,6 @@ class Sandbox:
         if "kind" in answer:
             raise UnavailableError(f"no private /pfs could be made: {answer['message']}", kind=answer["kind"])
         return file
-
-
-def _megabytes(size: int | None) -> str:
-    return f"{(size or 0) / 2**20:.4g} MB"
 
 
 def become_subreaper() -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trunkline.core.sizes import size_text
 from trunkline.errors import InvalidInputError
 from trunkline.workers.box import Box
 from trunkline.workers.environments.base import Prepared, Wanted
@@ -218,7 +219,7 @@ class ContainerSandbox(Sandbox):
         ended = dataclasses.replace(ended, cpu_seconds=0.0, memory_bytes=0)
         if self._limits.memory_bytes is not None:
             if ended.exit_code == KILLED and not stopped and self._ran_out():
-                limit = f"{self._limits.memory_bytes / 2**20:.4g} MiB"
+                limit = size_text(self._limits.memory_bytes)
                 ended = dataclasses.replace(ended, oom=True, reason=f"out of memory: its limit is {limit}")
             self._remove()
         said = _ENGINE_SAYS.search(ended.reason)
