@@ -45,7 +45,7 @@ class Limits:
 
 class OomKills:
     """Counts processes that were killed because memory ran out, by the group or by the whole system, in a group of their own or
-    (``is_shared``) where others are killed, too. The file stays open: to read it takes two microseconds, to open it thirty."""
+    (``is_shared``) where others are killed, too. The file stays open: to read it takes a few microseconds, to open it thirty."""
 
     def __init__(self, place: Path, *, is_shared: bool) -> None:
         """:raises OSError: if there is no such place."""
@@ -64,7 +64,7 @@ class OomKills:
 
     def _more(self, offset: int) -> bytes:
         try:
-            return os.pread(self._handle, 65536, offset)
+            return os.pread(self._handle, 4096, offset)
         except OSError:
             return b""
 
