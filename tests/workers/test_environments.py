@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from trunkline.environments import environment_key, interpreter_of, without_credentials
+from trunkline.errors import InvalidInputError
 from trunkline.sdk import Client
 from trunkline.sdk.work import FINAL
 from trunkline.testing.server import ServerHarness, running_server
@@ -242,7 +243,6 @@ def test_an_experiment_gets_the_packages_of_its_image(server: ServerHarness, tmp
 @pytest.mark.parametrize(
     ("transform", "code", "message"),
     [
-        ({"requirements": "no.txt"}, {}, "requirements no.txt: there is no such file in the code folder"),
         ({"requirements": "r.txt"}, {"r.txt": "-e .\n"}, "it has an editable install"),
         (
             {"requirements": "r.txt"},
@@ -259,6 +259,11 @@ def test_bad_requirements_are_named(
     commit = put(client, a="ah")
     assert job_of(client, commit).status == "failed"
     assert message in str(client.list_datums(f"shouts@{commit}")[0].reason)
+
+
+def test_requirements_that_are_not_there_are_refused(server: ServerHarness, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"there is no file 'no.txt' in the folder of transform.code"):
+        create(server.client(), tmp_path, {"shouting.py": SHOUT}, requirements="no.txt")
 
 
 def test_a_worker_killed_while_it_makes_one_leaves_nothing_half_made(
