@@ -45,7 +45,8 @@ class Limits:
 
 class OomKills:
     """Counts processes that were killed because memory ran out, by the group or by the whole system, in a group of their own or
-    (``is_shared``) where others are killed, too. The file stays open: to read it takes a few microseconds, to open it thirty."""
+    (``is_shared``) where others are killed, too. The file stays open, since it is read
+    for every command."""
 
     def __init__(self, place: Path, *, is_shared: bool) -> None:
         """:raises OSError: if there is no such place."""

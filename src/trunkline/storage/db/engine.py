@@ -109,7 +109,7 @@ class Database:
             if not self.is_sqlite:
                 postgres.check_encoding(connection)
             if schema.version_of(connection) is None:
-                before_new()
+                before_new()  # before the transaction: it may look into a bucket
             self._begin_write(connection)
             schema.migrate(connection)
             connection.commit()
