@@ -5,7 +5,13 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import tokens
+
+_INSERT = Prepared(sa.insert(tokens).values({column.name: sa.bindparam(column.name) for column in tokens.c}))
+_FIND = Prepared(sa.select(tokens).where(tokens.c.hash == sa.bindparam("hash")))
+_DELETE_SUBJECT = Prepared(sa.delete(tokens).where(tokens.c.subject == sa.bindparam("subject")))
+_DELETE_EXPIRED = Prepared(sa.delete(tokens).where(tokens.c.expires_at <= sa.bindparam("now")))
 
 
 def insert(
@@ -17,15 +23,14 @@ def insert(
     created_at: float,
     expires_at: float | None,
 ) -> None:
-    connection.execute(
-        sa.insert(tokens).values(
-            hash=digest, scope=scope, subject=subject, created_at=created_at, expires_at=expires_at
-        )
+    _INSERT.run(
+        connection, hash=digest, scope=scope, subject=subject, created_at=created_at, expires_at=expires_at
     )
 
 
 def find(connection: Connection, digest: str) -> Row[tuple[str, str, str, float, float | None]] | None:
-    return connection.execute(sa.select(tokens).where(tokens.c.hash == digest)).one_or_none()
+    found: Row[tuple[str, str, str, float, float | None]] | None = _FIND.first(connection, hash=digest)
+    return found
 
 
 def find_by_prefix(connection: Connection, prefix: str) -> str | None:
@@ -40,11 +45,11 @@ def delete(connection: Connection, digest: str) -> bool:
 
 
 def delete_subject(connection: Connection, subject: str) -> int:
-    return connection.execute(sa.delete(tokens).where(tokens.c.subject == subject)).rowcount
+    return _DELETE_SUBJECT.run(connection, subject=subject)
 
 
 def delete_expired(connection: Connection, now: float) -> int:
-    return connection.execute(sa.delete(tokens).where(tokens.c.expires_at <= now)).rowcount
+    return _DELETE_EXPIRED.run(connection, now=now)
 
 
 def subjects(connection: Connection, scope: str) -> set[str]:

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.clock import Clock
 from trunkline.storage.db.engine import Changes, Database
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import outbox
 
 EVENTS_AT_ONCE_MAX = 100
@@ -24,6 +25,13 @@ NAME = "outbox"
 Subscriber = Callable[[Connection, dict[str, Any]], None]
 
 log = logging.getLogger(__name__)
+
+_PUBLISH = Prepared(
+    sa.insert(outbox).values({name: sa.bindparam(name) for name in ("topic", "payload", "created_at")})
+)
+_ANY = Prepared(sa.select(outbox.c.seq).limit(1))
+_NEXT = Prepared(sa.select(outbox).order_by(outbox.c.seq).limit(sa.bindparam("count", type_=sa.Integer)))
+_DELETE = Prepared(sa.delete(outbox).where(outbox.c.seq == sa.bindparam("seq")))
 
 
 class Outbox:
@@ -38,9 +46,7 @@ class Outbox:
         self._subscribers.setdefault(topic, []).append(subscriber)
 
     def publish(self, connection: Connection, topic: str, payload: dict[str, Any]) -> None:
-        connection.execute(
-            sa.insert(outbox).values(topic=topic, payload=payload, created_at=self._clock.now())
-        )
+        _PUBLISH.run(connection, topic=topic, payload=payload, created_at=self._clock.now())
         self._db.touch(NAME)
 
     @property
@@ -58,13 +64,12 @@ class Outbox:
     def _handle_some(self, count: int = EVENTS_AT_ONCE_MAX) -> int:
         """The next few, in one transaction: those of one commit are handled together."""
         with self._db.read() as connection:
-            if connection.execute(sa.select(outbox.c.seq).limit(1)).one_or_none() is None:
+            if _ANY.scalar(connection) is None:
                 return 0
         failure: Exception | None = None
         handled = 0
         with self._db.write(syncs=False) as connection:
-            rows = connection.execute(sa.select(outbox).order_by(outbox.c.seq).limit(count))
-            for row in rows.all():
+            for row in _NEXT.all(connection, count=count):
                 try:
                     self._handle(row)
                 except Exception as error:  # what was handled before it stays so
@@ -79,5 +84,5 @@ class Outbox:
         with self._db.write() as connection:
             for subscriber in self._subscribers.get(row.topic, ()):
                 subscriber(connection, row.payload)
-            connection.execute(sa.delete(outbox).where(outbox.c.seq == row.seq))
+            _DELETE.run(connection, seq=row.seq)
         log.debug("handled %s %s", row.topic, row.payload)

@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +22,7 @@ from trunkline.jobs.engines.base import Engine
 from trunkline.jobs.model import ANY_QUEUE, LaunchSpec, Process
 from trunkline.jobs.queue import TaskQueue
 from trunkline.storage.db.engine import Database
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import processes
 
 log = logging.getLogger(__name__)
@@ -84,11 +86,7 @@ class ProcessTable:
 
     def count_workers(self, connection: Connection, queue: str) -> int:
         """How many workers serve a queue."""
-        return connection.execute(
-            sa.select(sa.func.count()).where(
-                processes.c.kind == "worker", processes.c.subject == queue, processes.c.status != "exited"
-            )
-        ).scalar_one()
+        return int(_COUNT_WORKERS.scalar(connection, queue=queue))
 
     def assign(self, connection: Connection, process_id: str, subject: str) -> None:
         """A process that was there for whatever comes is there for this from now on."""
@@ -109,15 +107,10 @@ class ProcessTable:
 
     def running(self, kind: str | None = None, subject: str | None = None) -> list[Process]:
         """Processes that were running when last looked at, oldest first."""
-        statement = (
-            sa.select(processes).where(processes.c.status != "exited").order_by(processes.c.created_at)
-        )
-        if kind is not None:
-            statement = statement.where(processes.c.kind == kind)
-        if subject is not None:
-            statement = statement.where(processes.c.subject == subject)
         with self._db.read() as connection:
-            return [_process(row) for row in connection.execute(statement)]
+            wanted = {"kind": kind, "subject": subject}
+            given = {name: value for name, value in wanted.items() if value is not None}
+            return [_process(row) for row in _running(*given).all(connection, **given)]
 
     def is_alive(self, process: Process) -> bool:
         """Look at the process itself, and note it in its row if it is gone."""
@@ -298,6 +291,23 @@ class Pool:
         """End every worker process, with whatever user code it runs."""
         for process in self.table.running("worker"):
             self.table.stop(process)
+
+
+_COUNT_WORKERS = Prepared(
+    sa.select(sa.func.count().label("number")).where(
+        processes.c.kind == "worker",
+        processes.c.subject == sa.bindparam("queue"),
+        processes.c.status != "exited",
+    )
+)
+
+
+@cache
+def _running(*names: str) -> Prepared:
+    """Processes that have not ended, by columns of these names."""
+    where = [processes.c[name] == sa.bindparam(name) for name in names]
+    query = sa.select(processes).where(processes.c.status != "exited", *where)
+    return Prepared(query.order_by(processes.c.created_at))
 
 
 def _process(row: Row[Any]) -> Process:

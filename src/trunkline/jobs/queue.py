@@ -18,6 +18,8 @@ from trunkline.core.ids import LeaseToken, TaskId, new_token
 from trunkline.core.status import Status
 from trunkline.jobs.model import ANY_QUEUE, CONTROL_QUEUE, SLOW_QUEUE, Task
 from trunkline.storage.db.engine import Changes, Database
+from trunkline.storage.db.many import Many
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import queues, tasks
 from trunkline.storage.db.upsert import Insert, upsert
 
@@ -89,7 +91,7 @@ class TaskQueue:
             }
             for key, payload in payloads.items()
         ]  # fmt: skip
-        connection.execute(_ENQUEUE, rows)
+        _ENQUEUE(connection, rows)
 
     def cancel(self, connection: Connection, kind: str, keys: Iterable[str]) -> None:
         """Queued tasks end now; running ones are told at their next sign of life."""
@@ -110,13 +112,7 @@ class TaskQueue:
         self, connection: Connection, name: str, *, worker: str, workers_max: int, options: dict[str, Any]
     ) -> None:
         """Say which worker program serves a queue, and how many of them at most."""
-        statement = upsert(queues).values(name=name, worker=worker, workers_max=workers_max, options=options)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=[queues.c.name],
-                set_={"worker": worker, "workers_max": workers_max, "options": statement.excluded.options},
-            )
-        )
+        _DECLARE.run(connection, name=name, worker=worker, workers_max=workers_max, options=options)
         self._touch(name)
 
     def drop_queue(self, connection: Connection, name: str) -> None:
@@ -127,11 +123,9 @@ class TaskQueue:
     def drop(self, connection: Connection, kind: str, prefix: str, *, stop: bool = True) -> None:
         """Tasks whose key begins so are not wanted any more: they go. With ``stop`` whoever works on one is told so; else its
         end is near, and it is let go on to that."""
-        where = _with_prefix(kind, prefix)
-        connection.execute(sa.delete(tasks).where(*where, tasks.c.status != Status.RUNNING))
-        connection.execute(
-            sa.update(tasks).where(*where).values(cancel=sa.true() if stop else tasks.c.cancel, again=False)
-        )
+        wanted = _prefixed(kind, prefix)
+        _DROP_IDLE.run(connection, **wanted)
+        (_STOP if stop else _LET_END).run(connection, **wanted)
 
     def forget(self, connection: Connection, task_id: TaskId) -> None:
         """Take a task away, whoever holds it."""
@@ -139,7 +133,7 @@ class TaskQueue:
 
     def forget_all(self, connection: Connection, kind: str, prefix: str) -> None:
         """Take tasks away whose key begins so, whoever holds them."""
-        connection.execute(sa.delete(tasks).where(*_with_prefix(kind, prefix)))
+        _FORGET_ALL.run(connection, **_prefixed(kind, prefix))
 
     def revoke(self, connection: Connection, kind: str, key: str) -> bool:
         """Take a task from whoever works on it, to be given to another; False if nobody did."""
@@ -161,49 +155,33 @@ class TaskQueue:
     def claim(self, connection: Connection, queue: str, owner: str, limit: int) -> list[Task]:
         """Up to ``limit`` ready tasks of a queue, now leased to ``owner``; oldest first."""
         now = self._clock.now()
-        ready = connection.execute(
-            _READY, {"queue": queue, "now": now, "limit": min(limit, CLAIM_TASKS_MAX)}
-        ).scalars()
+        until = now + self.lease_seconds
         claimed = []
-        for task_id in list(ready):
-            values = {
-                "task_id": task_id,
-                "owner": owner,
-                "token": new_token(),
-                "until": now + self.lease_seconds,
-                "now": now,
-            }
-            row = connection.execute(_LEASE, values).one_or_none()
+        for task_id in _READY.scalars(connection, queue=queue, now=now, limit=min(limit, CLAIM_TASKS_MAX)):
+            row = _LEASE.first(
+                connection, task_id=task_id, owner=owner, token=new_token(), until=until, now=now
+            )
             if row is not None:
                 claimed.append(_task(row))
         return claimed
 
     def next_ready_at(self, connection: Connection, queue: str) -> float | None:
         """When the next task of a queue becomes ready; None if there is none."""
-        return connection.execute(_NEXT_READY_AT, {"queue": queue}).scalar()
+        found: float | None = _NEXT_READY_AT.scalar(connection, queue=queue)
+        return found
 
     def ready_queues(self, connection: Connection, worker: str) -> list[tuple[str, int]]:
         """Queues of a kind of worker that have tasks ready, the one that has waited longest first, and how many workers each
         may have."""
-        first = sa.func.min(tasks.c.run_after)
-        rows = connection.execute(
-            sa.select(queues.c.name, queues.c.workers_max)
-            .join(tasks, tasks.c.queue == queues.c.name)
-            .where(
-                queues.c.worker == worker, tasks.c.status == Status.QUEUED,
-                tasks.c.run_after <= self._clock.now(),
-            )
-            .group_by(queues.c.name, queues.c.workers_max)
-            .order_by(first, queues.c.name)
-        )  # fmt: skip
-        return [(row[0], row[1]) for row in rows]
+        rows = _READY_QUEUES.all(connection, worker=worker, now=self._clock.now())
+        return [(row.name, row.workers_max) for row in rows]
 
     def keep_alive(self, leases: Iterable[Lease]) -> tuple[list[TaskId], list[TaskId]]:
         """Renew leases. Returns the tasks whose lease is lost, and those that are to be cancelled."""
         lost, cancelled = [], []
         with self._db.write(wakes=False, syncs=False) as connection:
             for lease in leases:
-                row = connection.execute(_RENEW, self._renewed(lease)).one_or_none()
+                row = _RENEW.first(connection, **self._renewed(lease))
                 if row is None:
                     lost.append(lease.task_id)
                 elif row.cancel:
@@ -212,7 +190,7 @@ class TaskQueue:
 
     def is_wanted(self, connection: Connection, lease: Lease) -> bool:
         """A sign of life in passing; False if the task is to be given up."""
-        cancelled = connection.execute(_RENEW, self._renewed(lease)).scalar_one_or_none()
+        cancelled = _RENEW.scalar(connection, **self._renewed(lease))
         return cancelled is not None and not cancelled
 
     def is_held(self, connection: Connection, queue: str) -> bool:
@@ -228,16 +206,15 @@ class TaskQueue:
 
     def held(self, connection: Connection, lease: Lease) -> Task | None:
         """The task, if the lease still holds it."""
-        row = connection.execute(_HELD_TASK, _lease(lease)).one_or_none()
+        row = _HELD_TASK.first(connection, **_lease(lease))
         return _task(row) if row is not None else None
 
     def finish(self, connection: Connection, lease: Lease, status: Status) -> bool:
         """End a task; False if the lease was lost, and then nothing must be applied. Runs again if asked to meanwhile. One that
         was cancelled leaves no row: nobody will ask for it again."""
-        if connection.execute(_FORGET_CANCELLED, _lease(lease)).rowcount == 1:
+        if _FORGET_CANCELLED.run(connection, **_lease(lease)) == 1:
             return True
-        values = {**_lease(lease), "end": status, "now": self._clock.now()}
-        row = connection.execute(_FINISH, values).one_or_none()
+        row = _FINISH.first(connection, **_lease(lease), end=status, now=self._clock.now())
         if row is not None and row.status == Status.QUEUED:
             self._touch(row.queue)
         return row is not None
@@ -245,16 +222,7 @@ class TaskQueue:
     def release(self, connection: Connection, lease: Lease, after_seconds: float) -> bool:
         """Give a task back, to be taken again after a while (at once if it was asked for meanwhile)."""
         now = self._clock.now()
-        queue = connection.execute(
-            sa.update(tasks)
-            .where(*_HELD)
-            .values(
-                **_FREE, status=Status.QUEUED, run_after=sa.case((tasks.c.again, now), else_=now + after_seconds),
-                again=False, updated_at=now,
-            )
-            .returning(tasks.c.queue),
-            _lease(lease),
-        ).scalar_one_or_none()  # fmt: skip
+        queue = _RELEASE.scalar(connection, **_lease(lease), now=now, later=now + after_seconds)
         if queue is not None:
             self._touch(queue)
         return queue is not None
@@ -263,12 +231,7 @@ class TaskQueue:
 
     def expired(self, connection: Connection) -> list[Task]:
         """Running tasks whose lease ran out."""
-        rows = connection.execute(
-            sa.select(tasks).where(
-                tasks.c.status == Status.RUNNING, tasks.c.lease_expires_at < self._clock.now()
-            )
-        )
-        return [_task(row) for row in rows]
+        return [_task(row) for row in _EXPIRED.all(connection, now=self._clock.now())]
 
     def expire_held_by(self, connection: Connection, owners: Iterable[str]) -> None:
         """Let the leases of workers that are known to be dead run out now."""
@@ -320,18 +283,8 @@ class TaskQueue:
 
     def demand(self, connection: Connection) -> list[tuple[Row[Any], int]]:
         """Each declared queue that has tasks ready or running, with their number."""
-        counts = connection.execute(
-            sa.select(tasks.c.queue, sa.func.count())
-            .where(
-                sa.or_(
-                    tasks.c.status == Status.RUNNING,
-                    sa.and_(tasks.c.status == Status.QUEUED, tasks.c.run_after <= self._clock.now()),
-                )
-            )
-            .group_by(tasks.c.queue)
-        )
-        by_queue = {row[0]: row[1] for row in counts}
-        rows = connection.execute(sa.select(queues).where(queues.c.name.in_(list(by_queue)))).all()
+        by_queue = {row[0]: row[1] for row in _COUNTS.all(connection, now=self._clock.now())}
+        rows = [row for name in by_queue for row in _QUEUE.all(connection, name=name)]
         return [(row, by_queue[row.name]) for row in rows]
 
     def _renewed(self, lease: Lease) -> dict[str, Any]:
@@ -352,7 +305,7 @@ def _lease(lease: Lease) -> dict[str, Any]:
     return {"task_id": lease.task_id, "token": lease.token}
 
 
-_READY = (
+_READY = Prepared(
     sa.select(tasks.c.id)
     .where(
         tasks.c.status == Status.QUEUED, tasks.c.queue == sa.bindparam("queue"),
@@ -361,10 +314,29 @@ _READY = (
     .order_by(tasks.c.run_after, tasks.c.id)
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )  # fmt: skip
-_NEXT_READY_AT = sa.select(sa.func.min(tasks.c.run_after)).where(
-    tasks.c.status == Status.QUEUED, tasks.c.queue == sa.bindparam("queue")
+_NEXT_READY_AT = Prepared(
+    sa.select(sa.func.min(tasks.c.run_after)).where(
+        tasks.c.status == Status.QUEUED, tasks.c.queue == sa.bindparam("queue")
+    )
 )
-_LEASE = (
+_READY_QUEUES = Prepared(
+    sa.select(queues.c.name, queues.c.workers_max)
+    .join(tasks, tasks.c.queue == queues.c.name)
+    .where(
+        queues.c.worker == sa.bindparam("worker"), tasks.c.status == Status.QUEUED,
+        tasks.c.run_after <= sa.bindparam("now"),
+    )
+    .group_by(queues.c.name, queues.c.workers_max)
+    .order_by(sa.func.min(tasks.c.run_after), queues.c.name)
+)  # fmt: skip
+_IS_READY = sa.and_(tasks.c.status == Status.QUEUED, tasks.c.run_after <= sa.bindparam("now"))
+_COUNTS = Prepared(
+    sa.select(tasks.c.queue, sa.func.count().label("number"))
+    .where(sa.or_(tasks.c.status == Status.RUNNING, _IS_READY))
+    .group_by(tasks.c.queue)
+)
+_QUEUE = Prepared(sa.select(queues).where(queues.c.name == sa.bindparam("name")))
+_LEASE = Prepared(
     sa.update(tasks)
     .where(tasks.c.id == sa.bindparam("task_id"), tasks.c.status == Status.QUEUED)
     .values(
@@ -373,12 +345,17 @@ _LEASE = (
     )
     .returning(tasks)
 )  # fmt: skip
-_RENEW = (
+_RENEW = Prepared(
     sa.update(tasks).where(*_HELD).values(lease_expires_at=sa.bindparam("until")).returning(tasks.c.cancel)
 )
-_HELD_TASK = sa.select(tasks).where(*_HELD)
-_FORGET_CANCELLED = sa.delete(tasks).where(*_HELD, tasks.c.cancel.is_(True), tasks.c.again.is_(False))
-_FINISH = (
+_EXPIRED = Prepared(
+    sa.select(tasks).where(tasks.c.status == Status.RUNNING, tasks.c.lease_expires_at < sa.bindparam("now"))
+)
+_HELD_TASK = Prepared(sa.select(tasks).where(*_HELD))
+_FORGET_CANCELLED = Prepared(
+    sa.delete(tasks).where(*_HELD, tasks.c.cancel.is_(True), tasks.c.again.is_(False))
+)
+_FINISH = Prepared(
     sa.update(tasks)
     .where(*_HELD)
     .values(
@@ -387,6 +364,28 @@ _FINISH = (
     )
     .returning(tasks.c.queue, tasks.c.status)
 )  # fmt: skip
+_RELEASE = Prepared(
+    sa.update(tasks)
+    .where(*_HELD)
+    .values(
+        **_FREE, status=Status.QUEUED, again=False, updated_at=sa.bindparam("now"),
+        run_after=sa.case((tasks.c.again, sa.bindparam("now", type_=sa.Float)), else_=sa.bindparam("later", type_=sa.Float)),
+    )
+    .returning(tasks.c.queue)
+)  # fmt: skip
+
+
+def _declare() -> Insert:
+    statement = upsert(queues).values(
+        {name: sa.bindparam(name) for name in ("name", "worker", "workers_max", "options")}
+    )
+    return statement.on_conflict_do_update(
+        index_elements=[queues.c.name],
+        set_={name: statement.excluded[name] for name in ("worker", "workers_max", "options")},
+    )
+
+
+_DECLARE = Prepared(_declare())
 
 
 def _enqueue() -> Insert:
@@ -406,11 +405,26 @@ def _enqueue() -> Insert:
     )
 
 
-_ENQUEUE = _enqueue()
+_ENQUEUE = Many(
+    _enqueue(),
+    [
+        "kind", "key", "queue", "payload", "status", "attempts", "run_after", "again", "cancel", "created_at",
+        "updated_at",
+    ],
+)  # fmt: skip
 
 
-def _with_prefix(kind: str, prefix: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return tasks.c.kind == kind, tasks.c.key >= prefix, tasks.c.key < prefix + "\U0010ffff"
+_PREFIXED = (
+    tasks.c.kind == sa.bindparam("kind"), tasks.c.key >= sa.bindparam("prefix"), tasks.c.key < sa.bindparam("behind"),
+)  # fmt: skip
+_FORGET_ALL = Prepared(sa.delete(tasks).where(*_PREFIXED))
+_DROP_IDLE = Prepared(sa.delete(tasks).where(*_PREFIXED, tasks.c.status != Status.RUNNING))
+_STOP = Prepared(sa.update(tasks).where(*_PREFIXED).values(cancel=True, again=False))
+_LET_END = Prepared(sa.update(tasks).where(*_PREFIXED).values(again=False))
+
+
+def _prefixed(kind: str, prefix: str) -> dict[str, str]:
+    return {"kind": kind, "prefix": prefix, "behind": prefix + "\U0010ffff"}
 
 
 def _name(queue: str) -> str:

@@ -14,6 +14,7 @@ from trunkline.core.ids import CommitId, PipelineName, ProjectName, RepoName, Tr
 from trunkline.core.status import TRANSITIONS, Status
 from trunkline.pipelines.model import ALL_JOBS, Job, JobFilter, JobInput, Pipeline
 from trunkline.pipelines.spec import input_in_short, notes
+from trunkline.storage.db.prepared import Prepared, PreparedUpdate
 from trunkline.storage.db.schema import events, jobs, pipeline_versions, pipelines
 from trunkline.storage.db.upsert import upsert
 from trunkline.versioning.roots import RootSource
@@ -89,17 +90,18 @@ def add_version(
 
 
 def find_pipeline_id(connection: Connection, project: str, name: str) -> int | None:
-    return connection.execute(
-        sa.select(pipelines.c.id).where(pipelines.c.project == project, pipelines.c.name == name)
-    ).scalar_one_or_none()
+    found: int | None = _PIPELINE_ID.scalar(connection, project=project, name=name)
+    return found
 
 
 def get_pipeline(
     connection: Connection, project: str, name: str, version: int | None = None
 ) -> Pipeline | None:
     """A pipeline as of ``version``, or as it is now."""
-    names = {"project": project, "name": name, "version": version}
-    found = connection.execute(_AS_IT_IS if version is None else _AS_OF_VERSION, names).one_or_none()
+    if version is None:
+        found = _AS_IT_IS.first(connection, project=project, name=name)
+    else:
+        found = _AS_OF_VERSION.first(connection, project=project, name=name, version=version)
     return _pipeline(found) if found is not None else None
 
 
@@ -157,9 +159,9 @@ def _named(statement: sa.Select[Any]) -> sa.Select[Any]:
     )
 
 
-# To build a statement takes longer than to run it: these are asked for at every step.
-_AS_IT_IS = _named(_pipelines(pipelines.c.version))
-_AS_OF_VERSION = _named(_pipelines(sa.bindparam("version")))
+_PIPELINE_ID = Prepared(_named(sa.select(pipelines.c.id)))
+_AS_IT_IS = Prepared(_named(_pipelines(pipelines.c.version)))
+_AS_OF_VERSION = Prepared(_named(_pipelines(sa.bindparam("version"))))
 
 
 def _pipeline(row: Row[Any]) -> Pipeline:
@@ -187,34 +189,25 @@ def _pipeline(row: Row[Any]) -> Pipeline:
 
 def insert_job(connection: Connection, pipeline_id: int, commit_id: str, now: float) -> None:
     """A job that waits for its inputs. Not an error if it is there already."""
-    version = sa.select(pipelines.c.version).where(pipelines.c.id == pipeline_id).scalar_subquery()
-    values = {
-        "id": commit_id, "pipeline_id": pipeline_id, "version": version, "status": Status.QUEUED, "phase": WAITING,
-        "reason": "", "inputs": [], "total": 0, "processed": 0, "skipped": 0, "failed": 0, "recovered": 0, "quarantined": 0,
-        "stats": {}, "created_at": now,
-    }  # fmt: skip
-    connection.execute(upsert(jobs).values(values).on_conflict_do_nothing())
+    _INSERT_JOB.run(connection, id=commit_id, pipeline=pipeline_id, created_at=now)
 
 
 def unfinished_jobs(connection: Connection, pipeline_id: int) -> list[JobRow]:
     """Oldest first: in the order of their output commits."""
-    statement = _JOBS.where(jobs.c.pipeline_id == pipeline_id, jobs.c.status.in_(UNFINISHED)).order_by(
-        jobs.c.pk
-    )
-    return [_job(row) for row in connection.execute(statement)]
+    return [_job(row) for row in _UNFINISHED.all(connection, pipeline=pipeline_id)]
 
 
 def get_job(connection: Connection, project: str, pipeline: str, commit_id: str | None) -> JobRow | None:
     """A job; the latest one where no ID is given."""
-    statement = _JOBS.where(pipelines.c.project == project, pipelines.c.name == pipeline)
-    if commit_id is not None:
-        statement = statement.where(jobs.c.id == commit_id)
-    row = connection.execute(statement.order_by(jobs.c.pk.desc()).limit(1)).one_or_none()
+    if commit_id is None:
+        row = _LATEST_JOB.first(connection, project=project, name=pipeline)
+    else:
+        row = _JOB.first(connection, project=project, name=pipeline, id=commit_id)
     return _job(row) if row is not None else None
 
 
 def get_job_by_pk(connection: Connection, pk: int) -> JobRow | None:
-    row = connection.execute(_JOB_BY_PK, {"pk": pk}).one_or_none()
+    row = _JOB_BY_PK.first(connection, pk=pk)
     return _job(row) if row is not None else None
 
 
@@ -286,13 +279,7 @@ def delete_job(connection: Connection, pk: int) -> None:
 
 
 def pipelines_with_waiting_jobs(connection: Connection) -> list[tuple[str, str]]:
-    rows = connection.execute(
-        sa.select(pipelines.c.project, pipelines.c.name)
-        .join(jobs, jobs.c.pipeline_id == pipelines.c.id)
-        .where(jobs.c.status == Status.QUEUED)
-        .distinct()
-    )
-    return [(row.project, row.name) for row in rows]
+    return [(row.project, row.name) for row in _WITH_WAITING_JOBS.all(connection)]
 
 
 def last_succeeded(
@@ -302,21 +289,16 @@ def last_succeeded(
 
     An output branch has no forks and its jobs are made in the order of its commits, so the jobs before a job are its ancestors.
     """
-    statement = _JOBS.where(
-        jobs.c.pipeline_id == pipeline_id, jobs.c.pk < before, jobs.c.status == Status.SUCCEEDED
-    )
-    if code is not None:
-        statement = statement.where(jobs.c.code == code)
-    row = connection.execute(statement.order_by(jobs.c.pk.desc()).limit(1)).one_or_none()
+    if code is None:
+        row = _LAST_SUCCEEDED.first(connection, pipeline=pipeline_id, before=before)
+    else:
+        row = _LAST_WITH_CODE.first(connection, pipeline=pipeline_id, before=before, code=code)
     return _job(row) if row is not None else None
 
 
 def update_job(connection: Connection, pk: int, expected: Status, **values: Any) -> bool:
     """Anything but its status; False if that is not as expected, and then nothing was written."""
-    changed = connection.execute(
-        sa.update(jobs).where(jobs.c.pk == pk, jobs.c.status == expected).values(**values)
-    )
-    return changed.rowcount == 1
+    return _UPDATE.run(connection, values, this=pk, expected=expected) == 1
 
 
 def set_phase(connection: Connection, pk: int, phase: str) -> None:
@@ -327,11 +309,12 @@ def count(
     connection: Connection, pk: int, counts: Mapping[str, int], stats: Mapping[str, float] | None = None
 ) -> JobRow | None:
     """So many more datums ``processed``, ``skipped`` …, and what they took. None if the job is not running any more."""
-    values: dict[str, Any] = {name: jobs.c[name] + number for name, number in counts.items() if number}
-    if stats is not None:
-        values["stats"] = dict(stats)
-    if values and not update_job(connection, pk, Status.RUNNING, **values):
-        return None
+    added = {name: number for name, number in counts.items() if number}
+    new = {} if stats is None else {"stats": dict(stats)}
+    if added or new:
+        updated = _UPDATE.run(connection, new, added, this=pk, expected=Status.RUNNING)
+        if not updated:
+            return None
     row = get_job_by_pk(connection, pk)
     return row if row is not None and row.job.status == Status.RUNNING else None
 
@@ -350,26 +333,58 @@ def transition(
     assert all(new in TRANSITIONS[status] for status in old), f"{old} may not become {new}"
     if new.is_final:
         values |= {"finished_at": now, "phase": "", "base_root": None}
-    changed = connection.execute(
-        sa.update(jobs)
-        .where(jobs.c.pk == row.pk, jobs.c.status.in_(list(old)))
-        .values(status=new, reason=reason, **values)
-    )
-    if changed.rowcount == 0:
+    changed = {"status": new, "reason": reason, **values}
+    if not any(_UPDATE.run(connection, changed, this=row.pk, expected=status) for status in old):
         return False
     key = f"{row.job.project}/{row.job.pipeline}@{row.job.id}"
-    connection.execute(
-        sa.insert(events).values(
-            noun="job", key=key, old=row.job.status, new=new, reason=reason, created_at=now
-        )
-    )
+    _EVENT.run(connection, key=key, old=row.job.status, new=new, reason=reason, created_at=now)
     return True
 
 
 _JOBS = sa.select(jobs, pipelines.c.project, pipelines.c.name).join(
     pipelines, pipelines.c.id == jobs.c.pipeline_id
 )
-_JOB_BY_PK = _JOBS.where(jobs.c.pk == sa.bindparam("pk"))
+_NEWEST_FIRST = jobs.c.pk.desc()
+_JOB_BY_PK = Prepared(_JOBS.where(jobs.c.pk == sa.bindparam("pk")))
+_LATEST_JOB = Prepared(_named(_JOBS).order_by(_NEWEST_FIRST).limit(1))
+_JOB = Prepared(_named(_JOBS).where(jobs.c.id == sa.bindparam("id")))
+_OF_PIPELINE = _JOBS.where(jobs.c.pipeline_id == sa.bindparam("pipeline"))
+_UNFINISHED = Prepared(
+    _OF_PIPELINE.where(sa.or_(*(jobs.c.status == status for status in UNFINISHED))).order_by(jobs.c.pk)
+)
+_SUCCEEDED_BEFORE = (
+    _OF_PIPELINE.where(jobs.c.pk < sa.bindparam("before"), jobs.c.status == Status.SUCCEEDED)
+    .order_by(_NEWEST_FIRST)
+    .limit(1)
+)
+_LAST_SUCCEEDED = Prepared(_SUCCEEDED_BEFORE)
+_LAST_WITH_CODE = Prepared(_SUCCEEDED_BEFORE.where(jobs.c.code == sa.bindparam("code")))
+_WITH_WAITING_JOBS = Prepared(
+    sa.select(pipelines.c.project, pipelines.c.name)
+    .join(jobs, jobs.c.pipeline_id == pipelines.c.id)
+    .where(jobs.c.status == Status.QUEUED)
+    .distinct()
+)
+_PRESENT_VERSION = sa.select(pipelines.c.version).where(pipelines.c.id == sa.bindparam("pipeline"))
+_INSERT_JOB = Prepared(
+    upsert(jobs)
+    .values(
+        {
+            "id": sa.bindparam("id"), "pipeline_id": sa.bindparam("pipeline"), "version": _PRESENT_VERSION.scalar_subquery(),
+            "status": Status.QUEUED, "phase": WAITING, "reason": "", "inputs": [], "total": 0, "processed": 0, "skipped": 0,
+            "failed": 0, "recovered": 0, "quarantined": 0, "stats": {}, "created_at": sa.bindparam("created_at"),
+        }
+    )
+    .on_conflict_do_nothing()
+)  # fmt: skip
+_UPDATE = PreparedUpdate(
+    sa.update(jobs).where(jobs.c.pk == sa.bindparam("this"), jobs.c.status == sa.bindparam("expected"))
+)
+_EVENT = Prepared(
+    sa.insert(events).values(
+        noun="job", **{name: sa.bindparam(name) for name in ("key", "old", "new", "reason", "created_at")}
+    )
+)
 
 
 def _job(row: Row[Any]) -> JobRow:

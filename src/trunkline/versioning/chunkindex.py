@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from trunkline.storage.db.prepared import Prepared, rows_of
 from trunkline.storage.db.schema import chunks, packs
 from trunkline.storage.db.upsert import upsert
 from trunkline.versioning.packs import PackRecord
@@ -91,13 +92,7 @@ def _ask(connection: Connection, question: str, hashes: Sequence[bytes]) -> Iter
         count = 1 << (len(part) - 1).bit_length()
         if len(part) < count:
             part = [*part, *[part[-1]] * (count - len(part))]
-        result = connection.exec_driver_sql(question + _marks("?", count), tuple(part))
-        assert result.cursor is not None, "a SELECT has rows"
-        rows = (
-            result.cursor.fetchall()
-        )  # as the driver makes them: a Row of each would cost more than to find it
-        result.close()
-        yield from rows
+        yield from rows_of(connection, question + _marks("?", count), tuple(part))
 
 
 @lru_cache(maxsize=64)
@@ -105,11 +100,24 @@ def _marks(one: str, count: int) -> str:
     return "(" + ",".join([one] * count) + ")"
 
 
+_ADD_PACK = Prepared(
+    upsert(packs)
+    .values({name: sa.bindparam(name) for name in ("name", "size", "created_at")})
+    .on_conflict_do_nothing()
+)
+_PACK_KEY = Prepared(sa.select(packs.c.id).where(packs.c.name == sa.bindparam("name")))
+_CHUNKS_IN = Prepared(
+    sa.select(sa.func.count().label("number"))
+    .select_from(chunks)
+    .where(chunks.c.pack_id == sa.bindparam("pack"))
+)
+
+
 def add_pack(connection: Connection, name: str, size: int, records: Iterable[PackRecord], now: float) -> int:
     """Record a pack that is durable; returns its key. A chunk that is known already keeps its place."""
     is_sqlite = connection.dialect.name == "sqlite"
-    connection.execute(upsert(packs).values(name=name, size=size, created_at=now).on_conflict_do_nothing())
-    pack_id = connection.execute(sa.select(packs.c.id).where(packs.c.name == name)).scalar_one()
+    _ADD_PACK.run(connection, name=name, size=size, created_at=now)
+    pack_id = _PACK_KEY.scalar(connection, name=name)
     if is_sqlite:
         _add_chunks(connection, pack_id, records)
         return int(pack_id)
@@ -146,8 +154,7 @@ def _insert_chunks(count: int) -> str:
 
 def chunks_in(connection: Connection, pack_id: int) -> int:
     """How many chunks are read from a pack."""
-    query = sa.select(sa.func.count()).select_from(chunks).where(chunks.c.pack_id == pack_id)
-    return int(connection.execute(query).scalar_one())
+    return int(_CHUNKS_IN.scalar(connection, pack=pack_id))
 
 
 def has_pack(connection: Connection, name: str) -> bool:

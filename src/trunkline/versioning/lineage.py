@@ -6,10 +6,12 @@ Parents are older than their children, so keys fall along every chain; that is w
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import branch_provenance, branches, commit_provenance, commits
 from trunkline.versioning.model import CommitStatus
 
@@ -23,13 +25,7 @@ KEYS_PER_STATEMENT = 500
 
 def downstream_edges(connection: Connection, starts: Iterable[int]) -> list[Edge]:
     """All links between the branches that follow ``starts``, directly or not, and what they follow among them."""
-    table = branch_provenance.c
-    reached = _starts(starts)
-    reached = reached.union(sa.select(table.branch_id).where(table.upstream_id == reached.c.id))
-    query = sa.select(table.branch_id, table.upstream_id).join_from(
-        reached, branch_provenance, table.upstream_id == reached.c.id
-    )
-    return sorted((branch, upstream) for branch, upstream in connection.execute(query))
+    return sorted((branch, upstream) for branch, upstream in _DOWNSTREAM.all(connection, starts=list(starts)))
 
 
 def quiet_edges(connection: Connection, branch_ids: Collection[int]) -> set[Edge]:
@@ -37,22 +33,14 @@ def quiet_edges(connection: Connection, branch_ids: Collection[int]) -> set[Edge
     found: set[Edge] = set()
     keys = sorted(branch_ids)
     for start in range(0, len(keys), KEYS_PER_STATEMENT):
-        some = branch_provenance.c.branch_id.in_(keys[start : start + KEYS_PER_STATEMENT])
-        query = sa.select(branch_provenance.c.branch_id, branch_provenance.c.upstream_id)
-        rows = connection.execute(query.where(some, branch_provenance.c.quiet))
+        rows = _QUIET.all(connection, branches=keys[start : start + KEYS_PER_STATEMENT])
         found.update((branch, upstream) for branch, upstream in rows)
     return found
 
 
 def upstream_edges(connection: Connection, starts: Iterable[int]) -> list[Edge]:
     """All links from ``starts`` up to everything that they follow, directly or not."""
-    table = branch_provenance.c
-    reached = _starts(starts)
-    reached = reached.union(sa.select(table.upstream_id).where(table.branch_id == reached.c.id))
-    query = sa.select(table.branch_id, table.upstream_id).join_from(
-        reached, branch_provenance, table.branch_id == reached.c.id
-    )
-    return sorted((branch, upstream) for branch, upstream in connection.execute(query))
+    return sorted((branch, upstream) for branch, upstream in _UPSTREAM.all(connection, starts=list(starts)))
 
 
 def links_of(connection: Connection, keys: list[int]) -> list[Edge]:
@@ -65,8 +53,24 @@ def links_of(connection: Connection, keys: list[int]) -> list[Edge]:
     return sorted(found)
 
 
-def _starts(starts: Iterable[int]) -> sa.CTE:
-    return sa.select(branches.c.id).where(branches.c.id.in_(list(starts))).cte("reached", recursive=True)
+def _following(there: sa.Column[int], here: sa.Column[int]) -> sa.Select[Any]:
+    """The links of all that is reached over them from ``starts``: ``there`` from each ``here``."""
+    starts = branches.c.id.in_(sa.bindparam("starts", expanding=True))
+    reached = sa.select(branches.c.id).where(starts).cte("reached", recursive=True)
+    reached = reached.union(sa.select(there).where(here == reached.c.id))
+    return sa.select(_links.branch_id, _links.upstream_id).join_from(
+        reached, branch_provenance, here == reached.c.id
+    )
+
+
+_links = branch_provenance.c
+_DOWNSTREAM = Prepared(_following(_links.branch_id, _links.upstream_id))
+_UPSTREAM = Prepared(_following(_links.upstream_id, _links.branch_id))
+_QUIET = Prepared(
+    sa.select(_links.branch_id, _links.upstream_id).where(
+        _links.branch_id.in_(sa.bindparam("branches", expanding=True)), _links.quiet
+    )
+)
 
 
 def downstream_in_order(edges: Iterable[Edge], start: int) -> list[int]:

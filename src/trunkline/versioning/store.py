@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.ids import BranchName, CommitId, ProjectName, RepoName, TreeHash, check_name
 from trunkline.errors import AlreadyExistsError
+from trunkline.storage.db.prepared import Prepared, PreparedUpdate
 from trunkline.storage.db.schema import (
     branch_provenance,
     branches,
@@ -27,24 +28,27 @@ _KEPT = "kept:"
 
 
 # Statements that are asked for at every step: to build one takes longer than to run it.
-_REPO = sa.select(repos).where(
-    repos.c.project == sa.bindparam("project"), repos.c.name == sa.bindparam("name")
+_REPO = Prepared(
+    sa.select(repos).where(repos.c.project == sa.bindparam("project"), repos.c.name == sa.bindparam("name"))
 )
-_BRANCH = sa.select(branches).where(
-    branches.c.repo_id == sa.bindparam("repo_id"), branches.c.name == sa.bindparam("name")
+_BRANCH = Prepared(
+    sa.select(branches).where(
+        branches.c.repo_id == sa.bindparam("repo_id"), branches.c.name == sa.bindparam("name")
+    )
 )
-_BRANCHES_BY_ID = (
-    sa.select(branches, *(column.label(f"r_{column.name}") for column in repos.c))
-    .join_from(branches, repos)
-    .where(branches.c.id.in_(sa.bindparam("ids", expanding=True)))
+_BRANCHES = sa.select(branches, *(column.label(f"r_{column.name}") for column in repos.c)).join_from(
+    branches, repos
 )
-_SET_HEAD = (
+_BRANCHES_BY_ID = Prepared(_BRANCHES.where(branches.c.id.in_(sa.bindparam("ids", expanding=True))))
+_UPSTREAM = Prepared(
+    _BRANCHES.join(branch_provenance, branch_provenance.c.upstream_id == branches.c.id).where(
+        branch_provenance.c.branch_id == sa.bindparam("branch_id")
+    )
+)
+_SET_HEAD = Prepared(
     sa.update(branches)
     .where(branches.c.id == sa.bindparam("branch_id"))
     .values(head=sa.bindparam("new_head"))
-)
-_UPSTREAM = sa.select(branch_provenance.c.upstream_id).where(
-    branch_provenance.c.branch_id == sa.bindparam("branch_id")
 )
 _parents = commits.alias("parents")
 _COMMITS = (
@@ -52,17 +56,48 @@ _COMMITS = (
     .join_from(commits, repos)
     .outerjoin(_parents, _parents.c.pk == commits.c.parent)
 )
-_COMMIT_BY_PK = _COMMITS.where(commits.c.pk == sa.bindparam("pk"))
-_COMMIT_BY_ID = _COMMITS.where(
-    commits.c.repo_id == sa.bindparam("repo_id"), commits.c.id == sa.bindparam("id")
+_COMMIT_BY_PK = Prepared(_COMMITS.where(commits.c.pk == sa.bindparam("pk")))
+_COMMIT_BY_ID = Prepared(
+    _COMMITS.where(commits.c.repo_id == sa.bindparam("repo_id"), commits.c.id == sa.bindparam("id"))
 )
-_PROVENANCE = (
+_PROVENANCE = Prepared(
     sa.select(commit_provenance.c.commit_pk, repos.c.project, repos.c.name, commits.c.id)
     .join_from(commit_provenance, commits, commits.c.pk == commit_provenance.c.upstream_pk)
     .join(repos)
     .where(commit_provenance.c.commit_pk.in_(sa.bindparam("pks", expanding=True)))
     .distinct()
 )
+_INSERT_COMMIT = Prepared(
+    sa.insert(commits)
+    .values(
+        {
+            name: sa.bindparam(name)
+            for name in (
+                "id", "repo_id", "branch", "parent", "origin", "status", "description", "root", "size", "file_count",
+                "created_at", "finished_at",
+            )
+        }
+    )
+    .returning(commits.c.pk)
+)  # fmt: skip
+
+
+def _shown_tree() -> sa.Select[Any]:
+    columns = (commits.c.parent, commits.c.root, commits.c.size, commits.c.file_count)
+    chain = sa.select(*columns).where(commits.c.pk == sa.bindparam("pk")).cte("chain", recursive=True)
+    chain = chain.union_all(sa.select(*columns).where(commits.c.pk == chain.c.parent, chain.c.root.is_(None)))
+    return sa.select(chain.c.root, chain.c.size, chain.c.file_count).where(chain.c.root.is_not(None))
+
+
+_SHOWN_TREE = Prepared(_shown_tree())
+_links = commit_provenance.c
+_UPSTREAM_COMMITS = Prepared(
+    sa.select(_links.commit_pk, _links.upstream_branch, _links.upstream_pk)
+    .where(_links.commit_pk.in_(sa.bindparam("pks", expanding=True)))
+    .order_by(_links.commit_pk, _links.upstream_branch, _links.upstream_pk)
+)
+_IS_OPEN = commits.c.status == CommitStatus.OPEN.value
+_FINISH = PreparedUpdate(sa.update(commits).where(commits.c.pk == sa.bindparam("this"), _IS_OPEN))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,23 +185,21 @@ def list_repos(connection: Connection, project: str | None) -> list[RepoRow]:
 
 
 def find_repo(connection: Connection, project: str, name: str) -> RepoRow | None:
-    row = connection.execute(_REPO, {"project": project, "name": name}).one_or_none()
+    row = _REPO.first(connection, project=project, name=name)
     return None if row is None else _repo(row)
 
 
 def _repo(row: Row[Any], prefix: str = "") -> RepoRow:
-    values = row._mapping
-    owner: str | None = values[f"{prefix}owner"]
+    def value(name: str) -> Any:
+        return getattr(row, prefix + name)
+
+    owner: str | None = value("owner")
     is_kept = owner is not None and owner.startswith(_KEPT)
     return RepoRow(
-        id=values[f"{prefix}id"],
-        project=values[f"{prefix}project"],
-        name=values[f"{prefix}name"],
-        description=values[f"{prefix}description"],
-        owner=None if is_kept else owner,
-        former_owner=owner.removeprefix(_KEPT) if owner is not None and is_kept else None,
-        created_at=values[f"{prefix}created_at"],
-    )
+        id=value("id"), project=value("project"), name=value("name"), description=value("description"),
+        owner=None if is_kept else owner, former_owner=owner.removeprefix(_KEPT) if owner is not None and is_kept else None,
+        created_at=value("created_at"),
+    )  # fmt: skip
 
 
 def set_owner(connection: Connection, repo_id: int, owner: str, *, is_gone: bool = False) -> None:
@@ -198,7 +231,7 @@ def list_branches(connection: Connection, repo: RepoRow) -> list[BranchRow]:
 
 
 def find_branch(connection: Connection, repo: RepoRow, name: str) -> BranchRow | None:
-    row = connection.execute(_BRANCH, {"repo_id": repo.id, "name": name}).one_or_none()
+    row = _BRANCH.first(connection, repo_id=repo.id, name=name)
     return None if row is None else _branch(row, repo)
 
 
@@ -208,8 +241,7 @@ def _branch(row: Row[Any], repo: RepoRow) -> BranchRow:
 
 def branch_ids(connection: Connection, repo_id: int, name: str) -> list[int]:
     """The key of a branch, if there is one of that name."""
-    query = sa.select(branches.c.id).where(branches.c.repo_id == repo_id, branches.c.name == name)
-    return list(connection.execute(query).scalars())
+    return [row.id for row in _BRANCH.all(connection, repo_id=repo_id, name=name)]
 
 
 def branch_names(connection: Connection, repo_ids: Sequence[int]) -> dict[int, list[BranchName]]:
@@ -221,8 +253,11 @@ def branch_names(connection: Connection, repo_ids: Sequence[int]) -> dict[int, l
 
 
 def branches_by_id(connection: Connection, ids: Iterable[int]) -> dict[int, BranchRow]:
-    rows = connection.execute(_BRANCHES_BY_ID, {"ids": list(ids)})
-    return {row.id: _branch(row, _repo(row, "r_")) for row in rows}
+    return {row.id: _branch_and_repo(row) for row in _BRANCHES_BY_ID.all(connection, ids=list(ids))}
+
+
+def _branch_and_repo(row: Row[Any]) -> BranchRow:
+    return _branch(row, _repo(row, "r_"))
 
 
 def head_ids(connection: Connection, rows: Iterable[BranchRow]) -> dict[int, CommitId]:
@@ -255,7 +290,7 @@ def insert_branch(connection: Connection, repo: RepoRow, name: str, now: float) 
 
 
 def set_head(connection: Connection, branch_id: int, head: int | None) -> None:
-    connection.execute(_SET_HEAD, {"branch_id": branch_id, "new_head": head})
+    _SET_HEAD.run(connection, branch_id=branch_id, new_head=head)
 
 
 def delete_branch(connection: Connection, branch_id: int) -> None:
@@ -273,8 +308,8 @@ def replace_provenance(
 
 
 def upstream_branches(connection: Connection, branch_id: int) -> list[BranchRow]:
-    found = branches_by_id(connection, connection.execute(_UPSTREAM, {"branch_id": branch_id}).scalars())
-    return sorted(found.values(), key=lambda branch: branch.address)
+    found = map(_branch_and_repo, _UPSTREAM.all(connection, branch_id=branch_id))
+    return sorted(found, key=lambda branch: branch.address)
 
 
 def downstream_branches(connection: Connection, branch_id: int) -> list[BranchRow]:
@@ -286,10 +321,11 @@ def downstream_branches(connection: Connection, branch_id: int) -> list[BranchRo
 # --- commits ------------------------------------------------------------------------------------------------------
 
 
-def _load(
-    connection: Connection, query: sa.Select[Any], values: Mapping[str, Any] | None = None
-) -> list[StoredCommit]:
-    rows = list(connection.execute(query, values or {}))
+def _load(connection: Connection, query: sa.Select[Any]) -> list[StoredCommit]:
+    return _with_provenance(connection, connection.execute(query).all())
+
+
+def _with_provenance(connection: Connection, rows: Sequence[Row[Any]]) -> list[StoredCommit]:
     provenance = _provenance(connection, [row.pk for row in rows])
     return [_commit(row, provenance.get(row.pk, ())) for row in rows]
 
@@ -297,7 +333,7 @@ def _load(
 def _provenance(connection: Connection, pks: Sequence[int]) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
     for start in range(0, len(pks), 500):
-        rows = connection.execute(_PROVENANCE, {"pks": pks[start : start + 500]})
+        rows = _PROVENANCE.all(connection, pks=pks[start : start + 500])
         for pk, project, repo, commit_id in sorted(tuple(row) for row in rows):
             found[pk] = (*found.get(pk, ()), f"{project}/{repo}@{commit_id}")
     return found
@@ -327,13 +363,11 @@ def insert_commit(
     now: float,
 ) -> StoredCommit:
     """A new commit on top of the branch's head; moves the head."""
-    values = {
-        "id": commit_id, "repo_id": branch.repo.id, "branch": branch.name, "parent": branch.head,
-        "origin": origin.value, "status": status.value, "description": description, "root": root, "size": size,
-        "file_count": file_count, "created_at": now,
-        "finished_at": now if status is CommitStatus.FINISHED else None,
-    }  # fmt: skip
-    pk = connection.execute(sa.insert(commits).values(values).returning(commits.c.pk)).scalar_one()
+    pk = _INSERT_COMMIT.scalar(
+        connection, id=commit_id, repo_id=branch.repo.id, branch=branch.name, parent=branch.head, origin=origin.value,
+        status=status.value, description=description, root=root, size=size, file_count=file_count, created_at=now,
+        finished_at=now if status is CommitStatus.FINISHED else None,
+    )  # fmt: skip
     set_head(connection, branch.id, pk)
     return commit_by_pk(connection, pk)
 
@@ -346,7 +380,7 @@ def add_commit_provenance(connection: Connection, pk: int, upstream: Iterable[tu
 
 
 def commit_by_pk(connection: Connection, pk: int) -> StoredCommit:
-    return _load(connection, _COMMIT_BY_PK, {"pk": pk})[0]
+    return _with_provenance(connection, _COMMIT_BY_PK.all(connection, pk=pk))[0]
 
 
 def commits_by_pk(connection: Connection, pks: Sequence[int]) -> list[StoredCommit]:
@@ -355,7 +389,7 @@ def commits_by_pk(connection: Connection, pks: Sequence[int]) -> list[StoredComm
 
 
 def find_commit(connection: Connection, repo_id: int, commit_id: str) -> StoredCommit | None:
-    found = _load(connection, _COMMIT_BY_ID, {"repo_id": repo_id, "id": commit_id})
+    found = _with_provenance(connection, _COMMIT_BY_ID.all(connection, repo_id=repo_id, id=commit_id))
     return found[0] if found else None
 
 
@@ -426,11 +460,7 @@ def shown_tree(connection: Connection, pk: int | None) -> tuple[TreeHash | None,
     """Root, size and count of what a commit shows: its own tree, or that of its nearest ancestor that has one."""
     if pk is None:
         return None, 0, 0
-    columns = (commits.c.parent, commits.c.root, commits.c.size, commits.c.file_count)
-    chain = sa.select(*columns).where(commits.c.pk == pk).cte("chain", recursive=True)
-    chain = chain.union_all(sa.select(*columns).where(commits.c.pk == chain.c.parent, chain.c.root.is_(None)))
-    query = sa.select(chain.c.root, chain.c.size, chain.c.file_count).where(chain.c.root.is_not(None))
-    row = connection.execute(query).one_or_none()
+    row = _SHOWN_TREE.first(connection, pk=pk)
     return (row.root, row.size, row.file_count) if row is not None else (None, 0, 0)
 
 
@@ -442,7 +472,7 @@ def write_tree(
         sa.update(commits)
         .where(
             commits.c.pk == pk,
-            commits.c.status == CommitStatus.OPEN.value,
+            _IS_OPEN,
             commits.c.root.is_not_distinct_from(old_root),
         )
         .values(root=root, size=size, file_count=file_count)
@@ -452,15 +482,10 @@ def write_tree(
 
 def finish_commit(connection: Connection, pk: int, now: float, **values: Any) -> bool:
     """False if it was not open any more."""
-    statement = sa.update(commits).where(commits.c.pk == pk, commits.c.status == CommitStatus.OPEN.value)
-    done = connection.execute(statement.values(status=CommitStatus.FINISHED.value, finished_at=now, **values))
-    return done.rowcount == 1
+    new = {"status": CommitStatus.FINISHED.value, "finished_at": now, **values}
+    return _FINISH.run(connection, new, this=pk) == 1
 
 
 def upstream_commits(connection: Connection, pks: Sequence[int]) -> list[tuple[int, str, int]]:
     """``(commit, upstream branch, upstream commit)`` for each of the commits."""
-    table = commit_provenance.c
-    query = sa.select(table.commit_pk, table.upstream_branch, table.upstream_pk).where(
-        table.commit_pk.in_(pks)
-    )
-    return [(a, b, c) for a, b, c in connection.execute(query.order_by(*query.selected_columns))]
+    return [(a, b, c) for a, b, c in _UPSTREAM_COMMITS.all(connection, pks=pks)]

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from trunkline.core.ids import BranchName
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import branch_triggers, branches
 from trunkline.versioning.model import Trigger
 
@@ -30,6 +31,13 @@ def _query() -> sa.Select[Any]:
     )
 
 
+_ON_SOURCE = Prepared(
+    _query()
+    .where(branch_triggers.c.source_id == sa.bindparam("source"))
+    .order_by(branch_triggers.c.branch_id)
+)
+
+
 def _row(row: Row[Any]) -> TriggerRow:
     trigger = Trigger(branch=BranchName(row.source), **row.spec)
     return TriggerRow(branch_id=row.branch_id, source_id=row.source_id, trigger=trigger, next_at=row.next_at)
@@ -47,8 +55,7 @@ def of_branch(connection: Connection, branch_id: int) -> TriggerRow | None:
 
 def on_source(connection: Connection, source_id: int) -> list[TriggerRow]:
     """The triggers that watch a branch."""
-    query = _query().where(branch_triggers.c.source_id == source_id).order_by(branch_triggers.c.branch_id)
-    return [_row(row) for row in connection.execute(query)]
+    return [_row(row) for row in _ON_SOURCE.all(connection, source=source_id)]
 
 
 def due(connection: Connection, now: float, limit: int) -> list[TriggerRow]:

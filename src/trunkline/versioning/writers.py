@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from trunkline.storage.db.engine import Database
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import condemned_packs, tree_holds
 from trunkline.versioning import chunkindex
 
@@ -160,14 +161,20 @@ def hold(connection: Connection, root: str, now: float) -> None:
     connection.execute(sa.insert(tree_holds).values(root=root, expires_at=now + HOLD_SECONDS))
 
 
+_HELD = Prepared(
+    sa.select(tree_holds.c.id)
+    .where(tree_holds.c.root == sa.bindparam("root"), tree_holds.c.expires_at > sa.bindparam("now"))
+    .limit(1)
+)
+_CONDEMNED = Prepared(sa.select(condemned_packs.c.name).where(condemned_packs.c.name == sa.bindparam("name")))
+
+
 def is_held(connection: Connection, root: str, now: float) -> bool:
-    query = sa.select(tree_holds.c.id).where(tree_holds.c.root == root, tree_holds.c.expires_at > now)
-    return connection.execute(query.limit(1)).first() is not None
+    return _HELD.first(connection, root=root, now=now) is not None
 
 
 def is_condemned(connection: Connection, name: str) -> bool:
-    query = sa.select(condemned_packs.c.name).where(condemned_packs.c.name == name)
-    return connection.execute(query).first() is not None
+    return _CONDEMNED.first(connection, name=name) is not None
 
 
 def condemn(connection: Connection, names: Iterable[str], now: float) -> None:

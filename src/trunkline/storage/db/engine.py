@@ -15,19 +15,27 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-from trunkline.errors import CorruptionError, InvalidInputError, LimitError, StateError, UnavailableError
+from trunkline.errors import (
+    CorruptionError,
+    InvalidInputError,
+    LimitError,
+    StateError,
+    TrunklineError,
+    UnavailableError,
+)
 from trunkline.storage.db import jsontext, postgres, schema, transfer
+from trunkline.storage.db.prepared import driver_of
 
 BUSY_TIMEOUT_MS = 30_000
 CHECKPOINT_PAGES = 8000
@@ -130,12 +138,18 @@ class Database:
             yield outer
             return
         with _translated(), self._readers.connect() as connection:
-            if self.is_sqlite:
-                connection.exec_driver_sql("BEGIN")
+            if not self.is_sqlite:
+                try:
+                    yield connection
+                finally:
+                    connection.rollback()
+                return
+            driver = driver_of(connection)
+            driver.execute("BEGIN")
             try:
                 yield connection
             finally:
-                connection.rollback()
+                driver.rollback()
 
     @contextmanager
     def write(self, *, wakes: bool = True, syncs: bool = True) -> Iterator[Connection]:
@@ -144,14 +158,12 @@ class Database:
         written after it and not synced either. For steps that are simply taken again; a later write that syncs keeps it."""
         outer = self._joined()
         if outer is not None:
-            with (
-                outer.begin_nested()
-            ):  # a block that fails is undone, even if somebody catches what it raised
+            with self._nested(outer):
                 yield outer
             return
         with _translated(), self._in_turn(), self._engine.connect() as connection:
             if self.is_sqlite and not syncs:
-                connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+                driver_of(connection).execute("PRAGMA synchronous=NORMAL")
             self._begin_write(connection)
             if not self.is_sqlite and not syncs:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
@@ -167,12 +179,30 @@ class Database:
             finally:
                 self._outer.connection = self._outer.touched = None
                 if self.is_sqlite and not syncs:
-                    connection.exec_driver_sql("PRAGMA synchronous=FULL")
+                    driver_of(connection).execute("PRAGMA synchronous=FULL")
         for name in touched:
             if (changes := self._named.get(name)) is not None:
                 changes.bump()
         if wakes:
             self.changes.bump()
+
+    @contextmanager
+    def _nested(self, outer: Connection) -> Iterator[None]:
+        """A block that fails is undone, even if somebody catches what it raised."""
+        if not self.is_sqlite:
+            with outer.begin_nested():
+                yield
+            return
+        driver = driver_of(outer)
+        driver.execute("SAVEPOINT inner_block")
+        try:
+            yield
+        except BaseException:
+            with suppress(sqlite3.OperationalError):  # a full disk, say, has undone all of it already
+                driver.execute("ROLLBACK TO inner_block")
+                driver.execute("RELEASE inner_block")
+            raise
+        driver.execute("RELEASE inner_block")
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
@@ -388,26 +418,29 @@ def _translated() -> Iterator[None]:
         raise UnavailableError(
             "all connections to the database are busy: try again", kind="database_busy"
         ) from error
+    except sqlite3.Error as error:
+        translated = _meaning_of(error)
+        if translated is None:
+            raise
+        raise translated from error
     except DBAPIError as error:
-        if not isinstance(error.orig, sqlite3.Error):
-            translated = postgres.translate(error)
-            if translated is None:
-                raise
-            raise translated from error
-        text = str(error.orig)
-        if _is_damage(error.orig):
-            raise _damaged(text) from error
-        if not isinstance(error, OperationalError):
+        cause = error.orig
+        translated = _meaning_of(cause) if isinstance(cause, sqlite3.Error) else postgres.translate(error)
+        if translated is None:
             raise
-        if "full" in text or getattr(error.orig, "sqlite_errorname", "") in NO_ROOM:
-            raise LimitError(
-                "the disk is full: nothing was written; free some space in the data directory and repeat",
-                kind="disk_full",
-            ) from error
-        raise UnavailableError(
-            f"the database does not answer: {text}", kind="database_unavailable"
-        ) from error
-    except sqlite3.DatabaseError as error:  # of what is done with each new connection
-        if not _is_damage(error):
-            raise
-        raise _damaged(str(error)) from error
+        raise translated from error
+
+
+def _meaning_of(error: sqlite3.Error) -> TrunklineError | None:
+    """None for what is nobody's fault but ours."""
+    text = str(error)
+    if _is_damage(error):
+        return _damaged(text)
+    if not isinstance(error, sqlite3.OperationalError):
+        return None
+    if "full" in text or getattr(error, "sqlite_errorname", "") in NO_ROOM:
+        return LimitError(
+            "the disk is full: nothing was written; free some space in the data directory and repeat",
+            kind="disk_full",
+        )
+    return UnavailableError(f"the database does not answer: {text}", kind="database_unavailable")

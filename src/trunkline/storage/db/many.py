@@ -55,7 +55,7 @@ class Many:
             missing = ", ".join(str(column) for column in compiled.prefetch)
             raise TypeError(f"Python's defaults are not for many rows: give a value for {missing}")
         order = (compiled.positiontup if compiled.positional else list(compiled.bind_names.values())) or []
-        values = _values(order, compiled, dialect)
+        values = values_of(order, compiled, dialect)
         sql = str(compiled)
         if compiled.positional:
             some = _VALUES.sub(
@@ -66,7 +66,7 @@ class Many:
         return sql, "", lambda row: dict(zip(order, values(row), strict=True))
 
 
-def _values(
+def values_of(
     order: Sequence[str], compiled: Any, dialect: Dialect
 ) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
     """What takes the values of a statement from a row, in their order and as the driver wants them."""
