@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from trunkline.core.clock import Clock
+from trunkline.core.ids import TaskId
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, TrunklineError
 from trunkline.jobs.model import (
@@ -54,6 +56,9 @@ class JobsService:
         self._workers: dict[str, WorkerHandler] = {}
         self._repeatable: set[str] = set()
         """Kinds of tasks whose end a power cut may undo: they are done again, and nobody was told of it."""
+        self._steps: dict[TaskId, Lease] = {}
+        """Those that are being taken just now."""
+        self._renew_at = 0.0
         self._stop = threading.Event()
         self._turns = {queue: threading.Lock() for queue in (CONTROL_QUEUE, SLOW_QUEUE)}
         self._threads: list[threading.Thread] = []
@@ -203,8 +208,9 @@ class JobsService:
         self._stop.wait(POOL_LOOK_SECONDS)
 
     def _reap_in_time(self) -> None:
+        self._renew_steps()
         if not self.reap():
-            self.pool.took_back.wait(POLL_SECONDS)
+            self.pool.took_back.wait(min(POLL_SECONDS, self.queue.lease_seconds / 3))
             self.pool.took_back.clear()
 
     def _take_next(self, queue: str) -> None:
@@ -241,16 +247,18 @@ class JobsService:
 
     def _take(self, task: Task) -> None:
         lease = Lease(task_id=task.id, token=task.lease_token)
-        with _KeptAlive(self.queue, lease):
-            try:
-                outcome = self._control[task.kind](task)
-            except Exception as error:
-                if not isinstance(error, TrunklineError):
-                    log.exception("step %s %s failed; it will be repeated", task.kind, task.key)
-                else:
-                    log.warning("step %s %s: %s", task.kind, task.key, error)
-                delay = FAILED_STEP_RETRY_SECONDS[min(task.attempts, len(FAILED_STEP_RETRY_SECONDS)) - 1]
-                outcome = Again(after_seconds=delay)
+        self._steps[task.id] = lease
+        try:
+            outcome = self._control[task.kind](task)
+        except Exception as error:
+            if not isinstance(error, TrunklineError):
+                log.exception("step %s %s failed; it will be repeated", task.kind, task.key)
+            else:
+                log.warning("step %s %s: %s", task.kind, task.key, error)
+            delay = FAILED_STEP_RETRY_SECONDS[min(task.attempts, len(FAILED_STEP_RETRY_SECONDS)) - 1]
+            outcome = Again(after_seconds=delay)
+        finally:
+            del self._steps[task.id]
         with self._db.write(syncs=task.kind not in self._repeatable) as connection:
             if self.queue.held(connection, lease) is None:
                 return
@@ -259,6 +267,14 @@ class JobsService:
                 self.queue.release(connection, lease, outcome.after_seconds)
             else:
                 self.queue.finish(connection, lease, Status.SUCCEEDED)
+
+    def _renew_steps(self) -> None:
+        """Keep the leases of the steps that are being taken."""
+        now = time.monotonic()
+        if now >= self._renew_at:
+            self._renew_at = now + self.queue.lease_seconds / 3
+            if leases := list(self._steps.values()):
+                self.queue.keep_alive(leases)
 
     def reap(self) -> bool:
         """Take back the tasks of workers that went silent."""
@@ -278,31 +294,3 @@ class JobsService:
                 else:
                     self.queue.release(connection, lease, retry_after)
         return True
-
-
-class _KeptAlive:
-    """Renews a control step's lease while the step runs."""
-
-    def __init__(self, queue: TaskQueue, lease: Lease) -> None:
-        self._queue = queue
-        self._lease = lease
-        self._end = threading.Event()
-        self._timer: threading.Timer | None = None
-
-    def __enter__(self) -> None:
-        self._schedule()
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _schedule(self) -> None:
-        self._timer = threading.Timer(self._queue.lease_seconds / 3, self._renew)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _renew(self) -> None:
-        if not self._end.is_set():
-            self._queue.keep_alive([self._lease])
-            self._schedule()
