@@ -14,15 +14,16 @@ from trunkline.services import Services
 from trunkline.wire.transactions import TRANSACTION_HEADER
 
 
-def _services(request: Request) -> Services:
+# Async, though they wait for nothing: FastAPI sends each of the others to a thread.
+async def _services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-def _caller(request: Request) -> Identity:
+async def _caller(request: Request) -> Identity:
     return cast(Identity, request.scope[IDENTITY_KEY])
 
 
-def _stopping(request: Request) -> threading.Event:
+async def _stopping(request: Request) -> threading.Event:
     return cast(threading.Event, request.app.state.stopping)
 
 

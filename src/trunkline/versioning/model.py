@@ -152,8 +152,10 @@ class FinishedTransaction:
     answers: tuple[Any, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class FileInfo:
+    """A file or a directory of a tree. (Not frozen: there may be millions, and to make one would take much longer.)"""
+
     path: str
     """Absolute inside the commit: ``/a/b``. A directory's ends with ``/``; the root is ``/``."""
     is_dir: bool
