@@ -93,7 +93,7 @@ def test_transactions(shell: Shell) -> None:
     assert shell("start commit one@master").out.strip() == started
     shell("start commit two@master")
     shell("start commit two@master", code=5)
-    shell("finish commit one@master")
+    assert shell("finish commit one@master").err.endswith(f"once transaction {started} is finished\n")
     refused = shell("put file one@master:/a -f -", code=5, stdin=b"x")
     assert "cannot be part of a transaction" in refused.err
     shell("inspect branch one@master", code=4)
@@ -105,10 +105,10 @@ def test_transactions(shell: Shell) -> None:
     shell("finish transaction")
     found = json.loads(shell(f"inspect {started} -o json").out)
     assert [(c["repo"], c["status"]) for c in found["commits"]] == [("one", "finished"), ("two", "open")]
-    shell("finish commit two@master")
+    assert "once" not in shell("finish commit two@master").err
 
-    shell("start transaction")
-    shell("delete repo one")
+    started = shell("start transaction").out.strip()
+    assert shell("delete repo one").err == f"repo one deleted, once transaction {started} is finished\n"
     shell("delete transaction")
     shell("inspect repo one")
     shell(f"resume transaction {started}", code=4)

@@ -29,6 +29,12 @@ def transfers() -> Transfers:
     return made
 
 
+def in_time(text: str) -> str:
+    """What a command that transactions gather has done, or will have done."""
+    transaction = config.active_transaction()
+    return text if transaction is None else f"{text}, once transaction {transaction} is finished"
+
+
 def exactly(api: Client, job: str, project: str | None) -> str:
     """A job by its ID, where a branch stands for it: that may have moved on by the next request."""
     if is_commit_id(job.partition("@")[2]):

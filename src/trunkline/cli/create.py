@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trunkline.cli.client import client
+from trunkline.cli.client import client, in_time
 from trunkline.cli.grammar import Output, Project, command, new_verb
 from trunkline.cli.output import done, show
 from trunkline.cli.pipelines import create_pipeline, update_pipeline
@@ -48,7 +48,7 @@ def create_repo(
 ) -> None:
     """Create a repo for data."""
     made = client().create_repo(name, description, project=project)
-    done(made, output, f"repo {made.project}/{name} created")
+    done(made, output, in_time(f"repo {made.project}/{name} created"))
 
 
 def update_repo(
@@ -56,7 +56,7 @@ def update_repo(
 ) -> None:
     """Change a repo's description."""
     made = client().create_repo(name, description, project=project, update=True)
-    done(made, output, f"repo {made.project}/{name} updated")
+    done(made, output, in_time(f"repo {made.project}/{name} updated"))
 
 
 def create_branch(
@@ -98,7 +98,7 @@ def create_branch(
         trigger=None if trigger is None else {"branch": trigger, "all": trigger_all, **conditions}, project=project,
     )  # fmt: skip
     where = "is without commits" if made.head is None else f"is at {made.head}"
-    done(made, output, f"branch {made.project}/{made.repo}@{made.name} {where}")
+    done(made, output, in_time(f"branch {made.project}/{made.repo}@{made.name} {where}"))
 
 
 def create_experiment(

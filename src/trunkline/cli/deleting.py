@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trunkline.cli.client import client, exactly
+from trunkline.cli.client import client, exactly, in_time
 from trunkline.cli.grammar import Force, JobName, Namespace, Output, Project, command, new_verb
 from trunkline.cli.output import done, say
 from trunkline.errors import InvalidInputError
@@ -34,7 +34,7 @@ def delete_project(name: str, force: Force = False) -> None:
 def delete_repo(name: str, force: Force = False, project: Project = None) -> None:
     """Delete a repo with all its commits."""
     client().delete_repo(name, force=force, project=project)
-    say(f"repo {name} deleted")
+    say(in_time(f"repo {name} deleted"))
 
 
 def delete_branch(
@@ -44,7 +44,7 @@ def delete_branch(
 ) -> None:
     """Delete a branch; its commits stay."""
     client().delete_branch(address, force=force, project=project)
-    say(f"branch {address} deleted")
+    say(in_time(f"branch {address} deleted"))
 
 
 def delete_file(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trunkline.cli.client import client
+from trunkline.cli.client import client, in_time
 from trunkline.cli.grammar import FullTimestamps, Number, Output, Project, command, new_verb, verb_of
 from trunkline.cli.inspecting import shown as shown_whole
 from trunkline.cli.listing import shown
@@ -67,9 +67,9 @@ def _removed(removed: Removed, output: Output, what: str) -> None:
         structured(removed, output)
         return
     for commit in removed.commits:
-        say(f"commit {commit.project}/{commit.repo}@{commit.id} {what}")
+        say(in_time(f"commit {commit.project}/{commit.repo}@{commit.id} {what}"))
     for commit in removed.opened:
-        say(f"commit {commit.project}/{commit.repo}@{commit.id} opened, from what is left")
+        say(in_time(f"commit {commit.project}/{commit.repo}@{commit.id} opened, from what is left"))
 
 
 # --- merge ---
@@ -164,7 +164,7 @@ def create_tag(
 ) -> None:
     """Name a commit. Read it by that name (images@v1.0:/cats); it cannot be squashed, dropped or collected while it has one."""
     made = client().create_tag(address, commit, description=description, move=move, project=project)
-    done(made, output, f"tag {made.project}/{made.repo}@{made.name} names commit {made.commit}")
+    done(made, output, in_time(f"tag {made.project}/{made.repo}@{made.name} names commit {made.commit}"))
 
 
 def list_tags(
@@ -188,4 +188,4 @@ def inspect_tag(
 def delete_tag(address: TagArgument, project: Project = None) -> None:
     """Delete a tag; its commit stays."""
     client().delete_tag(address, project=project)
-    say(f"tag {address} deleted")
+    say(in_time(f"tag {address} deleted"))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from trunkline.cli.client import client, exactly
+from trunkline.cli.client import client, exactly, in_time
 from trunkline.cli.editor import in_editor
 from trunkline.cli.grammar import JobName, Output, Project, command, new_verb
 from trunkline.cli.output import counted, done, say, show, structured, table
@@ -103,7 +103,7 @@ def _specs(
 
 def _say_made(pipeline: Pipeline) -> None:
     what = "created" if pipeline.version == 1 else f"updated to version {pipeline.version}"
-    say(f"pipeline {pipeline.project}/{pipeline.name} {what}")
+    say(in_time(f"pipeline {pipeline.project}/{pipeline.name} {what}"))
     for note in pipeline.notes:
         say(f"note: {note}")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trunkline.cli.client import client, exactly
+from trunkline.cli.client import client, exactly, in_time
 from trunkline.cli.grammar import JobName, Namespace, Output, Project, command, new_verb
 from trunkline.cli.output import done, say, show, structured
 from trunkline.core.ids import is_commit_id
@@ -58,7 +58,7 @@ def finish_commit(
 ) -> None:
     """Finish an open commit; it never changes again, and pipelines take it up."""
     made = client().finish_commit(address, message, project=project)
-    done(made, output, f"commit {made.project}/{made.repo}@{made.id} {made.status}")
+    done(made, output, in_time(f"commit {made.project}/{made.repo}@{made.id} {made.status}"))
 
 
 def start_pipeline(name: str, project: Project = None, output: Output = None) -> None:
