@@ -41,6 +41,8 @@ BUSY_TIMEOUT_MS = 30_000
 CHECKPOINT_PAGES = 8000
 """Pages of the log, 32 MiB, before they go into the database. Many rows have random keys: the same page is changed by one
 transaction after the other, and written to its place once for all of them."""
+STATEMENTS_KEPT = 256
+"""Of each connection: about as many as there are that are asked often."""
 POOL_CONNECTIONS_MAX = 64
 POOL: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 8, "max_overflow": POOL_CONNECTIONS_MAX - 8}
 NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
@@ -360,7 +362,8 @@ def _parse(url: str) -> URL:
 
 def _sqlite_engine(place: URL) -> Engine:
     engine = sa.create_engine(
-        place, **POOL, connect_args={"check_same_thread": False, "isolation_level": None},
+        place, **POOL,
+        connect_args={"check_same_thread": False, "isolation_level": None, "cached_statements": STATEMENTS_KEPT},
         json_serializer=jsontext.written, json_deserializer=jsontext.read,
     )  # fmt: skip
     sa.event.listen(engine, "connect", _set_up_sqlite)

@@ -1,7 +1,7 @@
 """One statement that is run often, at the speed of the driver.
 
-``Connection.execute`` looks at a statement anew each time: SQLAlchemy takes ten times as long for that as SQLite takes to answer,
-and to build the statement takes longer still. Here it is built, compiled and looked through once.
+``Connection.execute`` looks at a statement anew each time, which takes SQLAlchemy much longer than SQLite takes to answer, and
+to build the statement takes longer still. Here it is built, compiled and looked through once. See decision 0017.
 """
 
 from __future__ import annotations
