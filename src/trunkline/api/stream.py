@@ -31,6 +31,8 @@ from trunkline.storage.db.engine import Changes
 
 PART_BYTES = 1024 * 1024
 """How much changes hands between the event loop and a thread at once: each time costs two switches of threads."""
+WHOLE_BYTES_MAX = 64 * 1024
+"""An answer that is no longer than that needs no thread that writes it."""
 DRAIN_BYTES_MAX = 64 * 2**20
 WAIT_SECONDS_MAX = 60.0
 LOOK_SECONDS = 0.05
@@ -223,7 +225,7 @@ class Streamed(StreamingResponse):
 
 def streamed(
     parts: Iterable[Piece], *, media_type: str, headers: dict[str, str] | None = None, status: int = 200
-) -> Streamed:
+) -> Response:
     """An answer made while it is sent. The first part is made at once, so that what fails early gets its own status."""
     return streamed_batches(batched(parts), media_type=media_type, headers=headers, status=status)
 
@@ -234,9 +236,16 @@ def streamed_batches(
     media_type: str,
     headers: dict[str, str] | None = None,
     status: int = 200,
-) -> Streamed:
-    """The same, of pieces that come in batches, each good until the next one is asked for."""
+) -> Response:
+    """The same, of pieces that come in batches, each good until the next one is asked for. What is short goes out whole."""
     first = next(batches, [])
+    if sum(map(len, first)) <= WHOLE_BYTES_MAX:
+        whole = b"".join(first)
+        second = next(batches, None)
+        if second is None:
+            return Response(whole, status_code=status, media_type=media_type, headers=headers)
+        batches = chain([second], batches)
+        first = [whole]
     return Streamed(chain([first], batches), media_type=media_type, headers=headers, status=status)
 
 
