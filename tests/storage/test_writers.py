@@ -72,3 +72,18 @@ def test_a_write_that_fails_gives_its_turn_back(db: Database) -> None:
         raise ValueError("no")
     add(db, "x")
     db.close()
+
+
+@pytest.mark.parametrize("spills", [True, False])
+def test_a_statement_that_fails_is_undone_alone(db: Database, spills: bool) -> None:
+    with db.write(spills=spills) as connection:
+        connection.exec_driver_sql("CREATE TABLE t (a INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        with pytest.raises(sa.exc.IntegrityError):
+            connection.exec_driver_sql("INSERT INTO t VALUES (2), (3), (1), (4)")
+        connection.exec_driver_sql("INSERT INTO t VALUES (5)")
+    with db.write() as connection:
+        assert connection.exec_driver_sql("SELECT a FROM t").scalars().all() == [1, 5]
+        assert connection.exec_driver_sql("PRAGMA temp_store").scalar() == 0
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    db.close()

@@ -65,11 +65,14 @@ def statements(db: Database) -> Iterator[list[tuple[str, Any]]]:
         ):
             found.append((statement, parameters[0] if many else parameters))
 
-    sa.event.listen(db._engine, "before_cursor_execute", note)
+    engines = {db._engine, db._writers}
+    for engine in engines:
+        sa.event.listen(engine, "before_cursor_execute", note)
     try:
         yield found
     finally:
-        sa.event.remove(db._engine, "before_cursor_execute", note)
+        for engine in engines:
+            sa.event.remove(engine, "before_cursor_execute", note)
 
 
 GROWS = re.compile(

@@ -205,7 +205,7 @@ class Steps(Finishing):
         done, part = NOTHING, first
         while part:
             is_first = part is first
-            with self._db.write(wakes=is_first, syncs=False) as connection:
+            with self._db.write(wakes=is_first, syncs=False, spills=False) as connection:
                 if self._queue.held(connection, lease) is None:  # somebody else plans it by now
                     raise _Overtaken
                 if is_first and not self._begin(connection, pipeline, row, plan):

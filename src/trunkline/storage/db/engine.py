@@ -14,8 +14,9 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -45,6 +46,11 @@ STATEMENTS_KEPT = 256
 """Of each connection: about as many as there are that are asked often."""
 POOL_CONNECTIONS_MAX = 64
 POOL: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 8, "max_overflow": POOL_CONNECTIONS_MAX - 8}
+ONE_CONNECTION: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
+READER_CACHE_KIB = 16_000
+WRITER_CACHE_KIB = 64_000
+"""SQLite's one writer has a connection of its own, since a connection forgets its pages when another one has written. It has room
+for all that a large transaction changes: what has none is written to the log twice."""
 NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 """SQLite's names for a full disk; the second, where not even the index of its write-ahead log has room."""
 
@@ -103,10 +109,12 @@ class Database:
         self._turn = threading.Lock()
         place = _parse(url)
         self.is_sqlite = place.get_backend_name() == "sqlite"
-        self._engine = _sqlite_engine(place) if self.is_sqlite else _postgres_engine(place)
-        self._readers = (
-            self._engine if self.is_sqlite else self._engine.execution_options(**postgres.READER_OPTIONS)
-        )
+        if self.is_sqlite:
+            self._engine = self._readers = _sqlite_engine(place, POOL, READER_CACHE_KIB)
+            self._writers = _sqlite_engine(place, ONE_CONNECTION, WRITER_CACHE_KIB)
+        else:
+            self._engine = self._writers = _postgres_engine(place)
+            self._readers = self._engine.execution_options(**postgres.READER_OPTIONS)
         try:
             with _translated():
                 self._migrate(before_new)
@@ -154,18 +162,22 @@ class Database:
                 driver.rollback()
 
     @contextmanager
-    def write(self, *, wakes: bool = True, syncs: bool = True) -> Iterator[Connection]:
+    def write(self, *, wakes: bool = True, syncs: bool = True, spills: bool = True) -> Iterator[Connection]:
         """One transaction: all of the block or nothing, one writer at a time. ``wakes``: let background work look whether
         there is something to do. Without ``syncs`` it does not wait for the disk: a power cut may undo it, with all that was
-        written after it and not synced either. For steps that are simply taken again; a later write that syncs keeps it."""
+        written after it and not synced either. For steps that are simply taken again; a later write that syncs keeps it.
+        Without ``spills`` SQLite keeps in memory, not in a file, what it needs to undo one statement: the pages that this has
+        changed. For statements of a few dozen rows each."""
         outer = self._joined()
         if outer is not None:
             with self._nested(outer):
                 yield outer
             return
-        with _translated(), self._in_turn(), self._engine.connect() as connection:
+        with _translated(), self._in_turn(), self._writers.connect() as connection:
             if self.is_sqlite and not syncs:
                 driver_of(connection).execute("PRAGMA synchronous=NORMAL")
+            if self.is_sqlite and not spills:
+                driver_of(connection).execute("PRAGMA temp_store=MEMORY")
             self._begin_write(connection)
             if not self.is_sqlite and not syncs:
                 connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
@@ -182,6 +194,8 @@ class Database:
                 self._outer.connection = self._outer.touched = None
                 if self.is_sqlite and not syncs:
                     driver_of(connection).execute("PRAGMA synchronous=FULL")
+                if self.is_sqlite and not spills:
+                    driver_of(connection).execute("PRAGMA temp_store=DEFAULT")
         for name in touched:
             if (changes := self._named.get(name)) is not None:
                 changes.bump()
@@ -335,6 +349,7 @@ class Database:
         return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
     def close(self) -> None:
+        self._writers.dispose()
         self._engine.dispose()
 
     @property
@@ -360,13 +375,13 @@ def _parse(url: str) -> URL:
     return place
 
 
-def _sqlite_engine(place: URL) -> Engine:
+def _sqlite_engine(place: URL, pool: Mapping[str, Any], cache_kib: int) -> Engine:
     engine = sa.create_engine(
-        place, **POOL,
+        place, **pool,
         connect_args={"check_same_thread": False, "isolation_level": None, "cached_statements": STATEMENTS_KEPT},
         json_serializer=jsontext.written, json_deserializer=jsontext.read,
     )  # fmt: skip
-    sa.event.listen(engine, "connect", _set_up_sqlite)
+    sa.event.listen(engine, "connect", partial(_set_up_sqlite, cache_kib))
     return engine
 
 
@@ -382,14 +397,14 @@ def _postgres_engine(place: URL) -> Engine:
     return engine
 
 
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
+def _set_up_sqlite(cache_kib: int, connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged commit survives a power cut
     cursor.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
     cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA cache_size=-16000")
+    cursor.execute(f"PRAGMA cache_size=-{cache_kib}")
     cursor.close()
 
 
