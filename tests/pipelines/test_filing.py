@@ -212,3 +212,4 @@ def test_hashes_are_looked_up_in_the_small_indexes(world: World) -> None:
         ]
     wanted = ["datums_unfiled", "datums_unfiled", "datums_unfiled", "datums_short_id"]
     assert [plan[0].split()[4] for plan in plans] == wanted, plans
+    assert {plan[0].split()[0] for plan in plans} == {"SEARCH"}, plans

@@ -7,20 +7,18 @@ results, unless it comes with so many others that they share pages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from trunkline.core.status import Status
+from trunkline.storage.db.among import Among
 from trunkline.storage.db.many import Many
 from trunkline.storage.db.schema import datum_results, datums, jobs
 from trunkline.storage.db.upsert import upsert
 from trunkline.versioning.roots import RootSource
-
-PARAMETERS_MAX = 500
 
 
 class Result(NamedTuple):
@@ -33,40 +31,23 @@ class Result(NamedTuple):
     job_id: str = ""
 
 
-def known_results(connection: Connection, identities: Iterable[str]) -> dict[str, Result]:
+def known_results(connection: Connection, identities: Collection[str]) -> dict[str, Result]:
     """By identity, for those that were computed before."""
     found: dict[str, Result] = {}
-    rest = iter(identities)
-    while part := list(islice(rest, PARAMETERS_MAX)):
-        for query in (_UNFILED_AMONG, _FILED_AMONG):  # of two, the one that was filed
-            for row in connection.execute(query, {"wanted": part}):
-                found[row.identity] = Result(
-                    row.output_root, row.output_prefix, row.size, row.file_count, row.job_id
-                )
+    for query in (_UNFILED_AMONG, _FILED_AMONG):  # of two, the one that was filed
+        for row in connection.execute(query, {"wanted": list(identities)}).all():
+            found[row.identity] = Result(
+                row.output_root, row.output_prefix, row.size, row.file_count, row.job_id
+            )
     return found
 
 
-def in_flight(connection: Connection, pipeline_id: int, job_pk: int, identities: Iterable[str]) -> set[str]:
+def in_flight(connection: Connection, pipeline_id: int, job_pk: int, identities: Collection[str]) -> set[str]:
     """Identities that another job of the pipeline is computing, or is going to."""
-    found: set[str] = set()
-    rest = iter(identities)
-    while part := list(islice(rest, PARAMETERS_MAX)):
-        # (A join would begin with the pipeline's jobs, and go through all their datums.)
-        is_its_job = (
-            sa.exists()
-            .where(
-                jobs.c.pk == datums.c.job_pk, jobs.c.pipeline_id == pipeline_id, jobs.c.status == Status.RUNNING
-            )
-            .correlate(datums)
-        )  # fmt: skip
-        rows = connection.execute(
-            sa.select(datums.c.identity).where(
-                datums.c.identity.in_(part), UNFILED, datums.c.status.in_((Status.QUEUED, Status.RUNNING)),
-                datums.c.waits.is_(False), datums.c.job_pk != job_pk, is_its_job,
-            )
-        )  # fmt: skip
-        found.update(rows.scalars())
-    return found
+    names = {"of_pipeline": pipeline_id, "but": job_pk}
+    if connection.execute(_OTHER_JOBS, names).first() is None:
+        return set()
+    return set(connection.execute(_IN_FLIGHT_AMONG, {**names, "wanted": list(identities)}).scalars())
 
 
 def file_results(connection: Connection, job_pk: int, now: float, sets: range | None = None) -> None:
@@ -99,8 +80,7 @@ def remember(connection: Connection, found: Iterable[tuple[str, Result]], now: f
         }
         for identity, one in found
     ]  # fmt: skip
-    if values:
-        _REMEMBER(connection, values)
+    _REMEMBER(connection, values)
 
 
 UNFILED = datums.c.filed_at.is_(None)
@@ -113,11 +93,31 @@ _UNFILED_AMONG = (
     sa.select(*_MADE)
     .select_from(_OF_JOBS)
     .where(
-        datums.c.identity.in_(sa.bindparam("wanted", expanding=True)), UNFILED, datums.c.status == Status.SUCCEEDED
+        Among(datums.c.identity, "wanted"), UNFILED, datums.c.status == Status.SUCCEEDED
     )
 )  # fmt: skip
+_OTHER_JOBS = (
+    sa.select(1)
+    .where(
+        jobs.c.pipeline_id == sa.bindparam("of_pipeline"), jobs.c.status == Status.RUNNING,
+        jobs.c.pk != sa.bindparam("but"),
+    )
+    .limit(1)
+)  # fmt: skip
+_IN_FLIGHT_AMONG = sa.select(datums.c.identity).where(
+    Among(datums.c.identity, "wanted"), UNFILED,
+    datums.c.status.in_((Status.QUEUED, Status.RUNNING)), datums.c.waits.is_(False),
+    datums.c.job_pk != sa.bindparam("but"),
+    # (A join would begin with the pipeline's jobs, and go through all their datums.)
+    sa.exists()
+    .where(
+        jobs.c.pk == datums.c.job_pk, jobs.c.pipeline_id == sa.bindparam("of_pipeline"),
+        jobs.c.status == Status.RUNNING,
+    )
+    .correlate(datums),
+)  # fmt: skip
 _FILED_AMONG = sa.select(*[column for column in datum_results.columns if column.name != "created_at"]).where(
-    datum_results.c.identity.in_(sa.bindparam("wanted", expanding=True))
+    Among(datum_results.c.identity, "wanted")
 )
 _REMEMBER = Many(
     upsert(datum_results).on_conflict_do_nothing(), [column.name for column in datum_results.columns]

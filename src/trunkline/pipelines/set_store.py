@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, Row
 from trunkline.core.status import Status
 from trunkline.pipelines.datum_store import OPEN, parts
 from trunkline.pipelines.results import UNFILED
+from trunkline.storage.db.among import Among
 from trunkline.storage.db.schema import datums, jobs
 
 LOOKED_UP_MAX = 100
@@ -26,24 +27,20 @@ def open_among(
     connection: Connection, job_pk: int, ids: Collection[str], set_no: int | None = None
 ) -> dict[str, str]:
     """Identities by ID, of those that have not ended; only those of a set, if one is given."""
-    if set_no is not None and len(ids) > LOOKED_UP_MAX:
-        rows = connection.execute(_IDENTITIES_IN_SET, {"in_job": job_pk, "in_set": set_no})
-        return {row[0]: row[1] for row in rows if row[0] in ids}
-    found: dict[str, str] = {}
-    where = [datums.c.job_pk == job_pk, datums.c.status.in_(OPEN)]
-    if set_no is not None:
-        where.append(datums.c.set_no == set_no)
-    for part in parts(ids):
+    if set_no is None:
+        rows = connection.execute(_OPEN_AMONG, {"in_job": job_pk, "wanted": list(ids)})
+    elif len(ids) <= LOOKED_UP_MAX:
         rows = connection.execute(
-            sa.select(datums.c.id, datums.c.identity).where(*where, datums.c.id.in_(part))
+            _OPEN_IN_SET_AMONG, {"in_job": job_pk, "in_set": set_no, "wanted": list(ids)}
         )
-        found.update((row.id, row.identity) for row in rows)
-    return found
+    else:
+        rows = connection.execute(_IDENTITIES_IN_SET, {"in_job": job_pk, "in_set": set_no})
+    return {one: identity for one, identity in rows.all() if one in ids}
 
 
 def described(connection: Connection, job_pk: int, set_no: int) -> list[dict[str, Any]]:
     """What a worker is told of them."""
-    rows = connection.execute(_DESCRIBED, {"in_job": job_pk, "in_set": set_no})
+    rows = connection.execute(_DESCRIBED, {"in_job": job_pk, "in_set": set_no}).all()
     return [  # (a mapping's keys are no plain strings, and dear to write as JSON)
         {"id": one, "identity": identity, "attempts": attempts, "files": files, "env": env}
         for one, identity, attempts, files, env in rows
@@ -64,6 +61,10 @@ _OPEN_IN_SET = _open(datums.c.id, datums.c.status, datums.c.attempts)
 _DESCRIBED = _open(datums.c.id, datums.c.identity, datums.c.attempts, datums.c.files, datums.c.env)
 _IDENTITIES_IN_SET = _open(datums.c.id, datums.c.identity)
 _FIRST_OPEN = _open(datums.c.id).limit(1)
+_OPEN_AMONG = sa.select(datums.c.id, datums.c.identity).where(
+    datums.c.job_pk == sa.bindparam("in_job"), Among(datums.c.id, "wanted"), datums.c.status.in_(OPEN)
+)
+_OPEN_IN_SET_AMONG = _OPEN_AMONG.where(datums.c.set_no == sa.bindparam("in_set"))
 _NONE_BUT = (
     sa.update(datums)
     .where(*_IN_SET, datums.c.status == Status.RUNNING, datums.c.id != sa.bindparam("this"))
@@ -112,18 +113,13 @@ def count_try(connection: Connection, job_pk: int, ids: Sequence[str], reason: s
 
 def waiting_for(connection: Connection, identities: Iterable[str]) -> list[tuple[int, str, str]]:
     """``(job, datum, identity)`` of those that wait for one of these."""
-    found: list[tuple[int, str, str]] = []
-    for part in parts(identities):
-        rows = connection.execute(
-            sa.select(datums.c.job_pk, datums.c.id, datums.c.identity).where(
-                datums.c.identity.in_(part),
-                UNFILED,
-                datums.c.waits.is_(True),
-                datums.c.status == Status.QUEUED,
-            )
-        )
-        found.extend((row.job_pk, row.id, row.identity) for row in rows)
-    return found
+    rows = connection.execute(_WAITING_AMONG, {"wanted": list(identities)}).all()
+    return [(row.job_pk, row.id, row.identity) for row in rows]
+
+
+_WAITING_AMONG = sa.select(datums.c.job_pk, datums.c.id, datums.c.identity).where(
+    Among(datums.c.identity, "wanted"), UNFILED, datums.c.waits.is_(True), datums.c.status == Status.QUEUED,
+)  # fmt: skip
 
 
 def waiting_in_vain(connection: Connection, pipeline_id: int) -> dict[int, list[str]]:
