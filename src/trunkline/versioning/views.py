@@ -20,7 +20,7 @@ from trunkline.versioning.nodes import Entry, content_identity
 from trunkline.versioning.trees import Load
 
 
-def file_info(entry: Entry) -> FileInfo:
+def file_info(entry: Entry, groups: tuple[str, ...] | None = None) -> FileInfo:
     return FileInfo(
         path="/" + entry.key.decode(),
         is_dir=False,
@@ -29,14 +29,17 @@ def file_info(entry: Entry) -> FileInfo:
         modified_at=None if entry.mtime is None else entry.mtime / 10**9,
         executable=entry.executable,
         modified_ns=entry.mtime,
+        groups=groups,
     )
 
 
-def directory_info(load: Load, root: bytes, path: str) -> FileInfo:
+def directory_info(load: Load, root: bytes, path: str, groups: tuple[str, ...] | None = None) -> FileInfo:
     """A directory that is known to exist."""
     summary = trees.summarize(load, root, *trees.directory_range(path))
     shown = path if path == "/" else path + "/"
-    return FileInfo(path=shown, is_dir=True, size=summary.size, hash=summary.identity.hex(), modified_at=None)
+    return FileInfo(
+        path=shown, is_dir=True, size=summary.size, hash=summary.identity.hex(), modified_at=None, groups=groups
+    )  # fmt: skip
 
 
 def stat(load: Load, root: bytes, path: str) -> FileInfo:
@@ -201,43 +204,34 @@ def _end_of(prefix: bytes) -> bytes | None:
 def glob(load: Load, root: bytes, pattern: str, *, after: str | None = None) -> Iterator[FileInfo]:
     """The files and directories that match, in the order of their paths."""
     compiled = Glob(pattern)
-    return _glob(load, root, compiled, after)
+    if compiled.is_literal:
+        return _glob_one(load, root, compiled) if after is None else iter(())
+    if compiled.depth is None:
+        return _glob_everywhere(load, root, compiled, after)
+    return _glob_level(load, root, compiled, "/", 1, _key_of(after))
 
 
-def _glob(load: Load, root: bytes, pattern: Glob, after: str | None) -> Iterator[FileInfo]:
-    for info in _matches(load, root, pattern, after):
-        path = info.path if info.path == "/" else info.path.removesuffix("/")
-        yield replace(info, groups=pattern.match(path) or ())
+def _glob_one(load: Load, root: bytes, pattern: Glob) -> Iterator[FileInfo]:
+    with contextlib.suppress(NotFoundError):
+        yield replace(stat(load, root, pattern.literal_prefix), groups=())
 
 
-def _matches(load: Load, root: bytes, pattern: Glob, after: str | None) -> Iterator[FileInfo]:
-    if pattern.is_literal:
-        if after is None:
-            with contextlib.suppress(NotFoundError):
-                yield stat(load, root, pattern.literal_prefix)
-    elif pattern.depth is None:
-        start = pattern.literal_prefix.rpartition("/")[0] or "/"
-        if start == "/" or trees.has_any(load, root, *trees.directory_range(start)):
-            yield from _glob_everywhere(load, root, pattern, start, after)
-    else:
-        yield from _glob_level(load, root, pattern, "/", 1, _key_of(after))
-
-
-def _glob_everywhere(
-    load: Load, root: bytes, pattern: Glob, start: str, after: str | None
-) -> Iterator[FileInfo]:
-    if after is None and pattern.match(start) is not None:
-        yield directory_info(load, root, start)
+def _glob_everywhere(load: Load, root: bytes, pattern: Glob, after: str | None) -> Iterator[FileInfo]:
+    start = pattern.literal_prefix.rpartition("/")[0] or "/"
+    if start != "/" and not trees.has_any(load, root, *trees.directory_range(start)):
+        return
+    if after is None and (groups := pattern.match(start)) is not None:
+        yield directory_info(load, root, start, groups)
     low, high = trees.directory_range(start)
     seen = max(low, _key_of(after))
     for entry in trees.entries(load, root, _first_unseen(low, after), high):
         for directory in _entered(seen, entry.key, len(low)):
             path = "/" + directory.decode()
-            if pattern.match(path) is not None:
-                yield directory_info(load, root, path)
+            if (groups := pattern.match(path)) is not None:
+                yield directory_info(load, root, path, groups)
         seen = entry.key
-        if pattern.match("/" + entry.key.decode()) is not None:
-            yield file_info(entry)
+        if (groups := pattern.match("/" + entry.key.decode())) is not None:
+            yield file_info(entry, groups)
 
 
 def _glob_level(
@@ -253,8 +247,12 @@ def _glob_level(
     for child in trees.children(load, root, low, high, start):
         path = _join(directory, child.name.decode())
         if depth == pattern.depth:
-            if pattern.match(path) is not None:
-                yield file_info(child.entry) if child.entry is not None else directory_info(load, root, path)
+            if (groups := pattern.match(path)) is None:
+                continue
+            if child.entry is not None:
+                yield file_info(child.entry, groups)
+            else:
+                yield directory_info(load, root, path, groups)
         elif child.entry is None and (
             depth > len(pattern.levels) or pattern.levels[depth - 1].fullmatch(path)
         ):
