@@ -74,6 +74,26 @@ def test_parameters_behind_the_row_are_given_to_each(db: Database) -> None:
     assert [(row.size, row.file_count) for row in found] == [(row["new_size"], 9) for row in rows]
 
 
+def test_rows_may_be_given_by_their_columns(db: Database) -> None:
+    table = sa.Table(
+        "t", sa.MetaData(), sa.Column("a", sa.Integer), sa.Column("b", sa.JSON), sa.Column("c", sa.Integer)
+    )
+    insert = Many(sa.insert(table).values(c=5), ["a", "b"])
+    same, other = {"kind": "new"}, {"kind": "new", "n": 1}
+    values = [same, same, other, other, same, None, {}, {}]
+    with db.write() as connection:
+        table.create(connection)
+        insert.columns(connection, {"a": range(8), "b": values, "not asked for": [0]})
+        insert.columns(connection, {})
+        with pytest.raises(ValueError, match="shorter"):
+            insert.columns(connection, {"a": [8, 9], "b": [same]})
+        with pytest.raises(KeyError):
+            insert.columns(connection, {"a": [8]})
+        found = connection.execute(sa.select(table).order_by(table.c.a)).all()
+        table.drop(connection)
+    assert [tuple(row) for row in found] == [(number, value, 5) for number, value in enumerate(values)]
+
+
 def test_a_row_that_lacks_a_value_writes_nothing(db: Database) -> None:
     insert = Many(sa.insert(datum_results), [column.name for column in datum_results.columns])
     with pytest.raises(KeyError), db.write() as connection:

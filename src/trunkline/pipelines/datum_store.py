@@ -34,8 +34,8 @@ class NewDatum(NamedTuple):
     id: str
     identity: str
     files: list[list[Any]]
-    env: dict[str, str]
-    why: dict[str, Any]
+    env: Mapping[str, str]
+    why: Mapping[str, Any]
     old_identity: str | None = None
     old: Result | None = None
     """What it had made in the base, if anything."""
@@ -96,18 +96,12 @@ def insert(
             waiting += 1
             value["waits"] = True
         values.append(value)
-    if values:
-        _INSERT(connection, values)
+    _INSERT(connection, values)
     sets = numbers(fresh)
-    if fresh:
-        numbered = enumerate(zip(fresh, sets, strict=True), first)
-        _INSERT_FRESH(connection, [_fresh_row(job_pk, row, at, set_no) for at, (row, set_no) in numbered])
+    _insert_fresh(connection, job_pk, fresh, first, sets)
     return Inserted(len(fresh), waiting, cached, removed, len(set(sets)))
 
 
-_FRESH = (
-    "job_pk", "id", "identity", "old_identity", "old_root", "old_prefix", "position", "set_no", "files", "env", "why",
-)  # fmt: skip
 _INSERT = Many(sa.insert(datums), [column.name for column in datums.columns])
 _INSERT_FRESH = Many(
     sa.insert(datums).values(
@@ -118,25 +112,36 @@ _INSERT_FRESH = Many(
             }.items()
         }
     ),
-    _FRESH,
+    ("job_pk", "id", "identity", "files", "env", "why", "old_identity", "old_root", "old_prefix", "position", "set_no"),
 )  # fmt: skip
 """Of rows that are to be computed. There may be many: what is the same for all is said once, or is the table's default."""
 
 
-def _fresh_row(job_pk: int, row: NewDatum, position: int | None, set_no: int | None) -> dict[str, Any]:
+def _insert_fresh(
+    connection: Connection, job_pk: int, rows: Sequence[NewDatum], first: int, sets: Sequence[int]
+) -> None:
+    if not rows:
+        return
+    ids, identities, files, envs, whys, old_identities, olds, _ = zip(*rows, strict=True)
+    roots, prefixes, *_ = zip(*[old or _NOTHING for old in olds], strict=True)
+    _INSERT_FRESH.columns(
+        connection,
+        {
+            "job_pk": [job_pk] * len(rows), "id": ids, "identity": identities, "files": files, "env": envs, "why": whys,
+            "old_identity": old_identities, "old_root": roots, "old_prefix": prefixes,
+            "position": range(first, first + len(rows)), "set_no": sets,
+        },
+    )  # fmt: skip
+
+
+def _new_row(job_pk: int, row: NewDatum) -> dict[str, Any]:
     old = row.old
     return {
         "job_pk": job_pk, "id": row.id, "identity": row.identity, "old_identity": row.old_identity,
         "old_root": None if old is None else old.root, "old_prefix": "" if old is None else old.prefix,
-        "position": position, "set_no": set_no, "files": row.files, "env": row.env, "why": row.why,
-    }  # fmt: skip
-
-
-def _new_row(job_pk: int, row: NewDatum) -> dict[str, Any]:
-    return _fresh_row(job_pk, row, None, None) | {
-        "waits": False, "status": Status.QUEUED, "output_root": None, "output_prefix": "", "size": 0,
-        "file_count": 0, "attempts": 0, "reason": "", "stats": {}, "started_at": None, "finished_at": None,
-        "filed_at": None,
+        "position": None, "set_no": None, "files": row.files, "env": row.env, "why": row.why, "waits": False,
+        "status": Status.QUEUED, "output_root": None, "output_prefix": "", "size": 0, "file_count": 0, "attempts": 0,
+        "reason": "", "stats": {}, "started_at": None, "finished_at": None, "filed_at": None,
     }  # fmt: skip
 
 
@@ -171,17 +176,17 @@ def end(connection: Connection, job_pk: int, ended: Sequence[Ended], now: float)
     """Write the ends of datums that ``set_store.open_among`` has found in the same transaction."""
     if not ended:
         return
-    rows = []
-    for this, status, attempts, reason, output, stats, started_at in ended:
-        root, prefix, size, file_count, _ = output or _NOTHING
-        rows.append(
-            {
-                "job": job_pk, "this": this, "now": now, "new_status": status, "new_attempts": attempts,
-                "new_reason": reason, "new_stats": stats, "new_started_at": started_at, "new_output_root": root,
-                "new_output_prefix": prefix, "new_size": size, "new_file_count": file_count,
-            }
-        )  # fmt: skip
-    _END(connection, rows)
+    ids, statuses, attempts, reasons, outputs, stats, started_at = zip(*ended, strict=True)
+    roots, prefixes, sizes, file_counts, _ = zip(*[output or _NOTHING for output in outputs], strict=True)
+    _END.columns(
+        connection,
+        {
+            "job": [job_pk] * len(ended), "this": ids, "now": [now] * len(ended),
+            "new_status": [status.value for status in statuses], "new_attempts": attempts, "new_reason": reasons,
+            "new_stats": stats, "new_started_at": started_at, "new_output_root": roots, "new_output_prefix": prefixes,
+            "new_size": sizes, "new_file_count": file_counts,
+        },
+    )  # fmt: skip
 
 
 _NOTHING = Result(None)

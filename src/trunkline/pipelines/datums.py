@@ -6,10 +6,11 @@ code). Two datums of one identity have one result, whichever job, branch or pipe
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
@@ -17,6 +18,8 @@ from trunkline.pipelines.inputs import Combination, Seen, leaves
 
 IDENTITY_VERSION = 1
 """Part of every identity: raise it when the same spec starts to mean something else."""
+PLACES_KEPT_MAX = 256
+"""Of which what datums say of them is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +43,21 @@ FIELDS_THAT_DECIDE_WHERE_GIVEN = ("user", "datum_batching", "requirements", "doc
 
 def datum_id(combination: Combination) -> str:
     """What names a datum: the same in every job of a pipeline, whatever the content."""
-    names = [
-        f"[{_text(a)},{_text(b)},{_text(c)},{_text(d)},[{_text(e)}]]" for a, b, c, d, e, *_ in combination
-    ]
+    names = [f"[{_place(seen[:4])},[{_text(seen.path)}]]" for seen in combination]
     return _digest_of_text(f"[{','.join(names)}]")
+
+
+@lru_cache(PLACES_KEPT_MAX)
+def _place(place: tuple[str, str, str, str]) -> str:
+    """What all datums say of an input."""
+    return ",".join(map(_text, place))
 
 
 def identity(combination: Combination, code_digest: str) -> str:
     """What decides its result: what user code can see of the inputs, and the code itself."""
-    files = [
-        _what_is_seen(seen)
-        for seen in (sorted(combination, key=_as_seen) if len(combination) > 1 else combination)
-    ]
+    if len(combination) > 1:
+        combination = tuple(sorted(combination, key=_as_seen))
+    files = [_what_is_seen(seen) for seen in combination]
     return _digest_of_text(f"[{_text(code_digest)},[{','.join(files)}]]")
 
 
@@ -61,10 +67,11 @@ def _as_seen(seen: Seen) -> tuple[str, str, str, bool, str, str]:
 
 
 def _what_is_seen(seen: Seen) -> str:
+    leaf, _, _, _, path, digest, _, join_on, group_by = seen
     keys = ""
-    if seen.join_on or seen.group_by:  # the command sees them in its environment
-        keys = f",[{_text(seen.join_on)},{_text(seen.group_by)}]"
-    return f"[{_text(seen.leaf)},[{_text(seen.path)}],{_text(seen.hash)}{keys}]"
+    if join_on or group_by:  # the command sees them in its environment
+        keys = f",[{_text(join_on)},{_text(group_by)}]"
+    return f"[{_text(leaf)},[{_text(path)}],{_text(digest)}{keys}]"
 
 
 def digest_of_code(code: Code, spec_input: Mapping[str, Any]) -> str:
@@ -98,7 +105,7 @@ def code_changes(old: Code, new: Code) -> list[str]:
     return found
 
 
-def environment_of(combination: Combination) -> dict[str, str]:
+def environment_of(combination: Combination) -> Mapping[str, str]:
     """The variables of one datum: what it was joined or grouped by."""
     found: dict[str, str] = {}
     for seen in combination:
@@ -106,7 +113,11 @@ def environment_of(combination: Combination) -> dict[str, str]:
             found[f"PACH_DATUM_{seen.leaf}_JOIN_ON"] = seen.join_on
         if seen.group_by:
             found[f"PACH_DATUM_{seen.leaf}_GROUP_BY"] = seen.group_by
-    return found
+    return found or _NO_VARIABLES
+
+
+_NO_VARIABLES: Mapping[str, str] = {}
+"""One object for all datums that have none."""
 
 
 def named(files: Iterable[tuple[str, str]]) -> str:
@@ -126,4 +137,4 @@ def _digest(value: Any) -> str:
 
 
 def _digest_of_text(canonical: str) -> str:
-    return hashlib.blake2b(canonical.encode(), digest_size=32).hexdigest()
+    return blake2b(canonical.encode(), digest_size=32).hexdigest()

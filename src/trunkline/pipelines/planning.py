@@ -42,6 +42,8 @@ from trunkline.versioning.service import VersioningService
 BATCH = 5000
 FILES_NAMED_MAX = 10
 SAMPLES_MAX = 20
+NEW = {"kind": "new"}
+"""Why a datum is done that no job has seen. One object for all of them, of which there may be very many."""
 NO_JOB = 2**62
 """The number of a job that is not made yet: later than all."""
 
@@ -376,7 +378,7 @@ def _outputs_before(
             found[one] = Result(row.output_root, row.output_prefix, row.size, row.file_count, row.job_id)
         else:
             found[one] = None
-    known = known_results(connection, missing.values())
+    known = known_results(connection, list(missing.values()))
     for one, wanted in missing.items():
         if wanted not in known:
             raise Inexact
@@ -386,7 +388,7 @@ def _outputs_before(
 
 def _why_changed(old: Combination | None, new: Combination) -> dict[str, Any]:
     if old is None:
-        return {"kind": "new"}
+        return NEW
     before, after = set(old), set(new)
     differ = dict.fromkeys(
         f"{seen.repo}:{seen.path}" for seen in (*new, *old) if (seen in before) != (seen in after)
@@ -398,7 +400,7 @@ def _why(
     files: list[list[Any]], known: Sequence[Any], why_all: dict[str, Any], sources: Sequence[JobInput]
 ) -> dict[str, Any]:
     if not known or known[0].status == Status.REMOVED:
-        return {"kind": "new"}
+        return NEW
     before = {(file[1], file[2]) for file in known[0].files}
     differ = [
         f"{sources[number].repo}:{path}" for number, path, digest, _ in files if (path, digest) not in before

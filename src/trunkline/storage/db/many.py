@@ -1,21 +1,21 @@
 """One statement for many rows, at the speed of the driver.
 
 ``Connection.execute(statement, rows)`` works through each row in Python (names to positions, types, defaults), which takes
-several times as long as SQLite takes to write it. Here that is worked out once for a statement; a row costs a tuple.
+several times as long as SQLite takes to write it. Here that is worked out once for a statement, and values go column by column.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect
 
-_Build = Callable[[Mapping[str, Any]], Any]
 ROWS_PER_STATEMENT = 64
 """Of an INSERT on SQLite: after each statement its thread gives others the interpreter, and may wait long for its next turn."""
 _VALUES = re.compile(r" VALUES (\([^()]*\))")
@@ -31,66 +31,101 @@ class Many:
     def __init__(self, statement: sa.Insert | sa.Update, names: Sequence[str] | None = None) -> None:
         self._statement = statement
         self._names = names
-        self._made: dict[str, tuple[str, str, _Build]] = {}
+        self._made: dict[str, _Made] = {}
 
     def __call__(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
         """:raises KeyError: for a row that lacks a value. Nothing is done if there are no rows."""
-        dialect = connection.dialect
-        if dialect.name not in self._made:
-            self._made[dialect.name] = self._make(dialect)
-        sql, sql_of_some, build = self._made[dialect.name]
-        values = [build(row) for row in rows]
+        names = self._for(connection.dialect).given
+        take = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
+        columns = zip(*map(take, rows), strict=True)
+        self.columns(connection, dict(zip(names, columns, strict=False)))
+
+    def columns(self, connection: Connection, columns: Mapping[str, Sequence[Any]]) -> None:
+        """The same for rows that are given by their columns. Where one object is in a column several times on end, it is written
+        once.
+
+        :raises KeyError: for a column that is not there. Nothing is done if there are no columns.
+        """
+        if not columns:
+            return
+        made = self._for(connection.dialect)
+        values = made.values(columns)
         rest = 0
-        if sql_of_some:
+        if made.sql_of_some:
             for rest in range(ROWS_PER_STATEMENT, len(values) + 1, ROWS_PER_STATEMENT):
                 some = values[rest - ROWS_PER_STATEMENT : rest]
-                connection.exec_driver_sql(sql_of_some, tuple(chain.from_iterable(some)))
+                connection.exec_driver_sql(made.sql_of_some, tuple(chain.from_iterable(some)))
         if values[rest:]:
-            connection.exec_driver_sql(sql, values[rest:])
+            connection.exec_driver_sql(made.sql, made.for_driver(values[rest:]))
 
-    def _make(self, dialect: Dialect) -> tuple[str, str, _Build]:
+    def _for(self, dialect: Dialect) -> _Made:
+        if dialect.name not in self._made:
+            self._made[dialect.name] = self._make(dialect)
+        return self._made[dialect.name]
+
+    def _make(self, dialect: Dialect) -> _Made:
         keys = None if self._names is None else list(self._names)
         compiled = self._statement.compile(dialect=dialect, column_keys=keys)
         if compiled.prefetch:
             missing = ", ".join(str(column) for column in compiled.prefetch)
             raise TypeError(f"Python's defaults are not for many rows: give a value for {missing}")
         order = (compiled.positiontup if compiled.positional else list(compiled.bind_names.values())) or []
-        values = values_of(order, compiled, dialect)
-        sql = str(compiled)
+        sql, sql_of_some = str(compiled), ""
         if compiled.positional:
             some = _VALUES.sub(
                 lambda found: " VALUES " + ",".join([found[1]] * ROWS_PER_STATEMENT), sql, count=1
             )
-            is_all = some.count("?") == ROWS_PER_STATEMENT * len(order)
-            return sql, some if is_all else "", values
-        return sql, "", lambda row: dict(zip(order, values(row), strict=True))
+            sql_of_some = some if some.count("?") == ROWS_PER_STATEMENT * len(order) else ""
+        binds = [compiled.binds[name] for name in order]
+        return _Made(
+            sql=sql,
+            sql_of_some=sql_of_some,
+            order=order,
+            given=[name for name, bind in zip(order, binds, strict=True) if bind.required],
+            constants={
+                name: bind.effective_value
+                for name, bind in zip(order, binds, strict=True)
+                if not bind.required
+            },
+            processes=[bind.type.dialect_impl(dialect).bind_processor(dialect) for bind in binds],
+            is_positional=compiled.positional,
+        )
 
 
-def values_of(
-    order: Sequence[str], compiled: Any, dialect: Dialect
-) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
-    """What takes the values of a statement from a row, in their order and as the driver wants them."""
-    binds = [compiled.binds[name] for name in order]
-    processes = [bind.type.dialect_impl(dialect).bind_processor(dialect) for bind in binds]
-    constants = [
-        (at, bind.effective_value if process is None else process(bind.effective_value))
-        for at, (bind, process) in enumerate(zip(binds, processes, strict=True))
-        if not bind.required
-    ]
-    given = [name for name, bind in zip(order, binds, strict=True) if bind.required]
-    take = itemgetter(*given) if len(given) > 1 else lambda row: tuple(row[name] for name in given)
-    processed = [
-        (at, process)
-        for at, (bind, process) in enumerate(zip(binds, processes, strict=True))
-        if bind.required and process is not None
-    ]
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """A statement, as one kind of database is given it."""
 
-    def values(row: Mapping[str, Any]) -> Sequence[Any]:
-        found = list(take(row))
-        for at, constant in constants:
-            found.insert(at, constant)
-        for at, process in processed:
-            found[at] = process(found[at])
-        return tuple(found)
+    sql: str
+    sql_of_some: str
+    """For ``ROWS_PER_STATEMENT`` at once; empty if it cannot be said for several."""
+    order: Sequence[str]
+    """The names of its values."""
+    given: Sequence[str]
+    """Those of them that each row gives."""
+    constants: Mapping[str, Any]
+    """The others."""
+    processes: Sequence[Callable[[Any], Any] | None]
+    """What makes of each value what the driver wants."""
+    is_positional: bool
 
-    return values
+    def values(self, columns: Mapping[str, Sequence[Any]]) -> list[tuple[Any, ...]]:
+        """The rows, in that order and as the driver wants them."""
+        count = len(columns[self.given[0]])
+        found: list[Iterable[Any]] = []
+        for name, process in zip(self.order, self.processes, strict=True):
+            column = repeat(self.constants[name], count) if name in self.constants else columns[name]
+            found.append(column if process is None else _processed(process, column))
+        return list(zip(*found, strict=True))
+
+    def for_driver(self, values: list[tuple[Any, ...]]) -> Any:
+        return values if self.is_positional else [dict(zip(self.order, row, strict=True)) for row in values]
+
+
+def _processed(process: Callable[[Any], Any], column: Iterable[Any]) -> Iterator[Any]:
+    last: Any = object()
+    done: Any = None
+    for value in column:
+        if value is not last:
+            last, done = value, process(value)
+        yield done

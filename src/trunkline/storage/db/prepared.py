@@ -9,13 +9,12 @@ from __future__ import annotations
 import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
-
-from trunkline.storage.db.many import values_of
 
 Statement = sa.Select[Any] | sa.Insert | sa.Update | sa.Delete
 _Processors = Sequence[tuple[int, Callable[[Any], Any]]]
@@ -126,7 +125,7 @@ class _OnSqlite:
             raise TypeError(f"Python's defaults cannot be prepared: {compiled}")
         self._sql = str(compiled)
         order = compiled.positiontup or []
-        self._values = values_of(order, compiled, dialect)
+        self._values = _values_of(order, compiled, dialect)
         lists = {bind.key for bind in compiled.post_compile_params}
         self._lists = [(at, f"__[POSTCOMPILE_{name}]") for at, name in enumerate(order) if name in lists]
         self._sql_of_lists: dict[tuple[int, ...], str] = {}
@@ -177,3 +176,33 @@ class _OnSqlite:
         for at, _ in reversed(self._lists):
             given[at : at + 1] = given[at]
         return self._sql_of_lists[lengths], given
+
+
+def _values_of(
+    order: Sequence[str], compiled: Any, dialect: Dialect
+) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """What takes the values of a statement from a row, in their order and as the driver wants them."""
+    binds = [compiled.binds[name] for name in order]
+    processes = [bind.type.dialect_impl(dialect).bind_processor(dialect) for bind in binds]
+    constants = [
+        (at, bind.effective_value if process is None else process(bind.effective_value))
+        for at, (bind, process) in enumerate(zip(binds, processes, strict=True))
+        if not bind.required
+    ]
+    given = [name for name, bind in zip(order, binds, strict=True) if bind.required]
+    take = itemgetter(*given) if len(given) > 1 else lambda row: tuple(row[name] for name in given)
+    processed = [
+        (at, process)
+        for at, (bind, process) in enumerate(zip(binds, processes, strict=True))
+        if bind.required and process is not None
+    ]
+
+    def values(row: Mapping[str, Any]) -> Sequence[Any]:
+        found = list(take(row))
+        for at, constant in constants:
+            found.insert(at, constant)
+        for at, process in processed:
+            found[at] = process(found[at])
+        return tuple(found)
+
+    return values
