@@ -83,7 +83,7 @@ def report(task_id: int, ask: ReportTask, use: Use) -> None:
 @router.post("/leases/{task_id}/progress")
 @allow(Scope.WORKER)
 def progress(task_id: int, ask: Progress, use: Use) -> ProgressAnswer:
-    results = [one.model_dump() for one in ask.results]
+    results = [{**vars(one), "stats": vars(one.stats)} for one in ask.results]  # quicker than ``model_dump``
     is_wanted = use.jobs.progress(lease_of(task_id, ask.token), results, ask.current, ends=ask.ends)
     return ProgressAnswer(stop=not is_wanted, ended=is_wanted and ask.ends)
 
