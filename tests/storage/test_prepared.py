@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
@@ -65,24 +65,20 @@ def test_rows_have_columns_of_their_types(db: Database) -> None:
         assert FIND.all(connection, keys=[], below=9) == []
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=st.lists(st.integers(0, 40), max_size=40), below=st.integers(0, 41))
-def test_lists_of_any_length_are_asked_for(asked: list[int], below: int) -> None:
-    db = _memory()
+def test_lists_of_any_length_are_asked_for(filled: Database, asked: list[int], below: int) -> None:
     values = {"keys": [f"{one:03}" for one in asked], "below": below}
-    with db.read() as connection:
+    with filled.read() as connection:
         found = FIND.all(connection, **values)
         expected = connection.execute(OF_KEYS, values).all()
     assert [tuple(row) for row in found] == [tuple(row) for row in expected]
 
 
-_SHARED: list[Database] = []
-
-
-def _memory() -> Database:
-    if not _SHARED:
-        _SHARED.append(Database("sqlite://"))
-        _fill(_SHARED[0], 40)
-    return _SHARED[0]
+@pytest.fixture
+def filled(db: Database) -> Database:
+    _fill(db, 40)
+    return db
 
 
 def test_an_update_sets_other_columns_each_time(db: Database) -> None:

@@ -14,6 +14,7 @@ from trunkline.core.status import Status
 from trunkline.pipelines.model import Datum, DatumInput, JobInput
 from trunkline.pipelines.results import Result, in_flight, known_results
 from trunkline.storage.db.many import Many
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import SHORT_ID, SHORT_ID_CHARACTERS, datums, jobs, pipelines
 from trunkline.versioning.model import TreePart
 from trunkline.versioning.roots import RootSource
@@ -206,16 +207,21 @@ _END = Many(
 
 def cancel_open(connection: Connection, job_pk: int, now: float) -> None:
     """At a job's end: what has not ended is not wanted any more, and the base is not needed."""
-    connection.execute(
-        sa.update(datums)
-        .where(datums.c.job_pk == job_pk, datums.c.status.in_(OPEN))
-        .values(status=Status.CANCELLED, waits=False, finished_at=now, filed_at=now)
+    _CANCEL_OPEN.run(connection, of_job=job_pk, now=now)
+    _FORGET_BASE.run(connection, of_job=job_pk)
+
+
+_OF_JOB = datums.c.job_pk == sa.bindparam("of_job")
+_CANCEL_OPEN = Prepared(
+    sa.update(datums)
+    .where(_OF_JOB, datums.c.status.in_(OPEN))
+    .values(
+        status=Status.CANCELLED, waits=False, finished_at=sa.bindparam("now"), filed_at=sa.bindparam("now")
     )
-    connection.execute(
-        sa.update(datums)
-        .where(datums.c.job_pk == job_pk, datums.c.old_root.is_not(None))
-        .values(old_root=None)
-    )
+)
+_FORGET_BASE = Prepared(
+    sa.update(datums).where(_OF_JOB, datums.c.old_root.is_not(None)).values(old_root=None)
+)
 
 
 def reopen(connection: Connection, job_pk: int, ids: Sequence[str]) -> dict[Status, int]:
@@ -279,13 +285,14 @@ def ids_of(connection: Connection, job_pk: int) -> set[str]:
 
 def with_status(connection: Connection, job_pk: int, *statuses: Status) -> list[Row[Any]]:
     """In the order in which they ended."""
-    return list(
-        connection.execute(
-            sa.select(datums)
-            .where(datums.c.job_pk == job_pk, datums.c.status.in_(statuses))
-            .order_by(datums.c.finished_at, datums.c.position, datums.c.id)
-        )
-    )
+    return _WITH_STATUS.all(connection, of_job=job_pk, statuses=statuses)
+
+
+_WITH_STATUS = Prepared(
+    sa.select(datums)
+    .where(_OF_JOB, datums.c.status.in_(sa.bindparam("statuses", expanding=True)))
+    .order_by(datums.c.finished_at, datums.c.position, datums.c.id)
+)
 
 
 def find_ids(connection: Connection, job_pk: int, prefix: str) -> list[str]:

@@ -7,18 +7,22 @@ results, unless it comes with so many others that they share pages.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from trunkline.core.status import Status
-from trunkline.storage.db.among import Among
 from trunkline.storage.db.many import Many
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import datum_results, datums, jobs
 from trunkline.storage.db.upsert import upsert
 from trunkline.versioning.roots import RootSource
+
+PARAMETERS_MAX = 1000
+"""Values in one list: far below what any database allows."""
 
 
 class Result(NamedTuple):
@@ -34,41 +38,43 @@ class Result(NamedTuple):
 def known_results(connection: Connection, identities: Collection[str]) -> dict[str, Result]:
     """By identity, for those that were computed before."""
     found: dict[str, Result] = {}
-    for query in (_UNFILED_AMONG, _FILED_AMONG):  # of two, the one that was filed
-        for row in connection.execute(query, {"wanted": list(identities)}).all():
-            found[row.identity] = Result(
-                row.output_root, row.output_prefix, row.size, row.file_count, row.job_id
-            )
+    for part in _parts(identities):
+        for query in (_UNFILED_AMONG, _FILED_AMONG):  # of two, the one that was filed
+            for row in query.all(connection, wanted=part):
+                found[row.identity] = Result(
+                    row.output_root, row.output_prefix, row.size, row.file_count, row.job_id
+                )
     return found
 
 
 def in_flight(connection: Connection, pipeline_id: int, job_pk: int, identities: Collection[str]) -> set[str]:
     """Identities that another job of the pipeline is computing, or is going to."""
-    names = {"of_pipeline": pipeline_id, "but": job_pk}
-    if connection.execute(_OTHER_JOBS, names).first() is None:
-        return set()
-    return set(connection.execute(_IN_FLIGHT_AMONG, {**names, "wanted": list(identities)}).scalars())
+    found: set[str] = set()
+    if _OTHER_JOBS.first(connection, of_pipeline=pipeline_id, but=job_pk) is not None:
+        for part in _parts(identities):
+            found.update(
+                _IN_FLIGHT_AMONG.scalars(connection, of_pipeline=pipeline_id, but=job_pk, wanted=part)
+            )
+    return found
+
+
+def _parts(identities: Collection[str]) -> Iterator[list[str]]:
+    rest = iter(identities)
+    while part := list(islice(rest, PARAMETERS_MAX)):
+        yield part
 
 
 def file_results(connection: Connection, job_pk: int, now: float, sets: range | None = None) -> None:
     """Have what datums of a job have made among the results: of those in the ``sets`` where each has ended, or of all that have
     ended."""
-    where = [datums.c.job_pk == job_pk, UNFILED]
-    if sets is not None:
-        where.append(datums.c.set_no.between(sets.start, sets.stop - 1))
-        if connection.execute(sa.select(1).where(*where, datums.c.finished_at.is_(None)).limit(1)).first():
-            return
-    else:
-        where.append(datums.c.finished_at.is_not(None))
-    made = (
-        sa.select(*_MADE, sa.literal(now))
-        .select_from(_OF_JOBS)
-        .where(*where, datums.c.status == Status.SUCCEEDED)
-        .order_by(datums.c.identity)
-    )
-    names = [column.name for column in datum_results.columns]
-    connection.execute(upsert(datum_results).from_select(names, made).on_conflict_do_nothing())
-    connection.execute(sa.update(datums).where(*where).values(filed_at=now))
+    if sets is None:
+        _FILE.run(connection, of_job=job_pk, now=now)
+        _MARK_FILED.run(connection, of_job=job_pk, now=now)
+        return
+    some = {"of_job": job_pk, "first": sets.start, "last": sets.stop - 1}
+    if _OPEN_IN_SETS.first(connection, **some) is None:
+        _FILE_SETS.run(connection, **some, now=now)
+        _MARK_SETS_FILED.run(connection, **some, now=now)
 
 
 def remember(connection: Connection, found: Iterable[tuple[str, Result]], now: float) -> None:
@@ -89,14 +95,13 @@ _MADE = (
     datums.c.identity, datums.c.output_root, datums.c.output_prefix, datums.c.size, datums.c.file_count,
     jobs.c.id.label("job_id"),
 )  # fmt: skip
-_UNFILED_AMONG = (
+_wanted: sa.BindParameter[Any] = sa.bindparam("wanted", expanding=True)
+_UNFILED_AMONG = Prepared(
     sa.select(*_MADE)
     .select_from(_OF_JOBS)
-    .where(
-        Among(datums.c.identity, "wanted"), UNFILED, datums.c.status == Status.SUCCEEDED
-    )
-)  # fmt: skip
-_OTHER_JOBS = (
+    .where(datums.c.identity.in_(_wanted), UNFILED, datums.c.status == Status.SUCCEEDED)
+)
+_OTHER_JOBS = Prepared(
     sa.select(1)
     .where(
         jobs.c.pipeline_id == sa.bindparam("of_pipeline"), jobs.c.status == Status.RUNNING,
@@ -104,21 +109,45 @@ _OTHER_JOBS = (
     )
     .limit(1)
 )  # fmt: skip
-_IN_FLIGHT_AMONG = sa.select(datums.c.identity).where(
-    Among(datums.c.identity, "wanted"), UNFILED,
-    datums.c.status.in_((Status.QUEUED, Status.RUNNING)), datums.c.waits.is_(False),
-    datums.c.job_pk != sa.bindparam("but"),
-    # (A join would begin with the pipeline's jobs, and go through all their datums.)
-    sa.exists()
-    .where(
-        jobs.c.pk == datums.c.job_pk, jobs.c.pipeline_id == sa.bindparam("of_pipeline"),
-        jobs.c.status == Status.RUNNING,
+_IN_FLIGHT_AMONG = Prepared(
+    sa.select(datums.c.identity).where(
+        datums.c.identity.in_(_wanted), UNFILED, datums.c.status.in_((Status.QUEUED, Status.RUNNING)),
+        datums.c.waits.is_(False), datums.c.job_pk != sa.bindparam("but"),
+        # (A join would begin with the pipeline's jobs, and go through all their datums.)
+        sa.exists()
+        .where(
+            jobs.c.pk == datums.c.job_pk, jobs.c.pipeline_id == sa.bindparam("of_pipeline"),
+            jobs.c.status == Status.RUNNING,
+        )
+        .correlate(datums),
     )
-    .correlate(datums),
 )  # fmt: skip
-_FILED_AMONG = sa.select(*[column for column in datum_results.columns if column.name != "created_at"]).where(
-    Among(datum_results.c.identity, "wanted")
+_FILED_AMONG = Prepared(
+    sa.select(*[column for column in datum_results.columns if column.name != "created_at"]).where(
+        datum_results.c.identity.in_(_wanted)
+    )
 )
+_OF_JOB = (datums.c.job_pk == sa.bindparam("of_job"), UNFILED)
+_IN_SETS = (*_OF_JOB, datums.c.set_no.between(sa.bindparam("first"), sa.bindparam("last")))
+_ENDED = (*_OF_JOB, datums.c.finished_at.is_not(None))
+_OPEN_IN_SETS = Prepared(sa.select(datums.c.id).where(*_IN_SETS, datums.c.finished_at.is_(None)).limit(1))
+
+
+def _file(*where: sa.ColumnElement[bool]) -> tuple[Prepared, Prepared]:
+    """What has these datums among the results, and what notes that."""
+    made = (
+        sa.select(*_MADE, sa.bindparam("now", type_=sa.Float))
+        .select_from(_OF_JOBS)
+        .where(*where, datums.c.status == Status.SUCCEEDED)
+        .order_by(datums.c.identity)
+    )
+    names = [column.name for column in datum_results.columns]
+    filing = upsert(datum_results).from_select(names, made).on_conflict_do_nothing()
+    return Prepared(filing), Prepared(sa.update(datums).where(*where).values(filed_at=sa.bindparam("now")))
+
+
+_FILE, _MARK_FILED = _file(*_ENDED)
+_FILE_SETS, _MARK_SETS_FILED = _file(*_IN_SETS)
 _REMEMBER = Many(
     upsert(datum_results).on_conflict_do_nothing(), [column.name for column in datum_results.columns]
 )

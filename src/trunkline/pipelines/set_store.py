@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 from trunkline.core.status import Status
 from trunkline.pipelines.datum_store import OPEN, parts
 from trunkline.pipelines.results import UNFILED
-from trunkline.storage.db.among import Among
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import datums, jobs
 
 LOOKED_UP_MAX = 100
@@ -20,7 +20,7 @@ LOOKED_UP_MAX = 100
 
 def open_in_set(connection: Connection, job_pk: int, set_no: int) -> list[Row[Any]]:
     """``id, status, attempts`` of the datums of a set that have not ended, in order."""
-    return list(connection.execute(_OPEN_IN_SET, {"in_job": job_pk, "in_set": set_no}))
+    return _OPEN_IN_SET.all(connection, in_job=job_pk, in_set=set_no)
 
 
 def open_among(
@@ -28,49 +28,48 @@ def open_among(
 ) -> dict[str, str]:
     """Identities by ID, of those that have not ended; only those of a set, if one is given."""
     if set_no is None:
-        rows = connection.execute(_OPEN_AMONG, {"in_job": job_pk, "wanted": list(ids)})
+        rows = [row for part in parts(ids) for row in _OPEN_AMONG.all(connection, in_job=job_pk, wanted=part)]
     elif len(ids) <= LOOKED_UP_MAX:
-        rows = connection.execute(
-            _OPEN_IN_SET_AMONG, {"in_job": job_pk, "in_set": set_no, "wanted": list(ids)}
-        )
+        rows = _OPEN_IN_SET_AMONG.all(connection, in_job=job_pk, in_set=set_no, wanted=list(ids))
     else:
-        rows = connection.execute(_IDENTITIES_IN_SET, {"in_job": job_pk, "in_set": set_no})
-    return {one: identity for one, identity in rows.all() if one in ids}
+        rows = _IDENTITIES_IN_SET.all(connection, in_job=job_pk, in_set=set_no)
+    return {one: identity for one, identity in rows if one in ids}
 
 
 def described(connection: Connection, job_pk: int, set_no: int) -> list[dict[str, Any]]:
     """What a worker is told of them."""
-    rows = connection.execute(_DESCRIBED, {"in_job": job_pk, "in_set": set_no}).all()
-    return [  # (a mapping's keys are no plain strings, and dear to write as JSON)
+    return [
         {"id": one, "identity": identity, "attempts": attempts, "files": files, "env": env}
-        for one, identity, attempts, files, env in rows
+        for one, identity, attempts, files, env in _DESCRIBED.all(connection, in_job=job_pk, in_set=set_no)
     ]
 
 
 def first_open(connection: Connection, job_pk: int, set_no: int) -> str | None:
-    return connection.execute(_FIRST_OPEN, {"in_job": job_pk, "in_set": set_no}).scalar()
+    found: str | None = _FIRST_OPEN.scalar(connection, in_job=job_pk, in_set=set_no)
+    return found
 
 
 def _open(*columns: sa.Column[Any]) -> sa.Select[Any]:
     return sa.select(*columns).where(*_IN_SET, datums.c.status.in_(OPEN)).order_by(datums.c.position)
 
 
-# To build a statement takes longer than to run it, and these are asked for at every report.
 _IN_SET = (datums.c.job_pk == sa.bindparam("in_job"), datums.c.set_no == sa.bindparam("in_set"))
-_OPEN_IN_SET = _open(datums.c.id, datums.c.status, datums.c.attempts)
-_DESCRIBED = _open(datums.c.id, datums.c.identity, datums.c.attempts, datums.c.files, datums.c.env)
-_IDENTITIES_IN_SET = _open(datums.c.id, datums.c.identity)
-_FIRST_OPEN = _open(datums.c.id).limit(1)
-_OPEN_AMONG = sa.select(datums.c.id, datums.c.identity).where(
-    datums.c.job_pk == sa.bindparam("in_job"), Among(datums.c.id, "wanted"), datums.c.status.in_(OPEN)
+_OPEN_IN_SET = Prepared(_open(datums.c.id, datums.c.status, datums.c.attempts))
+_DESCRIBED = Prepared(_open(datums.c.id, datums.c.identity, datums.c.attempts, datums.c.files, datums.c.env))
+_IDENTITIES_IN_SET = Prepared(_open(datums.c.id, datums.c.identity))
+_FIRST_OPEN = Prepared(_open(datums.c.id).limit(1))
+_wanted: sa.BindParameter[Any] = sa.bindparam("wanted", expanding=True)
+_among = sa.select(datums.c.id, datums.c.identity).where(
+    datums.c.job_pk == sa.bindparam("in_job"), datums.c.id.in_(_wanted), datums.c.status.in_(OPEN)
 )
-_OPEN_IN_SET_AMONG = _OPEN_AMONG.where(datums.c.set_no == sa.bindparam("in_set"))
-_NONE_BUT = (
+_OPEN_AMONG = Prepared(_among)
+_OPEN_IN_SET_AMONG = Prepared(_among.where(datums.c.set_no == sa.bindparam("in_set")))
+_NONE_BUT = Prepared(
     sa.update(datums)
     .where(*_IN_SET, datums.c.status == Status.RUNNING, datums.c.id != sa.bindparam("this"))
     .values(status=Status.QUEUED)
 )
-_BEGIN = (
+_BEGIN = Prepared(
     sa.update(datums)
     .where(*_IN_SET, datums.c.id == sa.bindparam("this"), datums.c.status == Status.QUEUED)
     .values(status=Status.RUNNING, started_at=sa.bindparam("now"))
@@ -92,10 +91,9 @@ def running_in(connection: Connection, job_pk: int, sets: Iterable[int]) -> dict
 
 def mark_running(connection: Connection, job_pk: int, set_no: int, datum_id: str | None, now: float) -> None:
     """Which datum of a set is being worked on; none of it if ``datum_id`` is None."""
-    names = {"in_job": job_pk, "in_set": set_no, "this": datum_id or ""}
-    connection.execute(_NONE_BUT, names)
+    _NONE_BUT.run(connection, in_job=job_pk, in_set=set_no, this=datum_id or "")
     if datum_id is not None:
-        connection.execute(_BEGIN, {**names, "now": now})
+        _BEGIN.run(connection, in_job=job_pk, in_set=set_no, this=datum_id, now=now)
 
 
 def count_try(connection: Connection, job_pk: int, ids: Sequence[str], reason: str) -> None:
@@ -113,44 +111,55 @@ def count_try(connection: Connection, job_pk: int, ids: Sequence[str], reason: s
 
 def waiting_for(connection: Connection, identities: Iterable[str]) -> list[tuple[int, str, str]]:
     """``(job, datum, identity)`` of those that wait for one of these."""
-    rows = connection.execute(_WAITING_AMONG, {"wanted": list(identities)}).all()
-    return [(row.job_pk, row.id, row.identity) for row in rows]
+    return [
+        (row.job_pk, row.id, row.identity)
+        for part in parts(identities)
+        for row in _WAITING_AMONG.all(connection, wanted=part)
+    ]
 
 
-_WAITING_AMONG = sa.select(datums.c.job_pk, datums.c.id, datums.c.identity).where(
-    Among(datums.c.identity, "wanted"), UNFILED, datums.c.waits.is_(True), datums.c.status == Status.QUEUED,
-)  # fmt: skip
+_WAITING_AMONG = Prepared(
+    sa.select(datums.c.job_pk, datums.c.id, datums.c.identity).where(
+        datums.c.identity.in_(_wanted), UNFILED, datums.c.waits.is_(True), datums.c.status == Status.QUEUED
+    )
+)
 
 
 def waiting_in_vain(connection: Connection, pipeline_id: int) -> dict[int, list[str]]:
     """Datums that wait although nobody computes what they wait for: by job, one of each identity."""
+    found: dict[int, list[str]] = {}
+    seen: set[str] = set()
+    for row in _WAITING_IN_VAIN.all(connection, pipeline=pipeline_id):
+        if row.identity not in seen:
+            seen.add(row.identity)
+            found.setdefault(row.job_pk, []).append(row.id)
+    return found
+
+
+def _waiting_in_vain() -> sa.Select[Any]:
     other, its_job = datums.alias(), jobs.alias()
     is_computed = (
         sa.select(1)
         .select_from(other.join(its_job, its_job.c.pk == other.c.job_pk))
         .where(
             other.c.identity == datums.c.identity, other.c.filed_at.is_(None), other.c.status.in_(OPEN),
-            other.c.waits.is_(False), other.c.job_pk != datums.c.job_pk, its_job.c.pipeline_id == pipeline_id,
+            other.c.waits.is_(False), other.c.job_pk != datums.c.job_pk, its_job.c.pipeline_id == sa.bindparam("pipeline"),
             its_job.c.status == Status.RUNNING,
         )
         .exists()
     )  # fmt: skip
-    rows = connection.execute(
+    return (
         sa.select(datums.c.job_pk, datums.c.id, datums.c.identity)
         .join(jobs, jobs.c.pk == datums.c.job_pk)
         .where(
-            jobs.c.pipeline_id == pipeline_id, jobs.c.status == Status.RUNNING, datums.c.status == Status.QUEUED,
-            datums.c.waits.is_(True), ~is_computed,
+            jobs.c.pipeline_id == sa.bindparam("pipeline"), jobs.c.status == Status.RUNNING,
+            datums.c.status == Status.QUEUED, datums.c.waits.is_(True), ~is_computed,
         )
         .order_by(datums.c.job_pk)
     )  # fmt: skip
-    found: dict[int, list[str]] = {}
-    seen: set[str] = set()
-    for row in rows:
-        if row.identity not in seen:
-            seen.add(row.identity)
-            found.setdefault(row.job_pk, []).append(row.id)
-    return found
+
+
+_WAITING_IN_VAIN = Prepared(_waiting_in_vain())
 
 
 def into_set(connection: Connection, job_pk: int, ids: Sequence[str], set_no: int) -> None:

@@ -462,7 +462,7 @@ class ChunkWriter:
     def _record_pack(self, name: str, pack: PackBuilder) -> bool:
         """Write its rows. False if that must be tried again, with the object stored once more: the collector was at it."""
         now = self._clock.now()
-        with self._db.write(wakes=False) as connection:  # nobody waits for a pack
+        with self._db.write(wakes=False, spills=False) as connection:  # nobody waits for a pack
             is_condemned = writers.is_condemned(connection, name)
             if not is_condemned:
                 key = chunkindex.add_pack(connection, name, pack.size, pack.records, now)

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 
 Statement = sa.Select[Any] | sa.Insert | sa.Update | sa.Delete
@@ -126,7 +126,7 @@ class _OnSqlite:
         self._sql = str(compiled)
         order = compiled.positiontup or []
         self._values = _values_of(order, compiled, dialect)
-        lists = {bind.key for bind in compiled.post_compile_params}
+        lists = {compiled.bind_names[bind] for bind in compiled.post_compile_params}
         self._lists = [(at, f"__[POSTCOMPILE_{name}]") for at, name in enumerate(order) if name in lists]
         self._sql_of_lists: dict[tuple[int, ...], str] = {}
         columns = [] if compiled._result_columns is None else list(compiled._result_columns)
