@@ -20,11 +20,12 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 __all__ = ["Datum", "datums"]
 
 _SOCKET = "TRUNKLINE_DATUM_SOCKET"
+_ANSWER_BYTES = 65536
+_RSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 class Datum:
@@ -37,14 +38,20 @@ class Datum:
         inputs: Mapping[str, str],
         *,
         out: Path | None = None,
+        job: Mapping[str, str] | None = None,
     ) -> None:
         self.id = id
         self.out = out or _out()
         """Where its outputs go."""
-        self.env = env
-        """Its environment variables; they are in ``os.environ``, too."""
         self.reason: str | None = None
+        self._env = env
+        self._job = job or {}
         self._inputs = inputs
+
+    @functools.cached_property
+    def env(self) -> Mapping[str, str]:
+        """Its environment variables; they are in ``os.environ``, too."""
+        return {**self._job, **self._env}
 
     @functools.cached_property
     def inputs(self) -> Mapping[str, Path]:
@@ -85,32 +92,41 @@ def datums() -> Iterator[Datum]:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         line.connect(place)
-        answers = line.makefile("rb")
-        said: dict[str, Any] = {"do": "next"}
-        used = _used()
-        out = _out()
+        environ, out = os.environ, _out()
         job: dict[str, str] = {}
+        said, seconds = '{"do": "next"}\n', _used()[0]
         while True:
             sys.stdout.flush()
             sys.stderr.flush()  # what was written so far belongs to the datum before
-            line.sendall(json.dumps(said).encode() + b"\n")
-            answer = answers.readline()
-            if not answer:
-                return  # whoever gave the datums is gone
-            answered = json.loads(answer)
-            given = answered.get("datum")
+            line.sendall(said.encode())
+            answer = json.loads(_answer(line) or "{}")
+            given = answer.get("datum")
             if given is None:
                 return
-            if "job" in answered:  # the first one of a job
-                job = answered["job"]
-                os.environ.update(job)
-            os.environ.update(given["env"])
-            datum = Datum(given["id"], {**job, **given["env"]}, given["inputs"], out=out)
+            if "job" in answer:  # the first one of a job
+                job = answer["job"]
+                environ.update(job)
+            env = given["env"]
+            for name in env:
+                environ[name] = env[name]
+            datum = Datum(given["id"], env, given["inputs"], out=out, job=job)
             yield datum
-            before, used = used, _used()
-            said = {"do": "next", "cpu_seconds": used[0] - before[0], "memory_bytes": used[1]}
+            before, (seconds, memory) = seconds, _used()
+            said = f'{{"do": "next", "cpu_seconds": {seconds - before:.6f}, "memory_bytes": {memory}'
             if datum.reason is not None:
-                said |= {"status": "failed", "reason": datum.reason}
+                said += f', "status": "failed", "reason": {json.dumps(datum.reason)}'
+            said += "}\n"
+
+
+def _answer(line: socket.socket) -> str:
+    """One line; empty if whoever gave the datums is gone."""
+    answer = line.recv(_ANSWER_BYTES)
+    while not answer.endswith(b"\n"):
+        more = line.recv(_ANSWER_BYTES)
+        if not more:
+            return ""
+        answer += more
+    return answer.decode()  # bytes would first be looked at for their encoding
 
 
 def _the_only_one() -> Iterator[Datum]:
@@ -132,7 +148,6 @@ def _used() -> tuple[float, int]:
     """CPU seconds and the most memory so far, of this process and those that it has waited for."""
     import resource  # noqa: PLC0415  (there is none everywhere)
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-    return seconds, max(own.ru_maxrss, children.ru_maxrss) * unit
+    return seconds, max(own.ru_maxrss, children.ru_maxrss) * _RSS_BYTES
