@@ -91,19 +91,7 @@ class Batching:
             part = work.fetched_again(datum)
 
     def _try(self, work: SetRun, part: Part, datum: Datum) -> bool:
-        if self._sandbox is not self._place.sandbox:
-            self._detach()
-            self._attach()
-        self._sandbox.output.begin()
-        if not self._sandbox.is_busy:
-            self._start(work)
-        elif self._work is not work:
-            self._sandbox.follow(self._command(work))
-        self._work = work
-        ended = self._until_asked(None)
-        if ended is not None and self._had_some:  # it left between two datums; another may stay
-            self._start(work)
-            ended = self._until_asked(None)
+        ended = self._ready_for(work)
         env, seen = work.lay(datum, whole=True)
         started, what = time.monotonic(), "ended without asking for a datum, as one with datum_batching must"
         if ended is None:
@@ -123,6 +111,25 @@ class Batching:
             ended = Ended(exit_code=1, reason=f"the command {what}", seconds=ended.seconds)
         return work.end(part, datum, ended, env)
 
+    def _ready_for(self, work: SetRun) -> Ended | None:
+        """Have a process that asks for a datum; how it ended instead, if it did."""
+        if self._sandbox is not self._place.sandbox:
+            self._detach()
+            self._attach()
+        self._sandbox.output.begin()
+        if not self._sandbox.is_busy:
+            self._start(work)
+        elif self._work is not work:
+            self._sandbox.follow(self._command(work))
+        self._work = work
+        if self._asked is not None:  # as nearly always
+            return None
+        ended = self._until_asked(None)
+        if ended is not None and self._had_some:  # it left between two datums; another may stay
+            self._start(work)
+            ended = self._until_asked(None)
+        return ended
+
     def _give(self, work: SetRun, datum: dict[str, Any]) -> None:
         message: dict[str, Any] = {"datum": datum}
         if work.job_env() is not self._told:
@@ -130,7 +137,10 @@ class Batching:
         self._send(message)
 
     def _until_asked(self, timeout_seconds: float | None) -> Ended | None:
-        return self._sandbox.wait(timeout_seconds, lambda: self._asked is not None)
+        return self._sandbox.wait(timeout_seconds, self._has_asked)
+
+    def _has_asked(self) -> bool:
+        return self._asked is not None
 
     def _command(self, work: SetRun) -> Command:
         return work.command(work.payload["transform"]["cmd"], "stdin", {SOCKET_VARIABLE: self._seen_path})
@@ -210,8 +220,10 @@ class Batching:
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._line is not None:
-            with contextlib.suppress(OSError):  # its end is seen soon
+            try:  # noqa: SIM105 (done for each datum)
                 self._line.sendall(json.dumps(message).encode() + b"\n")
+            except OSError:
+                pass  # its end is seen soon
 
     def _hang_up(self) -> None:
         self._asked, self._buffer = None, b""

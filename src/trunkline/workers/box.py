@@ -41,6 +41,11 @@ class Box:
         return (self.folder if self.memory is None else self.memory.folder) / "pfs"
 
     @cached_property
+    def pfs_from(self) -> tuple[int | None, str]:
+        """The same for what is done for each datum: an open folder, if there is one, and the path from there."""
+        return (None, str(self.pfs)) if self.memory is None else (self.memory.handle, "pfs")
+
+    @cached_property
     def beside_pfs(self) -> Path:
         """On the same file system as ``pfs``, and not to be seen by commands that have a view of their own."""
         return self.pfs.parent

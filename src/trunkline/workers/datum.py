@@ -19,7 +19,7 @@ from trunkline.workers.lease import Interrupted, Outcome, TaskContext, WorkerEnv
 from trunkline.workers.logs import hiding
 from trunkline.workers.outputs import View
 from trunkline.workers.place import Place
-from trunkline.workers.results import Result, Results, stats_of
+from trunkline.workers.results import Result, Results
 from trunkline.workers.sandbox import Command, Ended, become_subreaper
 from trunkline.workers.scratch import make_scratch, remove_tree
 from trunkline.workers.staying import stay
@@ -150,6 +150,7 @@ class SetRun:
         self._attempts = {datum["id"]: int(datum["attempts"]) for datum in payload["datums"]}
         self._careful = bool(payload["careful"])
         self._tries = int(payload["tries"])
+        self._good_codes = {0, *payload["transform"]["accept_return_code"]}
         self._shown = hiding(
             [
                 payload["job_token"],
@@ -261,7 +262,7 @@ class SetRun:
         mine = datum_variables(self._payload, datum, seen)
         self.job_env()
         text = env_file(mine)
-        write_file(f"{box.pfs}/.env", self._job_text + text if whole else text)
+        self._place.env_file.write(self._job_text + text if whole else text)
         return mine, seen
 
     def job_env(self) -> dict[str, str]:
@@ -343,8 +344,7 @@ class SetRun:
         problem = self.take_problem()
         if problem:  # whatever the command says: it has not seen all
             return self.failed(datum, problem, stats, env, may_help=True)
-        transform = self._payload["transform"]
-        if ended.exit_code in (0, *transform["accept_return_code"]) and not (ended.kind or ended.timed_out):
+        if ended.exit_code in self._good_codes and not (ended.kind or ended.timed_out):
             result = self._result(datum, "succeeded", stats)
             try:
                 self._take(result, datum)
@@ -396,11 +396,12 @@ class SetRun:
     def _take(self, result: Result, datum: Datum) -> None:
         if self._payload.get("s3_out"):  # what it put by S3 is its output
             return
+        if self._place.output_is_empty():
+            return
         if self._view is None:
             self._view = self._place.view()
         self._view.trees = self._inputs.trees_seen(self._place.box, datum)
-        if not self._results.take_outputs(result, self._view):
-            self._place.output_is_empty = True
+        self._results.take_outputs(result, self._view)
         limit = (self._payload.get("limits") or {}).get("disk_bytes")
         if limit is not None and result.size > limit:
             raise LimitError(
@@ -416,16 +417,17 @@ class SetRun:
         )
 
     def _stats(self, part: Part, datum: Datum, ended: Ended) -> dict[str, Any]:
+        """Rounded, for a row, without what is nothing."""
         size = size_of(datum)
-        share = size / part.size if part.size else 0.0
-        return stats_of(
-            {
-                "download_seconds": part.seconds * min(1.0, share), "download_bytes": size,
-                "process_seconds": ended.seconds, "upload_seconds": 0.0, "upload_bytes": 0,
-                "cpu_seconds": ended.cpu_seconds, "memory_bytes": ended.memory_bytes, "exit_code": ended.exit_code,
-                "oom": ended.oom,
-            }
-        )  # fmt: skip
+        share = min(1.0, size / part.size) if part.size else 0.0
+        found: dict[str, Any] = {
+            "download_seconds": round(part.seconds * share, 6), "download_bytes": size,
+            "process_seconds": round(ended.seconds, 6), "cpu_seconds": round(ended.cpu_seconds, 6),
+            "memory_bytes": ended.memory_bytes, "oom": ended.oom,
+        }  # fmt: skip
+        stats = {name: value for name, value in found.items() if value}
+        stats["exit_code"] = ended.exit_code
+        return stats
 
     # --- the log ---
 
@@ -447,15 +449,6 @@ class SetRun:
     def clean(self) -> None:
         """Nothing that a command wrote is seen by the next."""
         self._place.clean()
-
-
-def write_file(path: str, text: str) -> None:
-    """As ``Path.write_text``, for what is written for each datum: to open a file emptied makes ext4 put it on the disk."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.ftruncate(handle, os.write(handle, text.encode()))
-    finally:
-        os.close(handle)
 
 
 def _ended_by_itself(ended: Ended) -> bool:

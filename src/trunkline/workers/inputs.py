@@ -60,8 +60,12 @@ class Inputs:
         self._moves: set[str] = set()
         """Trees of which no match lies inside another: what one datum uses may be moved."""
         self._inputs: Sequence[Mapping[str, Any]] = ()
+        self._fetched: list[bool] = []
+        """Of each input, whether its files are fetched before they are laid out."""
+        self._box: Box | None = None
+        """Where something is laid out."""
         self._laid: list[tuple[str, str]] = []
-        """What to take away again, and the name of the input if it is all of it."""
+        """What to take away again: its path below ``/pfs``, and the name of the input if it is all of it."""
         self._names: set[str] = set()
         self._pipes: LazyPipes | None = None
 
@@ -73,11 +77,12 @@ class Inputs:
             self._trees.clear()
             self._memory = memory
         self._inputs = payload["inputs"]
+        self._fetched = [_is_fetched(one) for one in self._inputs]
         self._uses = Counter(
             (self._inputs[index]["root"], path)
             for datum in payload["datums"]
             for index, path, *_ in datum["files"]
-            if _is_fetched(self._inputs[index])
+            if self._fetched[index]
         )
         by_root: dict[str, list[str]] = {}
         for root, path in self._uses:
@@ -105,11 +110,13 @@ class Inputs:
         wanted: dict[str, dict[str, int]] = {}
         for datum in datums:
             for index, path, _, size in datum["files"]:
-                if _is_fetched(self._inputs[index]):
+                if self._fetched[index]:
                     wanted.setdefault(self._inputs[index]["root"], {})[path] = size
         total = 0
         for root, sizes in wanted.items():
-            tree = self._trees.setdefault(root, _Tree(self._store / root))
+            tree = self._trees.get(root)
+            if tree is None:
+                tree = self._trees[root] = self._new_tree(root)
             paths = [path for path in _outermost(sizes) if not tree.has(path)]
             if not paths:
                 continue
@@ -134,50 +141,52 @@ class Inputs:
             total += size
         return total
 
-    @property
-    def _store(self) -> Path:
-        return self._folder if self._memory is None else self._memory.folder / "store"
+    def _new_tree(self, root: str) -> _Tree:
+        if self._memory is None:
+            return _Tree(self._folder / root, (None, f"{self._folder}/{root}"))
+        return _Tree(self._memory.folder / "store" / root, (self._memory.handle, f"store/{root}"))
 
     # --- what a datum sees ---
 
     def lay(self, context: TaskContext, box: Box, datum: Datum) -> dict[str, str]:
         """Make ``/pfs`` what the datum is to see; returns the path of each input as it sees it."""
         seen: dict[str, str] = {}
-        wanted = {self._inputs[index]["name"] for index, *_ in datum["files"]}
+        files = datum["files"]
+        wanted = {self._inputs[index]["name"] for index, *_ in files}
         if not self._names <= wanted:
             for name in self._names - wanted:
                 remove_tree(box.pfs / name)
             self._names &= wanted
-        pfs = str(box.pfs)
-        for index, path, *_ in datum["files"]:
+        self._box = box
+        for index, path, *_ in files:
             one = self._inputs[index]
             name = one["name"]
             if one.get("s3"):
                 continue
-            top = f"{pfs}/{name}"
             if name not in self._names:
-                os.makedirs(top, exist_ok=True)  # noqa: PTH103 (strings: this is done for each datum)
+                (box.pfs / name).mkdir(parents=True, exist_ok=True)
                 self._names.add(name)
             inside = f"{box.seen_pfs}/{name}"
             seen[name] = inside if name in seen else f"{inside}{path.rstrip('/')}"
-            if _is_fetched(one):
-                self._lay_one(one["root"], path, top, box)
+            if self._fetched[index]:
+                self._lay_one(one["root"], path, name, box)
             else:
-                self._lay_names(context, one, path, top, box)
+                self._lay_names(context, one, path, f"{box.pfs}/{name}", box)
+                self._laid.append(_place(name, path))
         return seen
 
-    def _lay_one(self, root: str, path: str, top: str, box: Box) -> None:
-        source = f"{self._trees[root].folder}{path.rstrip('/')}"
-        target = f"{top}{path.rstrip('/')}"
-        if path.count("/") - path.endswith("/") > 1:
-            os.makedirs(target.rpartition("/")[0], exist_ok=True)  # noqa: PTH103
-        self._laid.append(_place(top, path))
+    def _lay_one(self, root: str, path: str, name: str, box: Box) -> None:
+        tree, inside = self._trees[root], path.rstrip("/")
+        if inside.count("/") > 1:
+            os.makedirs(f"{box.pfs}/{name}{inside.rpartition('/')[0]}", exist_ok=True)  # noqa: PTH103
+        self._laid.append(_place(name, path))
         if root in self._moves and self._uses[root, path] == 1:
             if path == "/":
-                remove_tree(Path(top))
-            _move(source, target)
-            self._trees[root].paths.discard(path)
+                remove_tree(box.pfs / name)
+            _move(tree, inside, box, name)
+            tree.paths.discard(path)
             return
+        source, target = f"{tree.folder}{inside}", f"{box.pfs}/{name}{inside}"
         use = _link if box.mode != "paths" else shutil.copy2
         if path.endswith("/"):
             shutil.copytree(source, target, copy_function=use, dirs_exist_ok=True)
@@ -196,14 +205,13 @@ class Inputs:
                 self._pipes.add(one["root"], file, target)
             else:
                 os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
-        self._laid.append(_place(top, path))
 
     def trees_seen(self, box: Box, datum: Datum) -> dict[str, str]:
         """Folders that the datum sees whose content is not on this machine, with their tree."""
         return {
             f"{box.seen_pfs}/{self._inputs[index]['name']}": self._inputs[index]["root"]
             for index, *_ in datum["files"]
-            if not _is_fetched(self._inputs[index]) and not self._inputs[index].get("s3")
+            if not self._fetched[index] and not self._inputs[index].get("s3")
         }
 
     @property
@@ -213,9 +221,9 @@ class Inputs:
 
     def take_problem(self) -> str:
         """The same, and the next command does not suffer from it."""
-        found = self.problem
-        if self._pipes is not None:
-            self._pipes.problem = ""
+        if self._pipes is None:
+            return ""
+        found, self._pipes.problem = self._pipes.problem, ""
         return found
 
     def clear(self) -> None:
@@ -223,15 +231,19 @@ class Inputs:
         if self._pipes is not None:
             self._pipes.close()
             self._pipes = None
+        if self._box is None:
+            return
+        at, pfs = self._box.pfs_from
         for place, whole in self._laid:
             try:
-                os.unlink(place)  # noqa: PTH108
+                os.unlink(f"{pfs}/{place}", dir_fd=at)
             except (IsADirectoryError, PermissionError):
-                remove_tree(Path(place))
+                remove_tree(self._box.pfs / place)
                 self._names.discard(whole)
             except FileNotFoundError:
                 pass
         self._laid.clear()
+        self._box = None
 
     def forget_names(self) -> None:
         """``/pfs`` is a new one."""
@@ -253,6 +265,8 @@ class _Tree:
     """What has been fetched of a tree."""
 
     folder: Path
+    opened: tuple[int | None, str]
+    """The same as an open folder, if there is one, and the path from there."""
     paths: set[str] = field(default_factory=set)
     size: int = 0
 
@@ -322,10 +336,10 @@ def retrying(context: TaskContext, action: Any) -> Any:
         raise
 
 
-def _place(top: str, path: str) -> tuple[str, str]:
+def _place(name: str, path: str) -> tuple[str, str]:
     if path == "/":
-        return top, top.rpartition("/")[2]
-    return f"{top}/{path.split('/', 2)[1]}", ""
+        return name, name
+    return f"{name}/{path.split('/', 2)[1]}", ""
 
 
 def size_of(datum: Datum) -> int:
@@ -365,13 +379,15 @@ def _discard(place: str) -> None:
         remove_tree(Path(place))
 
 
-def _move(source: str, target: str) -> None:
+def _move(tree: _Tree, inside: str, box: Box, name: str) -> None:
+    (source_at, source), (target_at, pfs) = tree.opened, box.pfs_from
     try:
-        os.rename(source, target)  # noqa: PTH104
+        os.rename(f"{source}{inside}", f"{pfs}/{name}{inside}", src_dir_fd=source_at, dst_dir_fd=target_at)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        shutil.move(source, target)  # the sandbox is not the one for which this was fetched
+        # The sandbox is not the one for which this was fetched.
+        shutil.move(f"{tree.folder}{inside}", f"{box.pfs}/{name}{inside}")
 
 
 def _link(source: str, target: str) -> None:

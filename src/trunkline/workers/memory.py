@@ -20,12 +20,13 @@ class Memory:
     this process gets there through a handle, and when nobody holds that any more, and the sandbox is gone, so is all in it."""
 
     def __init__(self, handle: int) -> None:
-        self._handle = handle
+        self.handle = handle
+        """The folder itself: from here, the way to what is in it is shortest."""
         self.folder = Path(f"/proc/self/fd/{handle}")
         """Good in this process only."""
 
     def __del__(self) -> None:
-        os.close(self._handle)
+        os.close(self.handle)
 
 
 def fits(payload: Mapping[str, Any]) -> bool:

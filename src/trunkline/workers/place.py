@@ -28,7 +28,7 @@ from trunkline.workers.memory import MEMORY_BYTES, fits
 from trunkline.workers.outputs import View
 from trunkline.workers.sandbox import Sandbox, start_sandbox
 from trunkline.workers.scratch import remove_tree
-from trunkline.workers.variables import pipeline_variables, working_dir
+from trunkline.workers.variables import EnvFile, pipeline_variables, working_dir
 from trunkline.workers.zygote import HOME_FOLDERS
 
 NOT_LOOKED_AT = {"__pycache__"}
@@ -54,10 +54,11 @@ class Place:
         self._kept_inside: list[tuple[str, ...]] = []
         """Folders inside the data directory that commands see."""
         self._pristine = scratch / "code"
-        self.output_is_empty = False
+        self._output_is_empty = False
         """Somebody has just looked."""
         self._quiet: dict[str, int] = {}
         """Folders in which there was nothing to clean, and when they had last been changed."""
+        self._env_file: EnvFile | None = None
         self._environments = Environments()
         self.warning = ""
         """Why commands are not isolated, if they are not."""
@@ -70,6 +71,12 @@ class Place:
     @property
     def box(self) -> Box:
         return self.sandbox.box
+
+    @property
+    def env_file(self) -> EnvFile:
+        """``/pfs/.env``."""
+        assert self._env_file is not None, "it was prepared"
+        return self._env_file
 
     def warm_up(self) -> None:
         """Have a sandbox ready for whatever pipeline comes."""
@@ -143,6 +150,7 @@ class Place:
             memory=sandbox.lay_in_memory(MEMORY_BYTES) if mode == "namespace" and fits(payload) else None,
         )
         self._sandbox = sandbox
+        self._env_file = EnvFile(box)
         self._kept_inside = [path.relative_to(box.home).parts for path in box.keep]
         self._give_to_user(box)
         sandbox.configure(box, pipeline_variables(payload, box, prepared), Limits.of(payload.get("limits")))
@@ -214,12 +222,13 @@ class Place:
             self._restore_code()
 
     def _is_quiet(self, folder: str) -> bool:
-        """Whether nothing was put into a folder, or taken from it, since it was last cleaned; if so, the caller need not. The
-        time of its last change tells, if that was long enough ago for another change to have another time."""
+        """Whether nothing was put into a folder, or taken from it, since it was last empty; if so, the caller need not look. The
+        time of its last change tells, if that was long enough ago for another change to have another time. A whole second tells
+        nothing: it may be all that the file system knows."""
         changed = os.stat(folder).st_ctime_ns  # noqa: PTH116 (asked for each datum)
         if self._quiet.get(folder) == changed:
             return True
-        if time.time_ns() - changed > QUIET_NS:
+        if changed % 10**9 and time.time_ns() - changed > QUIET_NS:
             self._quiet[folder] = changed
         return False
 
@@ -235,9 +244,15 @@ class Place:
 
     def clean_output(self) -> None:
         """No output is left."""
-        if not self.output_is_empty:
+        if not self._output_is_empty:
             _empty(self.box.out)
-        self.output_is_empty = False
+        self._output_is_empty = False
+
+    def output_is_empty(self) -> bool:
+        """Whether a command left nothing in ``/pfs/out``."""
+        out = str(self.box.out)
+        self._output_is_empty = self._is_quiet(out) or not os.listdir(out)  # noqa: PTH208
+        return self._output_is_empty
 
     def cwd(self, payload: Mapping[str, Any]) -> str:
         """Where commands begin."""
@@ -245,6 +260,9 @@ class Place:
 
     def discard(self) -> None:
         """End the sandbox, with all that runs in it."""
+        if self._env_file is not None:
+            self._env_file.close()
+            self._env_file = None
         if self._sandbox is not None:
             self._sandbox.close()
             remove_tree(self._sandbox.box.folder)

@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,19 +97,17 @@ class Results:
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
         self._thread.start()
 
-    def take_outputs(self, result: Result, view: View) -> bool:
-        """Move what a datum left in ``/pfs/out`` to what will be sent with its result; False if there is nothing.
+    def take_outputs(self, result: Result, view: View) -> None:
+        """Move what a datum left in ``/pfs/out`` to what will be sent with its result.
 
         :raises InvalidInputError: ``bad_output``, naming what cannot be stored.
         """
         top = view.host(view.top)
-        if not os.listdir(top):  # noqa: PTH208
-            return False
         found = list(outputs_of(view))
         result.size = sum(one.size for one in found)
         result.file_count = len(found)
         if not found:
-            return True
+            return
         result.copies = [(one.name, *one.source) for one in found if one.source is not None]
         folder = self._taken
         folder.mkdir()
@@ -118,7 +116,6 @@ class Results:
         else:
             for name in os.listdir(top):  # noqa: PTH208
                 os.rename(f"{top}/{name}", f"{folder}/{name}")  # noqa: PTH104
-        return True
 
     def forget_outputs(self, result: Result) -> None:
         """What was taken of a datum that failed after all."""
@@ -144,7 +141,8 @@ class Results:
                 self._put_away()
             elif len(batch.results) == 1:
                 self._changed.notify_all()
-            self._changed.wait_for(lambda: len(self._waiting) < WAITING_BATCHES_MAX or self._is_over)
+            while len(self._waiting) >= WAITING_BATCHES_MAX and not self._is_over:
+                self._changed.wait()
             self._check()
 
     def begin(self, datum_id: str) -> None:
@@ -331,9 +329,3 @@ def _alone(batch: _Batch, result: Result) -> _Batch:
     if (batch.folder / result.id).exists():
         (batch.folder / result.id).rename(folder / result.id)
     return _Batch(folder=folder, results=[result])
-
-
-def stats_of(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Rounded, for a row, without what is nothing."""
-    rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in parts.items()}
-    return {name: value for name, value in rounded.items() if value or name == "exit_code"}

@@ -22,9 +22,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from trunkline.core.sizes import size_text
 from trunkline.errors import UnavailableError
@@ -40,12 +40,12 @@ ZYGOTE = Path(__file__).with_name("zygote.py")
 START_SECONDS = 20.0
 END_SECONDS = 5.0
 POLL_SECONDS = 0.1
+POLL_MILLISECONDS = POLL_SECONDS * 1000
 PR_SET_CHILD_SUBREAPER = 36
 _LENGTH = struct.Struct("!I")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ended:
+class Ended(NamedTuple):
     """How a command ended."""
 
     exit_code: int
@@ -64,18 +64,17 @@ class Ended:
     """The most that one of its processes had; never less than what a process has when it is made."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Command:
+class Command(NamedTuple):
     """What to run, and who listens."""
 
     argv: Sequence[str]
     stdin: Path
     env: Mapping[str, str]
     """What this command has in its environment beyond what was configured."""
-    common: Mapping[str, str] = field(default_factory=dict)
-    """The same for many commands (the very same object): it is passed on once."""
     cwd: str
     interrupted: threading.Event
+    common: Mapping[str, str] = MappingProxyType({})
+    """The same for many commands (the very same object): it is passed on once."""
     timeout_seconds: float | None = None
     on_wait: Callable[[], None] = lambda: None
     """Called now and then."""
@@ -234,14 +233,14 @@ class Sandbox:
         started = time.monotonic()
         line, stopped, look_at = self._line.fileno(), "", started + POLL_SECONDS
         while stopped or not until():
-            for number, _ in self._poll.poll(POLL_SECONDS * 1000):
+            for number, _ in self._poll.poll(POLL_MILLISECONDS):
                 if number == line:
                     answer = self._answer()
                     self.output.finish()
                     self._command = None
                     return self._ended(answer, stopped, time.monotonic() - self._began, timeout_seconds)
-                if number in self._watched:
-                    self._watched[number]()
+                if (ready := self._watched.get(number)) is not None:
+                    ready()
             now = time.monotonic()
             if timeout_seconds is not None and now - started > timeout_seconds and not stopped:
                 stopped = "timeout"

@@ -96,6 +96,37 @@ def _of_user(user: User | None) -> dict[str, str]:
     return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name, "SHELL": entry.pw_shell}
 
 
+class EnvFile:
+    """``/pfs/.env`` of one box, written for each datum."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        self._stays_open = box.mode == "namespace"
+        """Elsewhere, commands may put another file in its place."""
+        self._handle = -1
+        self._size = -1
+
+    def write(self, text: str) -> None:
+        """In place: to open a file emptied makes ext4 put it on the disk."""
+        if self._handle < 0:
+            path = self._box.pfs / ".env"
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            size = os.pwrite(self._handle, text.encode(), 0)
+            if size != self._size:
+                os.ftruncate(self._handle, size)
+                self._size = size
+        finally:
+            if not self._stays_open:
+                self.close()
+
+    def close(self) -> None:
+        """Until something is written again."""
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle = self._size = -1
+
+
 def env_file(env: Mapping[str, str]) -> str:
     """``/pfs/.env``: what says which datum it is, as a shell can read it."""
     return "".join(f"{name}={_quoted(value)}\n" for name, value in env.items())

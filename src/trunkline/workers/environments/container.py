@@ -8,7 +8,6 @@ command costs more time than a process; datum batching makes that one for many d
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import os
@@ -175,7 +174,7 @@ class ContainerSandbox(Sandbox):
         variables = {**self._variables, **command.common, **command.env}
         argv = [*self._client(variables, command.cwd), *command.argv]
         passed = {key: value for key, value in variables.items() if not _OF_THE_ENGINE.match(key)}
-        super().begin(dataclasses.replace(command, argv=argv, env=passed, common=NOTHING, cwd="/"))
+        super().begin(command._replace(argv=argv, env=passed, common=NOTHING, cwd="/"))
 
     def _client(self, variables: Mapping[str, str], cwd: str) -> list[str]:
         image, limits = self._image, self._limits
@@ -216,15 +215,15 @@ class ContainerSandbox(Sandbox):
     ) -> Ended:
         ended = super()._ended(answer, stopped, seconds, timeout_seconds)
         # What the client used says nothing of the command.
-        ended = dataclasses.replace(ended, cpu_seconds=0.0, memory_bytes=0)
+        ended = ended._replace(cpu_seconds=0.0, memory_bytes=0)
         if self._limits.memory_bytes is not None:
             if ended.exit_code == KILLED and not stopped and self._ran_out():
                 limit = size_text(self._limits.memory_bytes)
-                ended = dataclasses.replace(ended, oom=True, reason=f"out of memory: its limit is {limit}")
+                ended = ended._replace(oom=True, reason=f"out of memory: its limit is {limit}")
             self._remove()
         said = _ENGINE_SAYS.search(ended.reason)
         if ended.exit_code in NOT_STARTED and said and not stopped:
-            return dataclasses.replace(ended, kind="no_container", reason=self._why_not(ended, said[1]))
+            return ended._replace(kind="no_container", reason=self._why_not(ended, said[1]))
         return ended
 
     def _why_not(self, ended: Ended, said: str) -> str:
