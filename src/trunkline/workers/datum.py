@@ -161,7 +161,8 @@ class SetRun:
         )
         self._now: tuple[str | None, int] = (None, 1)
         """The datum that is being worked on, and which attempt it is."""
-        self._cwd: str | None = None
+        self._command: Command | None = None
+        """What all commands have in common."""
         self._url = ""
         self._job_env: dict[str, str] = {}
         self._job_text = ""
@@ -219,7 +220,7 @@ class SetRun:
 
         def attempt() -> bool:
             env, _ = self.lay(datum)
-            ended = self._command(self._payload["transform"]["cmd"], "stdin", env)
+            ended = self._run(self._payload["transform"]["cmd"], "stdin", env)
             return self.end(part, datum, ended, env)
 
         return self.guarded(datum, attempt)
@@ -283,14 +284,14 @@ class SetRun:
         self, argv: Sequence[str], stdin: str, env: Mapping[str, str], timeout_seconds: float | None = None
     ) -> Command:
         """A command of this pipeline."""
-        if self._cwd is None:
-            self._cwd = self._place.cwd(self._payload)
-        return Command(
-            argv=argv, stdin=self._place.box.folder / stdin, env=env,
-            common=self.job_env(), cwd=self._cwd,
-            interrupted=self._context.interrupted, timeout_seconds=timeout_seconds, on_wait=self._follow_server,
-            is_hopeless=lambda: bool(self._inputs.problem),
-        )  # fmt: skip
+        if self._command is None or self._command.common is not self.job_env():
+            self._command = Command(
+                argv=(), stdin=None, env={}, common=self.job_env(), cwd=self._place.cwd(self._payload),
+                interrupted=self._context.interrupted, on_wait=self._follow_server,
+                is_hopeless=lambda: bool(self._inputs.problem),
+            )  # fmt: skip
+        read = self._place.box.folder / stdin if self._payload["transform"][stdin] else None
+        return self._command._replace(argv=argv, stdin=read, env=env, timeout_seconds=timeout_seconds)
 
     @property
     def timeout_seconds(self) -> float | None:
@@ -305,7 +306,7 @@ class SetRun:
     def careful(self) -> bool:
         return self._careful
 
-    def _command(self, argv: Sequence[str], stdin: str, env: Mapping[str, str]) -> Ended:
+    def _run(self, argv: Sequence[str], stdin: str, env: Mapping[str, str]) -> Ended:
         return self.run_command(argv, stdin, env, self.timeout_seconds)
 
     def run_command(
@@ -328,7 +329,7 @@ class SetRun:
         self._place.discard()
         self._inputs.forget_names()
         self._place.prepare(self._context, self._payload)
-        self._view = None
+        self._view = self._command = None
         self._place.sandbox.output.listen(self._log, self._shown)
 
     def _follow_server(self) -> None:
@@ -379,7 +380,7 @@ class SetRun:
         err_cmd = self._payload["transform"]["err_cmd"]
         if err_cmd and env is not None:
             self._note(f"the command failed ({reason}); running err_cmd")
-            ended = self._command(err_cmd, "err_stdin", env)
+            ended = self._run(err_cmd, "err_stdin", env)
             if ended.exit_code == 0:
                 self._results.add(self._result(datum, "recovered", stats, reason))
                 return True

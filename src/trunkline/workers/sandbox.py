@@ -42,6 +42,7 @@ END_SECONDS = 5.0
 POLL_SECONDS = 0.1
 POLL_MILLISECONDS = POLL_SECONDS * 1000
 PR_SET_CHILD_SUBREAPER = 36
+ANSWER_BYTES = 65536
 _LENGTH = struct.Struct("!I")
 
 
@@ -68,7 +69,8 @@ class Command(NamedTuple):
     """What to run, and who listens."""
 
     argv: Sequence[str]
-    stdin: Path
+    stdin: Path | None
+    """None: nothing is to be read there."""
     env: Mapping[str, str]
     """What this command has in its environment beyond what was configured."""
     cwd: str
@@ -208,20 +210,19 @@ class Sandbox:
         self._command, self._began = command, time.monotonic()
         self.output.begin()
         self.look_at_memory()
-        stdin = os.open(command.stdin, os.O_RDONLY)
-        message: dict[str, Any] = {
-            "do": "run", "argv": [self.box.rewritten(word) for word in command.argv], "env": dict(command.env),
-            "cwd": self.box.rewritten(command.cwd), "has_file": True,
-        }  # fmt: skip
+        argv, cwd = command.argv, command.cwd
+        if self.box.mode == "paths":
+            argv, cwd = [self.box.rewritten(word) for word in argv], self.box.rewritten(cwd)
+        message: dict[str, Any] = {"do": "run", "argv": argv, "env": dict(command.env), "cwd": cwd}
         if command.common is not self._common:
             message["common"] = dict(command.common)
             self._common = command.common
-        try:
-            self._send(message, stdin)
-        except OSError:
-            pass  # it is gone, and wait() finds out
-        finally:
-            os.close(stdin)
+        with contextlib.suppress(OSError):  # it is gone, and wait() finds out
+            if command.stdin is None:
+                self._send(message)
+            else:
+                with command.stdin.open("rb") as stdin:
+                    self._send(message | {"has_file": True}, stdin.fileno())
 
     def wait(
         self, timeout_seconds: float | None = None, until: Callable[[], bool] = lambda: False
@@ -364,27 +365,28 @@ class Sandbox:
             if sent < len(data):
                 self._line.sendall(data[sent:])
 
-    def _answer(self) -> dict[str, Any] | None:
-        return self._answer_and_file()[0]
-
-    def _answer_and_file(self) -> tuple[dict[str, Any] | None, int | None]:
-        files: list[int] = []
-        try:
-            head = self._read(_LENGTH.size, files)
-            data = None if head is None else self._read(_LENGTH.unpack(head)[0], files)
-        except OSError:
-            data = None
-        return None if data is None else json.loads(data), files[0] if files else None
-
-    def _read(self, size: int, files: list[int]) -> bytes | None:
-        data = b""
-        while len(data) < size:
-            part, found, _, _ = socket.recv_fds(self._line, size - len(data), 1)
-            files += found
+    def _answer(self, files: list[int] | None = None) -> dict[str, Any] | None:
+        """What it says to the last question, and no more than that is on its way; None if it is gone. ``files`` gets the one
+        that comes with the answer, if one does."""
+        data, end = b"", _LENGTH.size
+        while len(data) < end:
+            try:
+                if files is None:
+                    part = self._line.recv(ANSWER_BYTES)
+                else:
+                    part, found, _, _ = socket.recv_fds(self._line, ANSWER_BYTES, 1)
+                    files += found
+            except OSError:
+                return None
             if not part:
                 return None
             data += part
-        return data
+            if len(data) >= _LENGTH.size:
+                end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+        answer: dict[str, Any] = json.loads(
+            data[_LENGTH.size :].decode()
+        )  # bytes would first be looked at for their encoding
+        return answer
 
     def _ask(self, message: dict[str, Any]) -> int | None:
         """Returns the file that comes with the answer, if one does."""
@@ -392,12 +394,13 @@ class Sandbox:
             self._send(message)
         except OSError as error:
             raise UnavailableError("the sandbox's process died", kind="no_sandbox") from error
-        answer, file = self._answer_and_file()
+        files: list[int] = []
+        answer = self._answer(files)
         if answer is None:
             raise UnavailableError("no private /pfs could be made: its process died", kind="no_sandbox")
         if "kind" in answer:
             raise UnavailableError(f"no private /pfs could be made: {answer['message']}", kind=answer["kind"])
-        return file
+        return files[0] if files else None
 
 
 def become_subreaper() -> None:

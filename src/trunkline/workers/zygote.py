@@ -272,7 +272,9 @@ class Line:
     def send(self, message: dict[str, Any], *files: int) -> None:
         data = json.dumps(message).encode()
         data = LENGTH.pack(len(data)) + data
-        self.socket.sendall(data[socket.send_fds(self.socket, [data], files) :])
+        if files:
+            data = data[socket.send_fds(self.socket, [data], files) :]
+        self.socket.sendall(data)
 
 
 # --- commands ---
@@ -286,7 +288,8 @@ class Commands:
         self._out, self._err = out, err
         self._owns_all = owns_all
         """Whether every process that it can see but itself is one that it has started."""
-        self._env: dict[str, str] = {}
+        self.env: dict[str, str] = {}
+        """Of all commands."""
         self._common: dict[str, str] = {}
         self._found: dict[tuple[str, str], str] = {}
         self._woken, waker = os.pipe()
@@ -298,26 +301,24 @@ class Commands:
         self._poll.register(self._woken, select.POLLIN)
         self._poll.register(line.socket.fileno(), select.POLLIN)
 
-    def configure(self, env: dict[str, str]) -> None:
-        self._env = env  # of all commands
-
-    def run(self, message: dict[str, Any], stdin: int) -> dict[str, Any]:
-        """Start it, and see it to its end."""
+    def run(self, message: dict[str, Any], stdin: int | None) -> dict[str, Any]:
+        """Start it, and see it to its end. Without a ``stdin``, there is nothing to be read."""
         self._common = message.get("common", self._common)
-        env = {**self._env, **self._common, **message["env"]}
+        env = {**self.env, **self._common, **message["env"]}
         try:
             os.chdir(message["cwd"])
         except OSError as error:
-            os.close(stdin)
             why = f"the working directory {message['cwd']} cannot be entered: {error.strerror}"
             return {"code": NOT_EXECUTABLE, "kind": "bad_working_dir", "message": why}
         argv, started = message["argv"], time.monotonic()
-        ends = enumerate((stdin, self._out, self._err))
+        opened: tuple[Any, ...] = (os.POSIX_SPAWN_DUP2, stdin, 0)
+        if stdin is None:
+            opened = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         try:
             pid = os.posix_spawn(
                 self._program(argv[0], env.get("PATH", os.defpath)), argv, env, setsid=True, setsigmask=[],
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-                file_actions=[(os.POSIX_SPAWN_DUP2, end, number) for number, end in ends],
+                file_actions=[opened, (os.POSIX_SPAWN_DUP2, self._out, 1), (os.POSIX_SPAWN_DUP2, self._err, 2)],
             )  # fmt: skip
         except (FileNotFoundError, NotADirectoryError):
             why = f"command not found: {argv[0]}"
@@ -325,8 +326,6 @@ class Commands:
         except (OSError, ValueError) as error:
             why = f"{argv[0]} cannot be executed: {getattr(error, 'strerror', None) or error}"
             return {"code": NOT_EXECUTABLE, "kind": "command_not_executable", "message": why}
-        finally:
-            os.close(stdin)
         try:
             status, cpu_seconds, memory = self._wait(pid)
         finally:  # also if the worker is gone
@@ -357,20 +356,20 @@ class Commands:
         line = self._line.socket.fileno()
         others = 0.0
         while True:
-            found, status, usage = os.wait4(-1, os.WNOHANG)
-            if found == pid:
-                unit = 1 if sys.platform == "darwin" else 1024
-                return status, others + usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit
-            if found:
-                others += usage.ru_utime + usage.ru_stime
-                continue
             for ready, _ in [(line, 0)] if self._line.buffer else self._poll.poll():
                 if ready == line:
                     message, _ = self._line.receive()
                     if message["do"] == "kill":
                         self._kill(pid)
                 else:
-                    os.read(self._woken, 512)
+                    os.read(self._woken, 512)  # whatever ended before that is found now
+            found = -1
+            while found:
+                found, status, usage = os.wait4(-1, os.WNOHANG)
+                if found == pid:
+                    unit = 1 if sys.platform == "darwin" else 1024
+                    return status, others + usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit
+                others += usage.ru_utime + usage.ru_stime
 
     def _kill(self, pid: int) -> None:
         try:
@@ -478,8 +477,10 @@ def main() -> None:
                     configure(commands, message, plan)
                     line.send({})
                 elif do == "run":
-                    assert commands is not None and file is not None, "it was started, and has a stdin"
+                    assert commands is not None, "it was started"
                     line.send(commands.run(message, file))
+                    if file is not None:
+                        os.close(file)
             except (OSError, AttributeError, ValueError) as error:
                 line.send({"kind": "no_sandbox", "message": str(error)})
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -492,7 +493,7 @@ def configure(commands: Commands, message: dict[str, Any], plan: dict[str, Any])
     if plan["mode"] == "namespace":
         build_view(message, plan["root"])
     give_up_powers(message)
-    commands.configure(message["env"])
+    commands.env = message["env"]
 
 
 if __name__ == "__main__":
