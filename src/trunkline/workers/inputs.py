@@ -152,13 +152,13 @@ class Inputs:
         """Make ``/pfs`` what the datum is to see; returns the path of each input as it sees it."""
         seen: dict[str, str] = {}
         files = datum["files"]
-        wanted = {self._inputs[index]["name"] for index, *_ in files}
+        wanted = {self._inputs[index]["name"] for index, _, _, _ in files}
         if not self._names <= wanted:
             for name in self._names - wanted:
                 remove_tree(box.pfs / name)
             self._names &= wanted
         self._box = box
-        for index, path, *_ in files:
+        for index, path, _, _ in files:
             one = self._inputs[index]
             name = one["name"]
             if one.get("s3"):
@@ -344,7 +344,7 @@ def _place(name: str, path: str) -> tuple[str, str]:
 
 def size_of(datum: Datum) -> int:
     """Bytes of a datum's inputs."""
-    return sum(size for *_, size in datum["files"])
+    return sum([size for _, _, _, size in datum["files"]])
 
 
 def _is_fetched(one: Mapping[str, Any]) -> bool:

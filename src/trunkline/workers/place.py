@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from trunkline.workers.lease import TaskContext, WorkerEnvironment
 from trunkline.workers.limits import Limits
 from trunkline.workers.memory import MEMORY_BYTES, fits
 from trunkline.workers.outputs import View
+from trunkline.workers.quiet import Quiet
 from trunkline.workers.sandbox import Sandbox, start_sandbox
 from trunkline.workers.scratch import remove_tree
 from trunkline.workers.variables import EnvFile, pipeline_variables, working_dir
@@ -33,9 +33,6 @@ from trunkline.workers.zygote import HOME_FOLDERS
 
 NOT_LOOKED_AT = {"__pycache__"}
 """What running a program leaves beside it, and what does no harm to the next."""
-
-QUIET_NS = 50_000_000
-"""Far more than the clock of any file system takes for one step."""
 
 
 class Place:
@@ -56,8 +53,8 @@ class Place:
         self._pristine = scratch / "code"
         self._output_is_empty = False
         """Somebody has just looked."""
-        self._quiet: dict[str, int] = {}
-        """Folders in which there was nothing to clean, and when they had last been changed."""
+        self._quiet: dict[str, Quiet] = {}
+        """Folders in which commands write."""
         self._env_file: EnvFile | None = None
         self._environments = Environments()
         self.warning = ""
@@ -151,6 +148,12 @@ class Place:
         )
         self._sandbox = sandbox
         self._env_file = EnvFile(box)
+        written = {
+            "out": box.out,
+            "home": box.private_home,
+            **{name: box.private_home / name for name in ("tmp", "code")},
+        }
+        self._quiet = {name: Quiet(folder, stays=mode == "namespace") for name, folder in written.items()}
         self._kept_inside = [path.relative_to(box.home).parts for path in box.keep]
         self._give_to_user(box)
         sandbox.configure(box, pipeline_variables(payload, box, prepared), Limits.of(payload.get("limits")))
@@ -213,24 +216,13 @@ class Place:
     def clean(self) -> None:
         """Nothing that a command wrote is seen by the next, as far as it wrote it to its own folders."""
         self.clean_output()
-        home = str(self.box.private_home)
-        if self._kept_inside or not self._is_quiet(home):
-            self._clean_home(home)
-        if not self._is_quiet(f"{home}/tmp"):
-            _empty(f"{home}/tmp")
-        if (self._code or not self._is_quiet(f"{home}/code")) and _fingerprint(f"{home}/code") != self._code:
+        home, tmp, code = (self._quiet[name] for name in ("home", "tmp", "code"))
+        if self._kept_inside or not home.holds():
+            self._clean_home(home.path)
+        if not tmp.holds():
+            _empty(tmp.path)
+        if (self._code or not code.holds()) and _fingerprint(code.path) != self._code:
             self._restore_code()
-
-    def _is_quiet(self, folder: str) -> bool:
-        """Whether nothing was put into a folder, or taken from it, since it was last empty; if so, the caller need not look. The
-        time of its last change tells, if that was long enough ago for another change to have another time. A whole second tells
-        nothing: it may be all that the file system knows."""
-        changed = os.stat(folder).st_ctime_ns  # noqa: PTH116 (asked for each datum)
-        if self._quiet.get(folder) == changed:
-            return True
-        if changed % 10**9 and time.time_ns() - changed > QUIET_NS:
-            self._quiet[folder] = changed
-        return False
 
     def _clean_home(self, home: str) -> None:
         missing = set(HOME_FOLDERS)
@@ -250,8 +242,8 @@ class Place:
 
     def output_is_empty(self) -> bool:
         """Whether a command left nothing in ``/pfs/out``."""
-        out = str(self.box.out)
-        self._output_is_empty = self._is_quiet(out) or not os.listdir(out)  # noqa: PTH208
+        out = self._quiet["out"]
+        self._output_is_empty = out.holds() or not os.listdir(out.path)  # noqa: PTH208
         return self._output_is_empty
 
     def cwd(self, payload: Mapping[str, Any]) -> str:
@@ -263,6 +255,9 @@ class Place:
         if self._env_file is not None:
             self._env_file.close()
             self._env_file = None
+        for quiet in self._quiet.values():
+            quiet.close()
+        self._quiet.clear()
         if self._sandbox is not None:
             self._sandbox.close()
             remove_tree(self._sandbox.box.folder)
