@@ -18,6 +18,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
+from json.encoder import encode_basestring_ascii as _string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ class Batching:
             what = "ended before it asked for the next datum"
             self._asked, self._had_some = None, True
             self._sandbox.look_at_memory()
-            self._give(work, {"id": datum["id"], "env": env, "inputs": seen})
+            self._give(work, datum["id"], env, seen)
             ended = self._until_asked(work.timeout_seconds)
         self._sandbox.output.finish()
         if ended is None:
@@ -130,11 +131,13 @@ class Batching:
             ended = self._until_asked(None)
         return ended
 
-    def _give(self, work: SetRun, datum: dict[str, Any]) -> None:
-        message: dict[str, Any] = {"datum": datum}
+    def _give(self, work: SetRun, datum_id: str, env: Mapping[str, str], seen: Mapping[str, str]) -> None:
+        given = f'{{"id": {_string(datum_id)}, "env": {_object(env)}, "inputs": {_object(seen)}}}'
+        job = ""
         if work.job_env() is not self._told:
-            self._told = message["job"] = work.job_env()
-        self._send(message)
+            self._told = work.job_env()
+            job = f', "job": {_object(self._told)}'
+        self._send(f'{{"datum": {given}{job}}}')
 
     def _until_asked(self, timeout_seconds: float | None) -> Ended | None:
         return self._sandbox.wait(timeout_seconds, self._has_asked)
@@ -166,7 +169,7 @@ class Batching:
         if self._sandbox.is_busy:
             if self._asked is not None:
                 self._asked = None
-                self._send({"end": True})
+                self._send('{"end": true}')
                 self._sandbox.wait(END_SECONDS)
             else:
                 self._sandbox.kill()
@@ -216,12 +219,12 @@ class Batching:
                     raise ValueError("it is not 'next'")
                 self._asked = said
             except (ValueError, KeyError, TypeError) as error:
-                self._send({"error": f"not a request for a datum: {error}"})
+                self._send(json.dumps({"error": f"not a request for a datum: {error}"}))
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: str) -> None:
         if self._line is not None:
             try:  # noqa: SIM105 (done for each datum)
-                self._line.sendall(json.dumps(message).encode() + b"\n")
+                self._line.sendall(f"{message}\n".encode())
             except OSError:
                 pass  # its end is seen soon
 
@@ -232,3 +235,8 @@ class Batching:
             self._line.close()
             self._line = None
             self._sandbox.watch(self._listener.fileno(), self._accept)
+
+
+def _object(texts: Mapping[str, str]) -> str:
+    """As ``json.dumps`` writes it; that takes longer to get going."""
+    return "{" + ", ".join([f"{_string(name)}: {_string(text)}" for name, text in texts.items()]) + "}"

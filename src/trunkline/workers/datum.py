@@ -323,7 +323,7 @@ class SetRun:
 
     def revive(self) -> None:
         """If the sandbox itself was killed (for its memory, say), have another."""
-        if self._place.sandbox.is_alive:
+        if not self._place.sandbox.is_lost:
             return
         self._inputs.clear()
         self._place.discard()

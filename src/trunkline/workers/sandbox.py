@@ -97,6 +97,8 @@ class Sandbox:
         self._common: Mapping[str, str] | None = None
         """What the zygote was told that commands have in common."""
         self._began = 0.0
+        self.is_lost = False
+        """Its process died under the last command."""
         self._oom_kills = oom_kills_around(is_here=box.mode != "container")
         self._oom_kills_before = 0
         """How many there were when the command, or its datum, began."""
@@ -237,6 +239,7 @@ class Sandbox:
             for number, _ in self._poll.poll(POLL_MILLISECONDS):
                 if number == line:
                     answer = self._answer()
+                    self.is_lost = answer is None
                     self.output.finish()
                     self._command = None
                     return self._ended(answer, stopped, time.monotonic() - self._began, timeout_seconds)

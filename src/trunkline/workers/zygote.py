@@ -260,7 +260,7 @@ class Line:
             if len(self.buffer) >= LENGTH.size:
                 end = LENGTH.size + LENGTH.unpack_from(self.buffer)[0]
                 if len(self.buffer) >= end:
-                    message = json.loads(self.buffer[LENGTH.size : end])
+                    message = json.loads(self.buffer[LENGTH.size : end].decode())
                     self.buffer = self.buffer[end:]
                     return message, self._files.pop(0) if message.get("has_file") else None
             data, files, _, _ = socket.recv_fds(self.socket, 65536, 4)
