@@ -304,6 +304,33 @@ def test_batching_gives_one_process_datum_after_datum(server: SetServer) -> None
     assert results[3]["stats"]["memory_bytes"] > 2**20
 
 
+SELDOM = """
+import sys, time
+sys.path.insert(0, SOURCE)
+from batching import datums
+for number, datum in enumerate(datums()):
+    assert sys.stdin.read() == ""
+    if number % 10 == 5:
+        time.sleep(0.08)
+    if number % 10 in (6, 7, 9):
+        open("/pfs/out/it", "w").write(datum.id)
+"""
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_output_after_many_datums_without_any(server: SetServer, batching: bool) -> None:
+    root = server.tree({f"/{n:02}": str(n) for n in range(40)})
+    files = [[(0, f"/{n:02}")] for n in range(40)]
+    if batching:
+        results = server.run("", [server.input(root)], files, transform=batch(SELDOM))
+    else:
+        script = "read line || case $images in *5) sleep 0.08;; *[679]) echo -n $PACH_DATUM_ID > /pfs/out/it;; esac"
+        transform = {"cmd": ["sh", "-ec", script]}
+        results = server.run("", [server.input(root)], files, transform=transform)
+    expected = [{"/it": f"{n:064x}"} if n % 10 in (6, 7, 9) else {} for n in range(40)]
+    assert [server.output(one) for one in results] == expected
+
+
 def test_batching_and_what_goes_wrong_in_it(server: SetServer) -> None:
     names = ["1", "bad", "2", "crash", "3", "leave", "4", "slow", "5"]
     root = server.tree({f"/{name}": name for name in names})

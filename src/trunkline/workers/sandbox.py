@@ -219,12 +219,16 @@ class Sandbox:
         if command.common is not self._common:
             message["common"] = dict(command.common)
             self._common = command.common
-        with contextlib.suppress(OSError):  # it is gone, and wait() finds out
-            if command.stdin is None:
-                self._send(message)
-            else:
-                with command.stdin.open("rb") as stdin:
-                    self._send(message | {"has_file": True}, stdin.fileno())
+        stdin = None if command.stdin is None else os.open(command.stdin, os.O_RDONLY)
+        if stdin is not None:
+            message["has_file"] = True
+        try:
+            self._send(message, stdin)
+        except OSError:
+            pass  # it is gone, and wait() finds out
+        finally:
+            if stdin is not None:
+                os.close(stdin)
 
     def wait(
         self, timeout_seconds: float | None = None, until: Callable[[], bool] = lambda: False
@@ -386,9 +390,8 @@ class Sandbox:
             data += part
             if len(data) >= _LENGTH.size:
                 end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-        answer: dict[str, Any] = json.loads(
-            data[_LENGTH.size :].decode()
-        )  # bytes would first be looked at for their encoding
+        text = data[_LENGTH.size :].decode()  # bytes would first be looked at for their encoding
+        answer: dict[str, Any] = json.loads(text)
         return answer
 
     def _ask(self, message: dict[str, Any]) -> int | None:
