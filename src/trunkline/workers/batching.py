@@ -194,13 +194,11 @@ class Batching:
     # --- the socket ---
 
     def _accept(self) -> None:
-        if self._line is not None:
-            self._sandbox.unwatch(self._listener.fileno())  # one at a time; the others wait
-            return
         with contextlib.suppress(BlockingIOError):
             self._line, _ = self._listener.accept()
             self._line.setblocking(True)
             self._sandbox.watch(self._line.fileno(), self._receive)
+            self._sandbox.unwatch(self._listener.fileno())  # one at a time; the others wait
 
     def _receive(self) -> None:
         assert self._line is not None, "it is watched"

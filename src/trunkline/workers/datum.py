@@ -243,13 +243,14 @@ class SetRun:
     def begin(self, part: Part, datum: Datum) -> bool | None:
         """Look whether it is still wanted, and can be done; if not, what ``one`` answers."""
         self._context.check()
-        self._attempts[datum["id"]] += 1
-        self._now = (datum["id"], self._attempts[datum["id"]])
-        self._results.begin(datum["id"])
+        datum_id = datum["id"]
+        self._attempts[datum_id] += 1
+        self._now = (datum_id, self._attempts[datum_id])
+        self._results.begin(datum_id)
         if self._careful:
             self._results.flush()
             self._context.check()
-        error = part.failed.get(datum["id"])
+        error = part.failed.get(datum_id)
         if error is None:
             return None
         may_help = isinstance(error, LimitError)  # a full disk
