@@ -39,7 +39,8 @@ from trunkline.versioning.model import Commit, DiffEntry, FileInfo, TreePart
 from trunkline.versioning.nodes import EMPTY_ROOT
 from trunkline.versioning.service import VersioningService
 
-BATCH = 5000
+BATCH = 500
+"""Datums looked at together: what is made of each is short-lived, so Python's collector need not go through it."""
 FILES_NAMED_MAX = 10
 SAMPLES_MAX = 20
 NEW = {"kind": "new"}
