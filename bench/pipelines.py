@@ -23,9 +23,11 @@ REPO, PIPELINE = "in", "p"
 
 
 def open_services(folder: Path) -> Any:
+    from trunkline.core.garbage import keep_what_is_there
     from trunkline.services import build
     from trunkline.settings import Settings
 
+    keep_what_is_there()  # as the server does
     folder.mkdir(exist_ok=True)
     (folder / "run").mkdir(exist_ok=True)
     return build(Settings(home=folder))

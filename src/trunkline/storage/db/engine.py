@@ -47,8 +47,8 @@ STATEMENTS_KEPT = 256
 POOL_CONNECTIONS_MAX = 64
 POOL: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 8, "max_overflow": POOL_CONNECTIONS_MAX - 8}
 ONE_CONNECTION: dict[str, Any] = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0}
-READER_CACHE_KIB = 16_000
-WRITER_CACHE_KIB = 64_000
+READER_CACHE_KIB = 8_000
+WRITER_CACHE_KIB = 32_000
 """SQLite's one writer has a connection of its own, since a connection forgets its pages when another one has written. It has room
 for all that a large transaction changes: what has none is written to the log twice."""
 NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
