@@ -97,13 +97,17 @@ def _side_by_side(
 
     builder = trees.OrderedBuilder(writer.add, refuse)
     streams = (entries_of(load, part) for part in add)
-    last: bytes | None = None
-    try:
+
+    def looked_at() -> Iterator[Entry]:
+        last: bytes | None = None
         for entry in heapq.merge(*streams, key=lambda entry: entry.key):
             if entry.key == last or (len(add) > 1 and not lookalikes and not entry.key.isascii()):
-                return None
+                raise _CloserLook
             last = entry.key
-            builder.add(entry)
+            yield entry
+
+    try:
+        builder.add_all(looked_at())
     except _CloserLook:
         return None
     return builder.finish()

@@ -147,7 +147,7 @@ def inner_identity(refs: Sequence[Ref]) -> bytes:
 
 def encode_leaf(entries: Sequence[Entry]) -> bytes:
     parts = [bytes((TREE_MAGIC, NODE_VERSION, 0)), _varint_of(len(entries))]
-    previous = b""
+    previous, last_high, high_bytes = b"", -1, b""
     for key, size, content, level, mtime, executable in entries:
         common = min(len(previous), len(key))
         # As in _put_key; spelled out, since a large tree has millions of entries.
@@ -158,8 +158,18 @@ def encode_leaf(entries: Sequence[Entry]) -> bytes:
         if mtime is None and size < 0x80 and shared < 0x80 and rest < 0x80:
             parts.append(b"%c%c%b%c%c%b" % (shared, rest, key[shared:], flags, size, content))
         elif mtime is not None and mtime >= 0 and shared < 0x80 and rest < 0x80:
-            numbers = _varint_of(size) + _varint_of(mtime << 1)
-            parts.append(b"%c%c%b%c%b%b" % (shared, rest, key[shared:], flags | _HAS_MTIME, numbers, content))
+            low, high = mtime << 1 & 0xFFFFFFF, mtime >> 27
+            if high:
+                time = _PAIRS[low & 0x3FFF] + _PAIRS[low >> 14]
+                if high != last_high:  # of files that are about as old, the rest is the same
+                    last_high, high_bytes = high, _varint_of(high)
+                time += high_bytes
+            else:
+                time = _varint_of(low)
+            of_size = _ENDS[size] if size < 0x4000 else _varint_of(size)
+            parts.append(
+                b"%c%c%b%c%b%b%b" % (shared, rest, key[shared:], flags | _HAS_MTIME, of_size, time, content)
+            )
         else:
             head = _varint_of(shared) + _varint_of(rest) + key[shared:]
             if mtime is None:

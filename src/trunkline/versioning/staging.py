@@ -172,8 +172,7 @@ class TreeEditor:
         ):
             built = trees.OrderedBuilder(self._writer.add, refuse_below)
             try:
-                for entry in sorted_files(entries):
-                    built.add(entry)
+                built.add_all(sorted_files(entries))
                 self._root = built.finish().hash
                 self._dirs.clear()
                 return
@@ -189,8 +188,7 @@ class TreeEditor:
             self._root = step.roots[0]
         elif is_new:
             built = trees.OrderedBuilder(self._writer.add, refuse_below)
-            for entry in trees.union(self._load, step.roots):
-                built.add(entry)
+            built.add_all(trees.union(self._load, step.roots))
             self._root = built.finish().hash
         else:
             for entry in trees.union(self._load, step.roots):

@@ -96,8 +96,7 @@ class Steps:
             self._end_tree()
         if self._tree is None:
             self._tree = trees.OrderedBuilder(self._writer.add, refuse_below)
-        for entry in run:
-            self._tree.add(entry)
+        self._tree.add_all(run)
 
     def _end_tree(self) -> None:
         if self._tree is not None:

@@ -161,17 +161,20 @@ class OrderedBuilder:
         """The files so far whose keys the next key may begin with; those that do follow each other."""
         self.last_key = b""
 
-    def add(self, entry: Entry) -> None:
-        key = entry.key
-        prefixes = self._prefixes
-        while prefixes and not key.startswith(prefixes[-1]):
-            prefixes.pop()
-        for file in prefixes:
-            if key[len(file)] == _SLASH:
-                self._refuse(file, key)
-        prefixes.append(key)
+    def add_all(self, entries: Iterable[Entry]) -> None:
+        """The entries that follow."""
+        prefixes, add_entry = self._prefixes, self._builder.add_entry
+        key = self.last_key
+        for entry in entries:
+            key = entry.key
+            while prefixes and not key.startswith(prefixes[-1]):
+                prefixes.pop()
+            for file in prefixes:
+                if key[len(file)] == _SLASH:
+                    self._refuse(file, key)
+            prefixes.append(key)
+            add_entry(entry)
         self.last_key = key
-        self._builder.add_entry(entry)
 
     def finish(self) -> Ref:
         return self._builder.finish()
