@@ -15,7 +15,6 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from trunkline.core.clock import Clock
-from trunkline.core.ids import TaskId
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, TrunklineError
 from trunkline.jobs.model import (
@@ -56,8 +55,8 @@ class JobsService:
         self._workers: dict[str, WorkerHandler] = {}
         self._repeatable: set[str] = set()
         """Kinds of tasks whose end a power cut may undo: they are done again, and nobody was told of it."""
-        self._steps: dict[TaskId, Lease] = {}
-        """Those that are being taken just now."""
+        self._steps: set[Lease] = set()
+        """The leases of those that are being taken just now; of one task there may be two, one of which is lost."""
         self._renew_at = 0.0
         self._stop = threading.Event()
         self._turns = {queue: threading.Lock() for queue in (CONTROL_QUEUE, SLOW_QUEUE)}
@@ -247,7 +246,7 @@ class JobsService:
 
     def _take(self, task: Task) -> None:
         lease = Lease(task_id=task.id, token=task.lease_token)
-        self._steps[task.id] = lease
+        self._steps.add(lease)
         try:
             outcome = self._control[task.kind](task)
         except Exception as error:
@@ -258,7 +257,7 @@ class JobsService:
             delay = FAILED_STEP_RETRY_SECONDS[min(task.attempts, len(FAILED_STEP_RETRY_SECONDS)) - 1]
             outcome = Again(after_seconds=delay)
         finally:
-            del self._steps[task.id]
+            self._steps.discard(lease)
         with self._db.write(syncs=task.kind not in self._repeatable) as connection:
             if self.queue.held(connection, lease) is None:
                 return
@@ -273,7 +272,7 @@ class JobsService:
         now = time.monotonic()
         if now >= self._renew_at:
             self._renew_at = now + self.queue.lease_seconds / 3
-            if leases := list(self._steps.values()):
+            if leases := list(self._steps):
                 self.queue.keep_alive(leases)
 
     def reap(self) -> bool:
