@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from trunkline.core.clock import SystemClock
 from trunkline.core.status import Status
 from trunkline.errors import ConflictError, NotFoundError, UnavailableError
 from trunkline.jobs.engines.process import ProcessEngine, started_at
-from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, LaunchSpec, Outcome, Report, Task
+from trunkline.jobs.model import CONTROL_QUEUE, Again, Done, LaunchSpec, Outcome, Process, Report, Task
 from trunkline.jobs.outbox import Outbox
 from trunkline.jobs.pool import LAUNCH_AGAIN_SECONDS, Pool, ProcessTable
 from trunkline.jobs.queue import Lease, TaskQueue
@@ -220,6 +221,24 @@ def test_a_stopped_process_takes_its_children_along(tmp_path: Path) -> None:
     engine.stop(handle, grace_seconds=0.2)
     assert not engine.is_alive(handle)
     _until(lambda: started_at(child) is None)
+
+
+def test_a_process_that_a_killed_server_could_not_note_is_ended(db: Database, tmp_path: Path) -> None:
+    """The server was killed between the start of a process and the row that says which one it is."""
+    table = ProcessTable(db, SystemClock(), {"process": ProcessEngine()})
+    name = uuid.uuid4().hex
+    spec = LaunchSpec(
+        id=name, argv=(sys.executable, "-c", "import time; time.sleep(60)"), env={"TRUNKLINE_PROCESS_ID": name},
+        cwd=str(tmp_path), log_path=str(tmp_path / "log"),
+    )  # fmt: skip
+    launcher = ProcessEngine()
+    handle = launcher.launch(spec)
+    process = Process(
+        id=name, kind="worker", subject="q", engine="process", handle=None, status="starting", log=None, info={},
+        created_at=0.0,
+    )  # fmt: skip
+    table.stop(process)
+    assert not launcher.is_alive(handle)
 
 
 def test_a_program_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:

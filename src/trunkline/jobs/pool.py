@@ -123,8 +123,10 @@ class ProcessTable:
         return alive
 
     def stop(self, process: Process, *, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
-        if process.handle is not None:
-            self._engines[process.engine].stop(process.handle, grace_seconds=grace_seconds)
+        engine = self._engines[process.engine]
+        handle = process.handle or engine.find(process.id)
+        if handle is not None:
+            engine.stop(handle, grace_seconds=grace_seconds)
         self.exited(process.id)
 
     def logs(self, process: Process, *, tail_bytes: int = 20_000) -> str:

@@ -29,5 +29,9 @@ class Engine(ABC):
         """Ask it to end, wait up to ``grace_seconds``, then kill it with everything it started. Not an error if it is gone."""
 
     @abstractmethod
+    def find(self, process_id: str) -> dict[str, Any] | None:
+        """The handle of a process that a server started, and could not note before it ended; None if none is found."""
+
+    @abstractmethod
     def logs(self, handle: dict[str, Any], *, tail_bytes: int) -> str:
         """The end of what it wrote to stdout and stderr."""
