@@ -223,8 +223,8 @@ def test_a_branch_stands_for_the_job_of_its_head(shell: Shell, done: dict[str, s
         assert shell(f"logs -j {branch}").out == shell(f"logs -j {job}").out
     assert shell("logs -p read -j master").out == shell(f"logs -j {bad}").out
     [failed] = data(shell, "list datum read@master --state failed")
-    shown = shell(f"inspect datum read@master {failed['id'][:8]}").out
-    assert shown == shell(f"inspect datum {bad} {failed['id'][:8]}").out and "Log:" in shown
+    shown = shell(f"inspect datum read@master {failed['id'][:8]} --full-timestamps").out
+    assert shown == shell(f"inspect datum {bad} {failed['id'][:8]} --full-timestamps").out and "Log:" in shown
     assert bad in shell("wait job read@master", code=5).err
     assert good in shell("wait job read@master^").err
     assert "has ended already" in shell("stop job read@master", code=5).err
