@@ -50,53 +50,15 @@ class DirectProtocol(H11Protocol):
         async def with_extension(scope: Scope, receive: Receive, send: Send) -> None:
             connection = Connection(self, self.cycle)
             scope.setdefault("extensions", {})[EXTENSION] = connection
-            transport = _InOnePiece(self.cycle.transport)
-            self.cycle.transport = transport  # type: ignore[assignment]
 
             async def send_checked(message: Message) -> None:
-                is_head = message["type"] == "http.response.start"
-                if is_head:
+                if message["type"] == "http.response.start":
                     connection.close_if_unasked()
-                    if connection.body_follows(message):
-                        transport.hold()
                 await send(message)
-                if not is_head:
-                    transport.release()
 
             await app(scope, receive, send_checked)
 
         self.app = with_extension
-
-
-class _InOnePiece:
-    """The transport of one answer, whose head waits for the body: each piece by itself would wake the client."""
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self._held: list[bytes] | None = None
-
-    def hold(self) -> None:
-        """Keep what is written from now on."""
-        self._held = []
-
-    def release(self) -> None:
-        """Write what was kept, and keep no more."""
-        held, self._held = self._held, None
-        if held:
-            self._transport.write(b"".join(held))
-
-    def write(self, data: bytes) -> None:
-        if self._held is None:
-            self._transport.write(data)
-        else:
-            self._held.append(data)
-
-    def close(self) -> None:
-        self.release()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 class Connection:
@@ -105,7 +67,6 @@ class Connection:
     def __init__(self, protocol: H11Protocol, cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
         self._cycle = cycle
-        self._is_direct = False
 
     def take_body(self, stopping: threading.Event) -> DirectBody | None:
         """What is left of the request's body, for a thread; None where it has arrived already or cannot be taken."""
@@ -129,17 +90,12 @@ class Connection:
         if self._cycle.waiting_for_100_continue:
             self._close_afterwards()
 
-    def body_follows(self, head: Message) -> bool:
-        """Whether the body comes at once, and through the event loop."""
-        return not self._is_direct and any(name == b"content-length" for name, _ in head.get("headers", ()))
-
     def can_answer(self) -> bool:
         """Whether the body of the answer may be written directly."""
         return self._is_plain() and self._cycle.scope["http_version"] == "1.1"
 
     def prepare_answer(self) -> None:
         """To be called before the head of the answer is sent."""
-        self._is_direct = True
         self._cycle.flow.pause_reading()
         self._close_afterwards()
 

@@ -20,6 +20,7 @@ from trunkline.core.hashing import digest
 from trunkline.errors import CorruptionError, TrunklineError
 from trunkline.storage.buckets import Buckets, parse_place
 from trunkline.storage.db.engine import Database
+from trunkline.storage.db.prepared import Prepared
 from trunkline.storage.db.schema import chunks, linked_chunks, links
 from trunkline.storage.db.upsert import upsert
 
@@ -164,9 +165,12 @@ def remove(connection: Connection, ids: Sequence[int]) -> None:
         connection.execute(sa.delete(links).where(links.c.id.in_(ids[start : start + PER_QUERY])))
 
 
+_ANY = Prepared(sa.select(links.c.id).limit(1))
+
+
 def any_link(connection: Connection) -> bool:
     """Whether anything was ever linked; cheap."""
-    return connection.execute(sa.select(links.c.id).limit(1)).first() is not None
+    return _ANY.first(connection) is not None
 
 
 def add(connection: Connection, found: Iterable[Link], rows: Sequence[dict[str, Any]], now: float) -> None:

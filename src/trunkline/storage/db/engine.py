@@ -167,7 +167,7 @@ class Database:
         there is something to do. Without ``syncs`` it does not wait for the disk: a power cut may undo it, with all that was
         written after it and not synced either. For steps that are simply taken again; a later write that syncs keeps it.
         Without ``spills`` SQLite keeps in memory, not in a file, what it needs to undo one statement: the pages that this has
-        changed. For statements of a few dozen rows each."""
+        changed. For statements that change a thousand rows at most."""
         outer = self._joined()
         if outer is not None:
             with self._nested(outer):

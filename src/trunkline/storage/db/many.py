@@ -7,14 +7,15 @@ several times as long as SQLite takes to write it. Here that is worked out once 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, repeat
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect
+
+from trunkline.storage.db.binds import Binds
 
 ROWS_PER_STATEMENT = 64
 """Of an INSERT on SQLite: after each statement its thread gives others the interpreter, and may wait long for its next turn."""
@@ -35,7 +36,7 @@ class Many:
 
     def __call__(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
         """:raises KeyError: for a row that lacks a value. Nothing is done if there are no rows."""
-        names = self._for(connection.dialect).given
+        names = self._for(connection.dialect).binds.given
         take = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
         columns = zip(*map(take, rows), strict=True)
         self.columns(connection, dict(zip(names, columns, strict=False)))
@@ -49,7 +50,7 @@ class Many:
         if not columns:
             return
         made = self._for(connection.dialect)
-        values = made.values(columns)
+        values = made.binds.rows(columns)
         rest = 0
         if made.sql_of_some:
             for rest in range(ROWS_PER_STATEMENT, len(values) + 1, ROWS_PER_STATEMENT):
@@ -66,66 +67,24 @@ class Many:
     def _make(self, dialect: Dialect) -> _Made:
         keys = None if self._names is None else list(self._names)
         compiled = self._statement.compile(dialect=dialect, column_keys=keys)
-        if compiled.prefetch:
-            missing = ", ".join(str(column) for column in compiled.prefetch)
-            raise TypeError(f"Python's defaults are not for many rows: give a value for {missing}")
-        order = (compiled.positiontup if compiled.positional else list(compiled.bind_names.values())) or []
+        binds = Binds(compiled, dialect)
         sql, sql_of_some = str(compiled), ""
         if compiled.positional:
             some = _VALUES.sub(
                 lambda found: " VALUES " + ",".join([found[1]] * ROWS_PER_STATEMENT), sql, count=1
             )
-            sql_of_some = some if some.count("?") == ROWS_PER_STATEMENT * len(order) else ""
-        binds = [compiled.binds[name] for name in order]
-        return _Made(
-            sql=sql,
-            sql_of_some=sql_of_some,
-            order=order,
-            given=[name for name, bind in zip(order, binds, strict=True) if bind.required],
-            constants={
-                name: bind.effective_value
-                for name, bind in zip(order, binds, strict=True)
-                if not bind.required
-            },
-            processes=[bind.type.dialect_impl(dialect).bind_processor(dialect) for bind in binds],
-            is_positional=compiled.positional,
-        )
+            sql_of_some = some if some.count("?") == ROWS_PER_STATEMENT * len(binds.order) else ""
+        return _Made(sql, sql_of_some, binds, compiled.positional)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Made:
+class _Made(NamedTuple):
     """A statement, as one kind of database is given it."""
 
     sql: str
     sql_of_some: str
     """For ``ROWS_PER_STATEMENT`` at once; empty if it cannot be said for several."""
-    order: Sequence[str]
-    """The names of its values."""
-    given: Sequence[str]
-    """Those of them that each row gives."""
-    constants: Mapping[str, Any]
-    """The others."""
-    processes: Sequence[Callable[[Any], Any] | None]
-    """What makes of each value what the driver wants."""
+    binds: Binds
     is_positional: bool
 
-    def values(self, columns: Mapping[str, Sequence[Any]]) -> list[tuple[Any, ...]]:
-        """The rows, in that order and as the driver wants them."""
-        count = len(columns[self.given[0]])
-        found: list[Iterable[Any]] = []
-        for name, process in zip(self.order, self.processes, strict=True):
-            column = repeat(self.constants[name], count) if name in self.constants else columns[name]
-            found.append(column if process is None else _processed(process, column))
-        return list(zip(*found, strict=True))
-
-    def for_driver(self, values: list[tuple[Any, ...]]) -> Any:
-        return values if self.is_positional else [dict(zip(self.order, row, strict=True)) for row in values]
-
-
-def _processed(process: Callable[[Any], Any], column: Iterable[Any]) -> Iterator[Any]:
-    last: Any = object()
-    done: Any = None
-    for value in column:
-        if value is not last:
-            last, done = value, process(value)
-        yield done
+    def for_driver(self, rows: list[tuple[Any, ...]]) -> Any:
+        return rows if self.is_positional else [dict(zip(self.binds.order, row, strict=True)) for row in rows]

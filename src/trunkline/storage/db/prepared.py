@@ -9,12 +9,13 @@ from __future__ import annotations
 import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
+
+from trunkline.storage.db.binds import Binds
 
 Statement = sa.Select[Any] | sa.Insert | sa.Update | sa.Delete
 _Processors = Sequence[tuple[int, Callable[[Any], Any]]]
@@ -121,13 +122,12 @@ class _OnSqlite:
     def __init__(self, statement: Statement, connection: Connection) -> None:
         dialect = connection.dialect
         compiled: Any = statement.compile(dialect=dialect)
-        if compiled.prefetch:
-            raise TypeError(f"Python's defaults cannot be prepared: {compiled}")
         self._sql = str(compiled)
-        order = compiled.positiontup or []
-        self._values = _values_of(order, compiled, dialect)
+        self._binds = Binds(compiled, dialect)
         lists = {compiled.bind_names[bind] for bind in compiled.post_compile_params}
-        self._lists = [(at, f"__[POSTCOMPILE_{name}]") for at, name in enumerate(order) if name in lists]
+        self._lists = [
+            (at, f"__[POSTCOMPILE_{name}]") for at, name in enumerate(self._binds.order) if name in lists
+        ]
         self._sql_of_lists: dict[tuple[int, ...], str] = {}
         columns = [] if compiled._result_columns is None else list(compiled._result_columns)
         self._to_row: Callable[[Sequence[Any]], Any] = _row_of([column.keyname for column in columns])._make
@@ -150,9 +150,9 @@ class _OnSqlite:
         return int(self._execute(connection, values).rowcount)
 
     def _execute(self, connection: Connection, values: dict[str, Any]) -> Any:
-        sql, given = self._sql, self._values(values)
+        sql, given = self._sql, self._binds.row(values)
         if self._lists:
-            sql, given = self._with_lists(given)
+            sql = self._with_lists(given)
         try:
             return driver_of(connection).execute(sql, given)
         except sqlite3.Error as error:  # in SQLAlchemy's words, as from its own way
@@ -160,10 +160,9 @@ class _OnSqlite:
                 sql, None, error, sqlite3.Error, dialect=connection.dialect, hide_parameters=True
             ) from error
 
-    def _with_lists(self, values: Sequence[Any]) -> tuple[str, Sequence[Any]]:
-        """With as many marks as the lists have elements. To have few different statements, lists are filled up to powers of two
-        with what is in them anyway."""
-        given = list(values)
+    def _with_lists(self, given: list[Any]) -> str:
+        """The statement with as many marks as the lists have elements, which take their places in ``given``. To have few
+        different statements, lists are filled up to powers of two with what is in them anyway."""
         for at, _ in self._lists:
             wanted = list(given[at])
             given[at] = wanted + wanted[-1:] * ((1 << (len(wanted) - 1).bit_length()) - len(wanted))
@@ -175,34 +174,4 @@ class _OnSqlite:
             self._sql_of_lists[lengths] = sql
         for at, _ in reversed(self._lists):
             given[at : at + 1] = given[at]
-        return self._sql_of_lists[lengths], given
-
-
-def _values_of(
-    order: Sequence[str], compiled: Any, dialect: Dialect
-) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
-    """What takes the values of a statement from a row, in their order and as the driver wants them."""
-    binds = [compiled.binds[name] for name in order]
-    processes = [bind.type.dialect_impl(dialect).bind_processor(dialect) for bind in binds]
-    constants = [
-        (at, bind.effective_value if process is None else process(bind.effective_value))
-        for at, (bind, process) in enumerate(zip(binds, processes, strict=True))
-        if not bind.required
-    ]
-    given = [name for name, bind in zip(order, binds, strict=True) if bind.required]
-    take = itemgetter(*given) if len(given) > 1 else lambda row: tuple(row[name] for name in given)
-    processed = [
-        (at, process)
-        for at, (bind, process) in enumerate(zip(binds, processes, strict=True))
-        if bind.required and process is not None
-    ]
-
-    def values(row: Mapping[str, Any]) -> Sequence[Any]:
-        found = list(take(row))
-        for at, constant in constants:
-            found.insert(at, constant)
-        for at, process in processed:
-            found[at] = process(found[at])
-        return tuple(found)
-
-    return values
+        return self._sql_of_lists[lengths]
