@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import CompileError, IntegrityError
 
+import trunkline
 from trunkline.core.status import Status
 from trunkline.errors import InvalidInputError
 from trunkline.storage.db.engine import Database
@@ -143,3 +148,32 @@ def test_what_a_statement_has_changed_is_undone_with_its_block(db: Database) -> 
     with db.read() as connection:
         found = connection.execute(sa.select(datum_results.c.identity)).scalars().all()
     assert sorted(found) == ["kept", "kept too"]
+
+
+def _prepared() -> Iterator[tuple[str, Any]]:
+    """All that are kept in the modules of trunkline, with their names."""
+    source = Path(trunkline.__file__).parent
+    for path in sorted(source.rglob("*.py")):
+        if "Prepared(" not in path.read_text("utf-8"):
+            continue
+        module = importlib.import_module(
+            ".".join(("trunkline", *path.relative_to(source).with_suffix("").parts))
+        )
+        for name, value in vars(module).items():
+            for one in value if isinstance(value, tuple) else (value,):
+                if isinstance(one, Prepared):
+                    yield f"{module.__name__}.{name}", one._statement
+
+
+def test_each_can_be_run_by_sqlalchemy() -> None:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    seen, broken = 0, []
+    for name, statement in _prepared():
+        seen += 1
+        names = list(statement.compile(dialect=dialect).bind_names.values())
+        try:
+            statement.compile(dialect=dialect, column_keys=names)
+        except CompileError as error:
+            broken.append(f"{name}: {error}")
+    assert not broken
+    assert seen > 50

@@ -415,7 +415,7 @@ _ENQUEUE = Many(
 
 
 _PREFIXED = (
-    tasks.c.kind == sa.bindparam("kind"), tasks.c.key >= sa.bindparam("prefix"), tasks.c.key < sa.bindparam("behind"),
+    tasks.c.kind == sa.bindparam("of_kind"), tasks.c.key >= sa.bindparam("prefix"), tasks.c.key < sa.bindparam("behind"),
 )  # fmt: skip
 _FORGET_ALL = Prepared(sa.delete(tasks).where(*_PREFIXED))
 _DROP_IDLE = Prepared(sa.delete(tasks).where(*_PREFIXED, tasks.c.status != Status.RUNNING))
@@ -424,7 +424,7 @@ _LET_END = Prepared(sa.update(tasks).where(*_PREFIXED).values(again=False))
 
 
 def _prefixed(kind: str, prefix: str) -> dict[str, str]:
-    return {"kind": kind, "prefix": prefix, "behind": prefix + "\U0010ffff"}
+    return {"of_kind": kind, "prefix": prefix, "behind": prefix + "\U0010ffff"}
 
 
 def _name(queue: str) -> str:

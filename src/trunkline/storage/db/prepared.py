@@ -39,7 +39,8 @@ class Prepared:
     all of them. A list, for a parameter with ``expanding``, may be as long as the database allows.
 
     On PostgreSQL, where the way there and back takes most of the time, SQLAlchemy runs it, and looks after lost connections; and
-    where somebody listens to what is executed.
+    where somebody listens to what is executed. SQLAlchemy takes a parameter that is named as a column for a value to set: one in
+    the WHERE of an UPDATE needs another name.
     """
 
     def __init__(self, statement: Statement) -> None:
