@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from trunkline.core.filebatches import Batch, Buffers, LargeFile, read_batches
 from trunkline.core.filestream import Source, bad_stream
@@ -17,10 +17,13 @@ from trunkline.errors import InvalidInputError, LimitError, NotFoundError, Unava
 if TYPE_CHECKING:
     from pathlib import Path
 
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_NAMES = frozenset(("", ".", ".."))
 FOLDERS_OPEN_MAX = 64
+FILES_AT_ONCE = 32
+WAITING_MAX = 2
+"""Times so many files that are made wait to be filled: with those in work, 128 are open."""
 PART_BYTES = 2**20
 DISK_FULL = 28
 
@@ -34,42 +37,83 @@ def write_files(stream: Source, folder: Path | str, *, past_cache_from: int | No
     """
     os.makedirs(folder, exist_ok=True)
     count, buffers = 0, Buffers()
-    with _Folders(folder) as folders, _SecondWriter(folder, buffers) as second:
+    with _Folders(folder) as folders, _SecondWriter(buffers) as second:
         for item in read_batches(stream, buffers):
             if isinstance(item, LargeFile):
                 _write_large(item, folders, past_cache_from)
                 count += 1
                 continue
-            if not (count and second.takes(item)):
-                _write_batch(item, folders)
-            count += len(item.names)
+            for made in _made(item, folders):
+                if not (count and second.takes(made)):
+                    _fill(made)
+                count += len(made.descriptors)
     return count
 
 
-def _write_batch(batch: Batch, folders: _Folders) -> None:
-    create, write, set_times, close = os.open, os.write, os.utime, os.close
-    last = ""
-    at = folders.find(last)
-    for key, content, modified_ns, executable in zip(
-        batch.names, batch.contents, batch.times, batch.executables, strict=True
-    ):
-        below, base = _split(key)
-        if below != last:
-            at, last = folders.find(below), below
-        descriptor = create(base, _CREATE, 0o777 if executable else 0o666, dir_fd=at)
+class _Made(NamedTuple):
+    """New files that follow each other, open and empty, and what comes into them."""
+
+    descriptors: list[int]
+    contents: list[bytes | memoryview]
+    times: list[int | None]
+    whole: memoryview
+    """The buffer in which the contents lie."""
+
+
+def _made(batch: Batch, folders: _Folders) -> Iterator[_Made]:
+    names, contents, times, executables = batch[1:]
+    last, at = "", folders.find("")
+    for start in range(0, len(names), FILES_AT_ONCE):
+        part = slice(start, start + FILES_AT_ONCE)
+        descriptors: list[int] = []
         try:
-            if content and write(descriptor, content) != len(content):
-                os.lseek(descriptor, 0, os.SEEK_SET)
-                write_whole(descriptor, content)
-            if modified_ns is not None:
-                set_times(descriptor, ns=(modified_ns, modified_ns))
-        finally:
-            close(descriptor)
+            for key, executable in zip(names[part], executables[part], strict=True):
+                below, base = _split(key)
+                if below != last:
+                    at, last = folders.find(below), below
+                descriptors.append(_create(base, at, executable=executable))
+        except BaseException:
+            _close(descriptors)
+            raise
+        yield _Made(descriptors, contents[part], times[part], batch.whole)
+
+
+def _create(name: str, folder: int, *, executable: bool) -> int:
+    """A new file, in the place of one that may be there: that one, if it is still being filled, keeps what comes into it."""
+    mode = 0o777 if executable else 0o666
+    try:
+        return os.open(name, _CREATE, mode, dir_fd=folder)
+    except FileExistsError:
+        os.unlink(name, dir_fd=folder)
+        return os.open(name, _CREATE, mode, dir_fd=folder)
+
+
+def _fill(made: _Made) -> None:
+    write, set_times, close = os.write, os.utime, os.close
+    files = zip(*made[:3], strict=True)
+    try:
+        for descriptor, content, modified_ns in files:
+            try:
+                if content and write(descriptor, content) != len(content):
+                    os.lseek(descriptor, 0, os.SEEK_SET)
+                    write_whole(descriptor, content)
+                if modified_ns is not None:
+                    set_times(descriptor, ns=(modified_ns, modified_ns))
+            finally:
+                close(descriptor)
+    except BaseException:
+        _close(descriptor for descriptor, *_ in files)
+        raise
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _write_large(file: LargeFile, folders: _Folders, past_cache_from: int | None) -> None:
     below, base = _split(file.name)
-    descriptor = os.open(base, _CREATE, 0o777 if file.executable else 0o666, dir_fd=folders.find(below))
+    descriptor = _create(base, folders.find(below), executable=file.executable)
     try:
         buffer = memoryview(bytearray(PART_BYTES))
         parts = (buffer[:size] for size in iter(lambda: file.fill(buffer), 0))
@@ -96,30 +140,30 @@ def _split(key: bytes) -> tuple[str, str]:
 
 
 class _SecondWriter:
-    """A thread that writes every other batch: to make a file costs more than to receive it, and most of that is the system's
-    work, which two can do at once."""
+    """A thread that fills the files which the other one makes: both is the system's work, which two can do at once, but two who
+    make files in one folder wait for each other."""
 
-    def __init__(self, folder: Path | str, buffers: Buffers) -> None:
-        self._folder = folder
+    def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
-        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
+        self._waiting: SimpleQueue[_Made | None] = SimpleQueue()
         self._thread: Thread | None = None
         self._failure: BaseException | None = None
 
-    def takes(self, batch: Batch) -> bool:
-        """Whether it will write this; no, if it has enough to do.
+    def takes(self, made: _Made) -> bool:
+        """Whether it will fill these; no, if it has enough to do.
 
-        :raises Exception: why it could not write an earlier one.
+        :raises Exception: why it could not fill earlier ones; then these are closed.
         """
         if self._failure is not None:
+            _close(made.descriptors)
             raise self._failure
-        if not self._batches.empty():
+        if self._waiting.qsize() >= WAITING_MAX:
             return False
         if self._thread is None:
             self._thread = Thread(target=self._run, name="write", daemon=True)
             self._thread.start()
-        self._buffers.hold(batch.whole)
-        self._batches.put(batch)
+        self._buffers.hold(made.whole)
+        self._waiting.put(made)
         return True
 
     def __enter__(self) -> _SecondWriter:
@@ -127,19 +171,21 @@ class _SecondWriter:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self._thread is not None:
-            self._batches.put(None)
+            self._waiting.put(None)
             self._thread.join()
         if self._failure is not None and kind is None:
             raise self._failure
 
     def _run(self) -> None:
-        try:
-            with _Folders(self._folder) as folders:
-                while (batch := self._batches.get()) is not None:
-                    _write_batch(batch, folders)
-                    self._buffers.release(batch.whole)
-        except BaseException as error:  # raised where the batches come from
-            self._failure = error
+        while (made := self._waiting.get()) is not None:
+            if self._failure is not None:
+                _close(made.descriptors)
+                continue
+            try:
+                _fill(made)
+                self._buffers.release(made.whole)
+            except BaseException as error:  # raised where the files come from
+                self._failure = error
 
 
 def _write_past_cache(descriptor: int, parts: Iterable[bytes | memoryview]) -> bool:
