@@ -1,7 +1,7 @@
 """One request and its answer over a connection of its own, with bodies that go straight between the socket and a file.
 
 HTTP/1.1 as far as our server and what may stand before it need it: lengths and chunks both ways, and ``100 Continue``, so
-that a refused upload costs nothing. Small calls go through the pool in ``transport``.
+that a refused upload costs nothing. Small calls (``transport``) use a connection for one request after the other.
 """
 
 from __future__ import annotations
@@ -60,13 +60,32 @@ class Exchange:
             self._socket.close()
             raise self._unreachable(error) from error
         self._is_plain = not secure
+        self._begin()
+
+    def _begin(self) -> None:
         self._ready = memoryview(b"")
         """Read already, but not used."""
         self._left: int | None = None
         """Bytes of the answer's body, or of its chunk, to come; None: all until the connection ends."""
+        self._status: tuple[int, str] | None = None
         self._chunked = False
+        self._is_first_chunk = True
         self._ended = False
         self.headers: Mapping[str, str] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer was read to its end, and the server waits for more to ask."""
+        is_kept = self.headers.get("connection", "").lower() != "close"
+        return self._ended and self._left is not None and not self._ready and is_kept
+
+    def again(self, read_seconds: float) -> bool:
+        """Make ready for another request; False if the server has hung up, or that never was possible."""
+        if not self.is_over or self._is_readable(0):
+            return False
+        self._socket.settimeout(read_seconds)
+        self._begin()
+        return True
 
     def close(self) -> None:
         self._socket.close()
@@ -74,14 +93,15 @@ class Exchange:
     # --- the request ---
 
     def ask(
-        self, method: str, target: str, token: str, headers: Mapping[str, str], size: int | None = 0
-    ) -> None:
-        """Send the head. ``size``: of the body that follows; None if it is not known, and sent in chunks."""
+        self, method: str, target: str, token: str, headers: Mapping[str, str], size: int | None = 0, *, last: bool = True
+    ) -> None:  # fmt: skip
+        """Send the head. ``size``: of the body that follows; None if it is not known, and sent in chunks. ``last``: nothing
+        will be asked ``again``."""
         framing = {"transfer-encoding": "chunked"} if size is None else {"content-length": str(size)}
         self._sends_chunks = size is None
         every = {
             "host": self._host, "authorization": f"Bearer {token}", "accept-encoding": "identity",
-            "connection": "close", **headers, **(framing if size != 0 or method != "GET" else {}),
+            "connection": "close" if last else "keep-alive", **headers, **(framing if size != 0 or method != "GET" else {}),
         }  # fmt: skip
         lines = [
             f"{method} {self._prefix}{target} HTTP/1.1",
@@ -197,7 +217,6 @@ class Exchange:
         if status >= 300:
             raise self._error(status, reason)
 
-    _status: tuple[int, str] | None = None
     _sends_chunks = False
 
     def _read_head(self) -> tuple[int, str]:
@@ -220,7 +239,8 @@ class Exchange:
         length = self.headers.get("content-length", "")
         self._chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
         self._left = 0 if self._chunked else int(length) if length.isdigit() else None
-        self._ended = int(code) in (204, 304)
+        if int(code) in (204, 304):
+            self._left, self._ended = 0, True
         self._status = int(code), reason
         return self._status
 
@@ -303,8 +323,6 @@ class Exchange:
         elif not size:
             self._ended = True
         return size
-
-    _is_first_chunk = True
 
     def _next_chunk(self) -> None:
         if not self._is_first_chunk and self._line():

@@ -1,27 +1,22 @@
-"""Small calls over HTTP with the control server, through one connection pool; bodies of files go through ``transfer``."""
+"""Small calls over HTTP with the control server, many over one connection; bodies of files go through ``transfer``."""
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
-import urllib3
-from urllib3.exceptions import HTTPError
-
-from trunkline.errors import TrunklineError, UnavailableError
 from trunkline.sdk.endpoint import (
     BACKOFF_SECONDS_MAX,
     BACKOFF_SECONDS_MIN,
     CLASS_OF_STATUS,
-    ERROR_HEADER,
     Query,
     encode_query,
-    error_of,
     path_of,
-    unreachable,
 )
-from trunkline.sdk.exchange import CONNECT_SECONDS, READ_SECONDS, Download
+from trunkline.sdk.exchange import READ_SECONDS, AnsweredEarlyError, Download, Exchange
 from trunkline.sdk.transfer import Body, Transfers
 
 __all__ = [
@@ -30,16 +25,24 @@ __all__ = [
 ]  # fmt: skip
 
 
+CONNECTIONS_KEPT_MAX = 8
+
+
 class Transport(Transfers):
     """Sends requests and raises what the server says. Safe to share between threads."""
 
     def __init__(self, url: str | None = None, token: str | None = None, retry_seconds: float = 0) -> None:
+        self._kept: list[tuple[str, int, Exchange]] = []
+        """Connections to use again, with where they lead to and the process that made them: a fork of it has the same ones."""
         super().__init__(url, token, retry_seconds)
-        self._pool = urllib3.PoolManager(maxsize=8, retries=False)
 
     def close(self) -> None:
         """Close idle connections."""
-        self._pool.clear()
+        while self._kept:
+            self._kept.pop()[2].close()
+
+    def __del__(self) -> None:
+        self.close()
 
     def call(
         self,
@@ -70,8 +73,8 @@ class Transport(Transfers):
 
         >>> Page[Repo].model_validate_json(client.call_raw("GET", "/v1/repos"))
         """
-        body = None if json is None else jsonlib.dumps(json).encode()
-        headers = {"content-type": "application/json"} if body is not None else {}
+        body = b"" if json is None else jsonlib.dumps(json).encode()
+        headers = {} if json is None else {"content-type": "application/json"}
         return self._patiently(
             lambda: self._call_once(method, path + encode_query(query), body, headers, read_seconds)
         )
@@ -84,34 +87,28 @@ class Transport(Transfers):
                     yield jsonlib.loads(line)
 
     def _call_once(
-        self, method: str, target: str, body: bytes | None, headers: dict[str, str], read_seconds: float
+        self, method: str, target: str, body: bytes, headers: dict[str, str], read_seconds: float
     ) -> bytes:
+        url = self.url
+        exchange = self._connected(url, read_seconds)
         try:
-            response = self._pool.request(
-                method, self.url + target, body=body, redirect=False, preload_content=False,
-                headers={"authorization": f"Bearer {self.token}", **self._gathering(), **headers},
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
-            )  # fmt: skip
-        except HTTPError as error:
-            raise unreachable(self.url, timed_out="timed out" in str(error)) from error
-        if response.status >= 300:
-            raise _error_of(response)
-        try:
-            data = response.read()
-        except HTTPError as error:
-            raise UnavailableError(
-                f"the connection broke while the answer was read: {type(error).__name__}", kind="unreachable"
-            ) from error
-        response.release_conn()
-        return data
+            exchange.ask(method, target, self.token, {**self._gathering(), **headers}, len(body), last=False)
+            with contextlib.suppress(AnsweredEarlyError):  # the answer says why
+                exchange.write(body)
+            exchange.answer()
+            return exchange.read_all()
+        finally:
+            if exchange.is_over and len(self._kept) < CONNECTIONS_KEPT_MAX:
+                self._kept.append((url, os.getpid(), exchange))
+            else:
+                exchange.close()
 
-
-def _error_of(response: urllib3.BaseHTTPResponse) -> TrunklineError:
-    """The very error that the server raised."""
-    try:
-        data = response.read()
-    except HTTPError:
-        data = b""
-    finally:
-        response.release_conn()
-    return error_of(response.status, response.reason, response.headers.get(ERROR_HEADER), data)
+    def _connected(self, url: str, read_seconds: float) -> Exchange:
+        while True:
+            try:
+                there, process, exchange = self._kept.pop()
+            except IndexError:
+                return Exchange(url, read_seconds)
+            if (there, process) == (url, os.getpid()) and exchange.again(read_seconds):
+                return exchange
+            exchange.close()
