@@ -16,7 +16,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common import Server, run
+from common import Server, run, timed
 from data import data
 from datums import datums
 
@@ -27,16 +27,18 @@ RUNS = 3
 
 def start() -> None:
     """Start, and rest."""
-    times, memories = [], []
+    times, memories, commands = [], [], []
     for _ in range(RUNS):
         with Server() as server:
             times.append(server.start_seconds)
+            commands += [timed(lambda: server.cli("list", "repo")) for _ in range(RUNS)]
             time.sleep(3)
             memories.append(server.memory_mb())
     print("| | measured | promised |\n|---|---|---|")
     print(
         f"| `trunkline up --detach`, until it has answered | {statistics.median(times):.1f} s | under 2 s |"
     )
+    print(f"| a command: `trunkline list repo` | {statistics.median(commands):.2f} s | |")
     print(f"| resident memory at rest | {statistics.median(memories):.0f} MB | under 150 MB |\n")
 
 

@@ -16,7 +16,7 @@ from trunkline.cli.errors import EXIT, exit_code
 from trunkline.cli.grammar import NOUNS
 from trunkline.cli.jobs import job_state
 from trunkline.cli.output import bar, duration_text, one_line, short_age
-from trunkline.cli.tree import root
+from trunkline.cli.tree import MODULES, OF_VERB, root
 from trunkline.core.sizes import size_text
 from trunkline.wire.jobs import Job
 
@@ -151,3 +151,22 @@ def test_small_words() -> None:
     assert [short_age(s) for s in (5, 119, 300, 7200, 3 * 86400)] == ["5s", "119s", "5m", "2h", "3d"]
     assert (bar(0), bar(0.5), bar(1)) == ("-" * 8, "▇▇▇▇----", "▇" * 8)
     assert (one_line("a\n b"), one_line("")) == ("a b", "-")
+
+
+def described(command: Any) -> Any:
+    """All that there is to see of a command."""
+    below = {name: described(one) for name, one in getattr(command, "commands", {}).items()}
+    options = [
+        (one.name, one.opts, one.secondary_opts, one.metavar, getattr(one, "help", ""))
+        for one in command.params
+    ]
+    return command.name, command.help, command.epilog, options, list(below), below
+
+
+def test_a_part_of_the_grammar_has_all_that_is_below_its_verb() -> None:
+    whole = root().commands
+    assert set(OF_VERB) == set(whole)
+    for verb, modules in OF_VERB.items():
+        assert sorted(modules.split(), key=MODULES.index) == modules.split(), verb
+        assert list(root(verb).commands) == [verb]
+        assert described(root(verb).commands[verb]) == described(whole[verb])

@@ -16,12 +16,12 @@ from trunkline.core.sizes import size_text
 FileArgument = Annotated[str, ADDRESS]
 
 
-def register(app: typer.Typer, get: typer.Typer) -> None:
+def register(app: typer.Typer) -> None:
     put = new_verb(app, "put", "Write files into a repo.")
     command(put, "file", "trunkline put file dogs-and-cats@master:/data1 -f dog-cat/ -r")(
         with_options(put_file, quick.PUT)
     )
-    command(get, "file", "trunkline get file dogs-and-cats@master:/data1 -r -o pictures/")(
+    command(new_verb(app, "get"), "file", "trunkline get file dogs-and-cats@master:/data1 -r -o pictures/")(
         with_options(get_file, quick.GET)
     )
     copy = new_verb(app, "copy", "Copy files inside the store.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -46,25 +45,8 @@ class Verb(TyperGroup):
         return name, self.commands[name], args[1:]
 
 
-LATE = {
-    "train": "trunkline.cli.loop", "deploy": "trunkline.cli.loop", "demo": "trunkline.cli.demo",
-    "mount": "trunkline.cli.mounting", "unmount": "trunkline.cli.mounting",
-}  # fmt: skip
-"""Commands whose modules are imported only when they are called (or listed); their ``register(app)`` adds them."""
-
-
 class Verbs(TyperGroup):
     """The top level."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *LATE]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in LATE and cmd_name not in self.commands:
-            late = typer.Typer(rich_markup_mode=None)
-            importlib.import_module(LATE[cmd_name]).register(late)
-            self.commands.update(typer.main.get_group(late).commands)
-        return super().get_command(ctx, cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         found = self.get_command(ctx, args[0])
@@ -83,23 +65,14 @@ def unknown_word(word: str, group: TyperGroup, ctx: Any) -> InvalidInputError:
     )
 
 
-def new_verb(parent: typer.Typer, name: str, help_text: str) -> typer.Typer:
-    """A verb with nouns below it; several modules may add nouns to one."""
+def new_verb(parent: typer.Typer, name: str, help_text: str = "") -> typer.Typer:
+    """A verb with nouns below it; several modules may add nouns to one, and the first says what it is for."""
     for known in parent.registered_groups:
         if known.name == name and known.typer_instance is not None:
             return known.typer_instance
     verb = typer.Typer(cls=Verb, help=help_text, no_args_is_help=True, rich_markup_mode=None)
     parent.add_typer(verb, name=name)
     return verb
-
-
-def verb_of(parent: typer.Typer, name: str) -> typer.Typer:
-    """A verb that another module has made, to add a noun to it."""
-    return next(
-        info.typer_instance
-        for info in parent.registered_groups
-        if info.name == name and info.typer_instance is not None
-    )
 
 
 def command(parent: typer.Typer, name: str, example: str) -> Callable[[Function], Function]:

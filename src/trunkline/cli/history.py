@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from trunkline.cli.client import client, in_time
-from trunkline.cli.grammar import FullTimestamps, Number, Output, Project, command, new_verb, verb_of
+from trunkline.cli.grammar import FullTimestamps, Number, Output, Project, command, new_verb
 from trunkline.cli.inspecting import shown as shown_whole
 from trunkline.cli.listing import shown
 from trunkline.cli.output import counted, done, padded, say, show, structured, table, time_text
@@ -34,15 +34,15 @@ def register(app: typer.Typer) -> None:
     command(squash, "commit", "trunkline squash commit images@master^")(squash_commit)
     drop = new_verb(app, "drop", "Take the newest commits back.")
     command(drop, "commit", "trunkline drop commit images@master -r")(drop_commit)
-    command(verb_of(app, "delete"), "commit", "trunkline delete commit images@master -r")(drop_commit)
+    command(new_verb(app, "delete"), "commit", "trunkline delete commit images@master -r")(drop_commit)
     merge = new_verb(app, "merge", "Merge a branch into another one.")
     command(merge, "branch", "trunkline merge branch images@feature images@master")(merge_branch)
     find = new_verb(app, "find", "Find the commits that touched a path.")
     command(find, "commit", "trunkline find commit images@master:/cats -n 10")(find_commit)
-    command(verb_of(app, "create"), "tag", "trunkline create tag images@v1.0 --commit master")(create_tag)
-    command(verb_of(app, "list"), "tag", "trunkline list tags images")(list_tags)
-    command(verb_of(app, "inspect"), "tag", "trunkline inspect tag images@v1.0")(inspect_tag)
-    command(verb_of(app, "delete"), "tag", "trunkline delete tag images@v1.0")(delete_tag)
+    command(new_verb(app, "create"), "tag", "trunkline create tag images@v1.0 --commit master")(create_tag)
+    command(new_verb(app, "list"), "tag", "trunkline list tags images")(list_tags)
+    command(new_verb(app, "inspect"), "tag", "trunkline inspect tag images@v1.0")(inspect_tag)
+    command(new_verb(app, "delete"), "tag", "trunkline delete tag images@v1.0")(delete_tag)
 
 
 # --- squash and drop ---

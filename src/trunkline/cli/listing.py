@@ -29,8 +29,7 @@ from trunkline.wire.inferenceservices import InferenceService
 RepoArgument = Annotated[str | None, typer.Argument(metavar="[REPO[@BRANCH]]")]
 
 
-def register(app: typer.Typer) -> typer.Typer:
-    """Adds ``list`` and ``get``; returns ``get``, to which ``get file`` is added elsewhere."""
+def register(app: typer.Typer) -> None:
     verb = new_verb(
         app, "list", "List projects, repos, commits, files, pipelines, jobs, experiments, models …"
     )
@@ -54,7 +53,6 @@ def register(app: typer.Typer) -> typer.Typer:
     command(get, "namespace", "trunkline get namespaces")(list_namespaces)
     command(get, "secret", "trunkline get secrets -n default")(list_secrets)
     command(get, "s3credentials", "trunkline get s3credentials")(get_s3_credentials)
-    return get
 
 
 def shown(found: Any, output: Output, header: Sequence[str], rows: Any) -> None:

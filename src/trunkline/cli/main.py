@@ -11,6 +11,7 @@ from typing import Any
 from trunkline.cli import quick
 from trunkline.cli.errors import INTERRUPTED, exit_code
 from trunkline.cli.output import say
+from trunkline.core import starting
 from trunkline.core.garbage import none_looked_for
 from trunkline.errors import InternalError, LimitError, TrunklineError, UnavailableError
 
@@ -64,13 +65,10 @@ def _run_with_grammar(words: list[str]) -> int:
 
 def _grammar(words: list[str]) -> Any:
     with none_looked_for():
-        if words[:1] == ["up"]:  # a server's start waits for this, once or twice
-            from trunkline.cli import server  # noqa: PLC0415
+        starting.is_one_command = words[:1] not in (["up"], ["mount"])
+        from trunkline.cli import tree  # noqa: PLC0415 (what it brings along looks at that)
 
-            return server.alone()
-        from trunkline.cli import tree  # noqa: PLC0415 (half a second)
-
-        return tree.root()
+        return tree.root(words[0] if words and words[0] in tree.OF_VERB else None)
 
 
 def _machine_trouble(error: OSError) -> int:

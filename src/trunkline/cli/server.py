@@ -1,4 +1,4 @@
-"""``up``, ``down`` and ``status``. The one part of the CLI that may import the server, inside ``up``
+"""``up``, ``down``, ``status`` and ``version``. The one part of the CLI that may import the server, inside ``up``
 and ``down``."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trunkline import __version__
-from trunkline.cli import program
+from trunkline.cli import version
 from trunkline.cli.client import client
 from trunkline.cli.errors import exit_code
 from trunkline.cli.grammar import Output, command
@@ -35,13 +35,7 @@ def register(app: typer.Typer) -> None:
     command(app, "up", "trunkline up --detach")(up)
     command(app, "down", "trunkline down")(down)
     command(app, "status", "trunkline status")(status)
-
-
-def alone() -> Any:
-    """A grammar of these commands, and no others."""
-    app = program.empty()
-    register(app)
-    return typer.main.get_command(app)
+    command(app, "version", "trunkline version")(show_version)
 
 
 def up(
@@ -201,3 +195,8 @@ def _status_lines(found: Status, link: str) -> list[str]:
         f"  console         {link}   (works once, for ten minutes)",
         f"  processes       {children or 'none'}",
     ]
+
+
+def show_version(output: Output = None) -> None:
+    """Show the version."""
+    version.version(output)

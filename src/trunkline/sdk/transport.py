@@ -89,10 +89,10 @@ class Transport(Transfers):
     def _call_once(
         self, method: str, target: str, body: bytes, headers: dict[str, str], read_seconds: float
     ) -> bytes:
-        url = self.url
+        url, token = self.url, self.token
         exchange = self._connected(url, read_seconds)
         try:
-            exchange.ask(method, target, self.token, {**self._gathering(), **headers}, len(body), last=False)
+            exchange.ask(method, target, token, {**self._gathering(), **headers}, len(body), last=False)
             with contextlib.suppress(AnsweredEarlyError):  # the answer says why
                 exchange.write(body)
             exchange.answer()

@@ -7,21 +7,26 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from trunkline.core import starting
 from trunkline.core.suggest import did_you_mean
 
 T = TypeVar("T")
+
+_BUILT_LATE = ConfigDict(defer_build=starting.is_one_command)
+"""A command uses a few of the models, and to build them all would take it longer than to do what it is for. Other programs use
+many, and some of them from several threads: pydantic before 2.14 does not lock what it builds late."""
 
 
 class Wire(BaseModel):
     """An answer. Made from the domain's dataclasses; unknown fields are ignored, so an older client can read it."""
 
-    model_config = ConfigDict(from_attributes=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(from_attributes=True, frozen=True, extra="ignore", **_BUILT_LATE)
 
 
 class Ask(BaseModel):
     """A request. Unknown fields are errors, so that a typo is never silently dropped."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", **_BUILT_LATE)
 
     @model_validator(mode="before")
     @classmethod
@@ -38,7 +43,7 @@ class Ask(BaseModel):
 class AskPart(BaseModel):
     """What a program sends very many of in one request: as ``Ask``, without a hint what an unknown field should have been."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", **_BUILT_LATE)
 
 
 class Page(Wire, Generic[T]):
