@@ -248,6 +248,7 @@ def test_bad_ways_to_get(shell: Shell, repo: str, tmp_path: Path) -> None:
     refused(shell, f"{get} -r -o -", "-o FOLDER")
     refused(shell, f"{get}:/a -o {tmp_path}/none/x", "cannot write", code=7)
     refused(shell, f"{get}:/x* -r -o {tmp_path}/x", "holds no file that matches /x*", code=4)
+    refused(shell, f"{get}:/x* --tar -o {tmp_path}/x.tar", "holds no file that matches /x*", code=4)
     (tmp_path / "into").mkdir()
     refused(shell, f"{get}:/a -o {tmp_path}/into", "is a folder: write -o", "into/NAME")
     (tmp_path / "elsewhere").mkdir()

@@ -105,6 +105,8 @@ def test_a_spec_from_stdin(shell: Shell, shapes: Path) -> None:
         ("[1, 2]", "holds no pipeline spec"),
         ('{"pipeline": ', "neither JSON nor YAML"),
         ("a: [1\nb: 2", "neither JSON nor YAML"),
+        ('{"pipeline": {"name": "a", "name": "b"}}', "the key 'name' is there twice"),
+        ("pipeline:\n  name: a\n  name: b", "the key 'name' is there twice"),
         ("{" * 3000, "neither JSON nor YAML|nested too deeply"),
         ("[" * 100_000, "nested too deeply|neither JSON nor YAML"),
     ],

@@ -24,6 +24,13 @@ def test_deferred_processing_and_triggers(shell: Shell) -> None:
     shell(
         "create branch photos@master --trigger staging --trigger-size 1KB --trigger-commits 2 --trigger-all"
     )
+    said = shell("create branch photos@other --trigger stagign --trigger-size 1KB")
+    assert "there was no branch photos@stagign: it is made, too" in said.err
+    assert (
+        "there was no branch"
+        not in shell("create branch photos@other --trigger stagign --trigger-size 2KB").err
+    )
+    shell("delete branch photos@other")
     shell("create branch photos@hourly -t staging --trigger-cron '0 * * * *'")
     put(shell, "photos@staging:/a", "x" * 1000)
     second = put(shell, "photos@staging:/b", "y")

@@ -9,9 +9,9 @@ import typer
 
 from trunkline.cli.client import client, in_time
 from trunkline.cli.grammar import Output, Project, command, new_verb
-from trunkline.cli.output import done, show
+from trunkline.cli.output import done, say, show
 from trunkline.cli.pipelines import create_pipeline, update_pipeline
-from trunkline.errors import InvalidInputError
+from trunkline.errors import InvalidInputError, NotFoundError
 
 Description = Annotated[str, typer.Option("--description", "-d", help="What it is for.")]
 
@@ -93,12 +93,24 @@ def create_branch(
         raise InvalidInputError(
             "which branch is to be watched? add --trigger BRANCH", kind="no_trigger_branch"
         )
+    watched = None if trigger is None else f"{address.partition('@')[0]}@{trigger}"
+    is_new = watched is not None and not _is_there(watched, project)
     made = client().create_branch(
         address, head=head, provenance=[] if no_provenance else provenance or None, drop_trigger=no_trigger,
         trigger=None if trigger is None else {"branch": trigger, "all": trigger_all, **conditions}, project=project,
     )  # fmt: skip
     where = "is without commits" if made.head is None else f"is at {made.head}"
     done(made, output, in_time(f"branch {made.project}/{made.repo}@{made.name} {where}"))
+    if is_new:  # a name that was typed wrongly would be watched forever
+        say(f"there was no branch {watched}: it is made, too")
+
+
+def _is_there(branch: str, project: str | None) -> bool:
+    try:
+        client().inspect_branch(branch, project=project)
+    except NotFoundError as error:
+        return error.kind != "no_branch"
+    return True
 
 
 def create_experiment(

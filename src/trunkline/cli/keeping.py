@@ -104,6 +104,8 @@ def _gc_lines(done: GcReport) -> list[str]:
     ]
     if not done.dry_run:
         what = f"{counted(done.packs_deleted, 'pack')} deleted, {done.packs_rewritten} rewritten"
+        if done.orphans:
+            what += f", {counted(done.orphans, 'orphan')} deleted"
         lines.append(f"freed         {size_text(done.freed_bytes)}: {what}")
     return lines
 

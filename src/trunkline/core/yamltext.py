@@ -20,6 +20,22 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _StrictLoader(_Loader):
+    """A key that is there twice says two things, of which PyYAML takes the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is there twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
 def load_yaml(text: str) -> Any:
     """The value of one YAML (or JSON) document.
 
@@ -29,8 +45,8 @@ def load_yaml(text: str) -> Any:
 
 
 def load_all_yaml(text: str) -> Iterator[Any]:
-    """The values of all documents of a text.
+    """The values of all documents of a text, in which no key may be there twice.
 
     :raises yaml.YAMLError: saying where it is malformed.
     """
-    return yaml.load_all(text, Loader=_Loader)  # type: ignore[no-any-return,unused-ignore]
+    return yaml.load_all(text, Loader=_StrictLoader)  # type: ignore[no-any-return,unused-ignore]

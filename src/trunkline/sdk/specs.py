@@ -51,6 +51,8 @@ def parse_specs(text: str, name: str) -> list[dict[str, Any]]:
     except yaml.YAMLError as error:
         said = " ".join(str(error).replace('"<unicode string>", ', "").split())
         raise InvalidInputError(f"{name} is neither JSON nor YAML: {said}", kind="bad_file") from error
+    except _TwiceError as error:
+        raise InvalidInputError(f"{name}: the key {error} is there twice", kind="bad_file") from error
     except RecursionError as error:
         raise InvalidInputError(f"{name} is nested too deeply", kind="bad_file") from error
     specs = [
@@ -61,9 +63,22 @@ def parse_specs(text: str, name: str) -> list[dict[str, Any]]:
     return [_as_json(spec) for spec in specs]
 
 
+class _TwiceError(Exception):
+    """Its words are the key."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(repr(key))
+        found[key] = value
+    return found
+
+
 def _json_documents(text: str) -> list[Any] | None:
     """One JSON document after the other; None if it is no JSON, which YAML may still be."""
-    decoder, found, at = json.JSONDecoder(), [], 0
+    decoder, found, at = json.JSONDecoder(object_pairs_hook=_once), [], 0
     while at < len(text):
         try:
             value, end = decoder.raw_decode(text, at)

@@ -155,6 +155,8 @@ def diff_files(
 def get_archive(project: str, at: At, use: Use, glob: str | None = None, accept: Accept = None) -> Response:
     _, root, path = use.versioning.resolve(project, at)
     tops = [path] if glob is None else [info.path for info in use.versioning.glob(root, glob)]
+    if not tops:
+        raise NotFoundError(f"{at} holds no file that matches {glob}", kind="no_file")
     return answer_with(use.versioning, root, tops, accept)
 
 
