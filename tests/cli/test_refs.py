@@ -25,7 +25,7 @@ def test_deferred_processing_and_triggers(shell: Shell) -> None:
         "create branch photos@master --trigger staging --trigger-size 1KB --trigger-commits 2 --trigger-all"
     )
     said = shell("create branch photos@other --trigger stagign --trigger-size 1KB")
-    assert "there was no branch photos@stagign: it is made, too" in said.err
+    assert "there was no branch default/photos@stagign: it is made, too" in said.err
     assert (
         "there was no branch"
         not in shell("create branch photos@other --trigger stagign --trigger-size 2KB").err

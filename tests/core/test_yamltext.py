@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pytest
-import yaml
 
-from trunkline.core.yamltext import load_all_yaml, load_yaml
+from trunkline.core.yamltext import TwiceError, load_all_yaml, load_yaml
 
 
 @pytest.mark.parametrize(
@@ -17,7 +16,7 @@ from trunkline.core.yamltext import load_all_yaml, load_yaml
     ],
 )
 def test_a_key_that_is_there_twice_is_named_with_its_line(text: str) -> None:
-    with pytest.raises(yaml.YAMLError, match=r"the key '[ab]' is there twice[\s\S]*line \d"):
+    with pytest.raises(TwiceError, match=r"the key '[ab]' is there twice, again in line \d"):
         list(load_all_yaml(text))
 
 
@@ -28,6 +27,8 @@ def test_other_keys_and_merged_ones_are_fine() -> None:
     [found] = load_all_yaml(text)
     assert (found["one"], found["two"]) == ({"a": 2, "c": 1}, {"a": 1, "c": 1, "d": 4})
     assert (found[1], found["1"]) == ("x", "y")
+    [chained] = load_all_yaml("d: &a {k: 1}\nx:\n  y: &b\n    <<: *a\n    k: 2\nc:\n  <<: *b")
+    assert chained["c"] == {"k": 2}
     assert list(load_all_yaml("a: 1\n---\na: 2")) == [{"a": 1}, {"a": 2}]
 
 

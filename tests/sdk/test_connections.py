@@ -6,10 +6,12 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from trunkline.errors import NotFoundError, UnavailableError
+from trunkline.errors import InvalidInputError, NotFoundError, UnavailableError
+from trunkline.sdk.exchange import Exchange
 from trunkline.sdk.transport import CONNECTIONS_KEPT_MAX, Transport
 
 ONE = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n1"
@@ -19,6 +21,11 @@ ABSENT = b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}"
 LAST = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\n1"
 BARE = b"HTTP/1.1 200 OK\r\n\r\n1"
 """Its end is that of the connection."""
+OLD = b"HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\n1"
+SEVERAL = b"HTTP/1.1 200 OK\r\nconnection: Keep-Alive, close\r\ncontent-length: 1\r\n\r\n1"
+HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n" + ONE
+PAGE = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>"
+ZIPPED = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00"
 SHORT = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n1"
 
 
@@ -28,11 +35,14 @@ class Scripted:
     def __init__(self) -> None:
         self.answers: list[bytes] = []
         self.connections = 0
+        self.is_early = False
+        """Whether it answers before it has the body."""
         self.asked: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def hang_up(self) -> None:
         for one in self._open:
@@ -41,6 +51,7 @@ class Scripted:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._accepting.join()
         for one in self._open:
             one.close()
 
@@ -61,12 +72,14 @@ class Scripted:
                 data += part
                 head, found, body = data.partition(b"\r\n\r\n")
                 size = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
-                if not found or len(body) < size:
+                if not found or (len(body) < size and not self.is_early):
                     continue
                 self.asked.append(body)
                 data, answer = b"", self.answers.pop(0)
                 connection.sendall(answer)
-                if answer in (LAST, BARE, SHORT):
+                while len(body) < size and (part := connection.recv(65536)):
+                    body += part
+                if answer in (LAST, BARE, SHORT, OLD, SEVERAL):
                     connection.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
@@ -97,7 +110,7 @@ def test_calls_follow_each_other_on_one_connection(server: Scripted, client: Tra
     assert (server.connections, [len(body) for body in server.asked]) == (1, [0, 600_009, 0, 0, 2])
 
 
-@pytest.mark.parametrize("answer", [LAST, BARE])
+@pytest.mark.parametrize("answer", [LAST, BARE, OLD, SEVERAL])
 def test_what_the_server_ends_is_not_used_again(server: Scripted, client: Transport, answer: bytes) -> None:
     server.answers = [answer, ONE]
     assert [client.call("GET", "/"), client.call("GET", "/")] == [1, 1]
@@ -117,6 +130,46 @@ def test_an_answer_that_breaks_off_is_an_error(server: Scripted, client: Transpo
     client.call("GET", "/")
     with pytest.raises(UnavailableError, match="ended too early"):
         client.call("GET", "/")
+    assert client.call("GET", "/") == 1
+    assert server.connections == 2
+
+
+def test_hints_are_no_answer(server: Scripted, client: Transport) -> None:
+    server.answers = [HINTS, ONE]
+    assert [client.call("GET", "/"), client.call("GET", "/")] == [1, 1]
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("answer", [PAGE, ZIPPED])
+def test_what_is_no_json_comes_from_somebody_else(server: Scripted, client: Transport, answer: bytes) -> None:
+    server.answers = [answer]
+    with pytest.raises(UnavailableError, match="no trunkline server"):
+        client.call("GET", "/")
+
+
+@pytest.mark.parametrize("token", ["a\r\nx-evil: 1", "a\n", "\0"])
+def test_a_token_is_one_line(server: Scripted, token: str) -> None:
+    client = Transport(server.url, token)
+    with pytest.raises(InvalidInputError, match="not one line"):
+        client.call("GET", "/")
+    assert server.asked == []
+
+
+def test_a_connection_whose_request_was_not_read_is_not_used_again(
+    server: Scripted, client: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who answers early takes what comes next for the rest of the body."""
+    ask = Exchange.ask
+
+    def patiently(exchange: Exchange, *args: Any, **options: Any) -> None:
+        ask(exchange, *args, **options)
+        exchange._is_readable(5.0)
+
+    monkeypatch.setattr(Exchange, "ask", patiently)
+    server.is_early = True
+    server.answers = [ABSENT, ONE]
+    with pytest.raises(NotFoundError):
+        client.call("POST", "/", "x" * 100_000)
     assert client.call("GET", "/") == 1
     assert server.connections == 2
 

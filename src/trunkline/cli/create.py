@@ -93,16 +93,19 @@ def create_branch(
         raise InvalidInputError(
             "which branch is to be watched? add --trigger BRANCH", kind="no_trigger_branch"
         )
-    watched = None if trigger is None else f"{address.partition('@')[0]}@{trigger}"
-    is_new = watched is not None and not _is_there(watched, project)
-    made = client().create_branch(
+    api = client()
+    # What a transaction makes cannot be seen before it is finished.
+    is_new = (
+        trigger and not api.transaction and not _is_there(f"{address.partition('@')[0]}@{trigger}", project)
+    )
+    made = api.create_branch(
         address, head=head, provenance=[] if no_provenance else provenance or None, drop_trigger=no_trigger,
         trigger=None if trigger is None else {"branch": trigger, "all": trigger_all, **conditions}, project=project,
     )  # fmt: skip
     where = "is without commits" if made.head is None else f"is at {made.head}"
     done(made, output, in_time(f"branch {made.project}/{made.repo}@{made.name} {where}"))
     if is_new:  # a name that was typed wrongly would be watched forever
-        say(f"there was no branch {watched}: it is made, too")
+        say(f"there was no branch {made.project}/{made.repo}@{trigger}: it is made, too")
 
 
 def _is_there(branch: str, project: str | None) -> bool:

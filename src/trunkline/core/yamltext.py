@@ -20,20 +20,23 @@ _Loader.add_implicit_resolver(
 )
 
 
-class _StrictLoader(_Loader):
-    """A key that is there twice says two things, of which PyYAML takes the last."""
+class TwiceError(Exception):
+    """A key that is there twice says two things, of which parsers take the last. Its words say which one, and where."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+
+class _StrictLoader(_Loader):
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """As it is written: what is merged into it comes later."""
+        node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if (key.tag, key.value) in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is there twice", key.start_mark
+                    raise TwiceError(
+                        f"the key {key.value!r} is there twice, again in line {key.start_mark.line + 1}"
                     )
                 seen.add((key.tag, key.value))
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
+        return node
 
 
 def load_yaml(text: str) -> Any:
@@ -47,6 +50,6 @@ def load_yaml(text: str) -> Any:
 def load_all_yaml(text: str) -> Iterator[Any]:
     """The values of all documents of a text, in which no key may be there twice.
 
-    :raises yaml.YAMLError: saying where it is malformed.
+    :raises yaml.YAMLError: saying where it is malformed. :raises TwiceError:
     """
     return yaml.load_all(text, Loader=_StrictLoader)  # type: ignore[no-any-return,unused-ignore]

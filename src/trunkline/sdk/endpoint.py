@@ -136,6 +136,20 @@ def unreachable(url: str, *, timed_out: bool) -> UnavailableError:
     )
 
 
+def value_of(data: bytes) -> Any:
+    """What an answer says; None if it is empty.
+
+    :raises UnavailableError: ``unexpected_answer``, if it is not JSON: something else than our server made it.
+    """
+    try:
+        return json.loads(data) if data else None
+    except ValueError as error:
+        raise UnavailableError(
+            "what answers is no trunkline server: it sends no JSON; check TRUNKLINE_URL",
+            kind="unexpected_answer",
+        ) from error
+
+
 def error_of(status: int, reason: str | None, error_class: str | None, data: bytes) -> TrunklineError:
     """The very error that the server raised, from its answer."""
     try:

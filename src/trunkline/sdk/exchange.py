@@ -1,4 +1,4 @@
-"""One request and its answer over a connection of its own, with bodies that go straight between the socket and a file.
+"""Requests and their answers over a connection of our own, with bodies that go straight between the socket and a file.
 
 HTTP/1.1 as far as our server and what may stand before it need it: lengths and chunks both ways, and ``100 Continue``, so
 that a refused upload costs nothing. Small calls (``transport``) use a connection for one request after the other.
@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trunkline.errors import TrunklineError, UnavailableError
+from trunkline.errors import InvalidInputError, TrunklineError, UnavailableError
 from trunkline.sdk import splicing
 from trunkline.sdk.endpoint import ERROR_HEADER, error_of, unreachable
 from trunkline.sdk.splicing import CannotSpliceError, Splice
@@ -38,7 +38,7 @@ class AnsweredEarlyError(Exception):
 
 
 class Exchange:
-    """A connection for one request. Use with ``with``, or close it."""
+    """A connection for a request, or for one after the other; to be closed."""
 
     def __init__(self, url: str, read_seconds: float = READ_SECONDS) -> None:
         self._url = url
@@ -71,16 +71,18 @@ class Exchange:
         self._chunked = False
         self._is_first_chunk = True
         self._ended = False
+        self._is_kept = False
+        """Whether the server keeps the connection when it has answered."""
         self.headers: Mapping[str, str] = {}
 
     @property
     def is_over(self) -> bool:
         """Whether the answer was read to its end, and the server waits for more to ask."""
-        is_kept = self.headers.get("connection", "").lower() != "close"
-        return self._ended and self._left is not None and not self._ready and is_kept
+        return self._ended and self._left is not None and not self._ready and self._is_kept
 
     def again(self, read_seconds: float) -> bool:
-        """Make ready for another request; False if the server has hung up, or that never was possible."""
+        """Make ready for another request; False if the server has hung up, or that never was possible. (Over TLS, something to
+        read may mean nothing, but a new connection is always right.)"""
         if not self.is_over or self._is_readable(0):
             return False
         self._socket.settimeout(read_seconds)
@@ -97,6 +99,8 @@ class Exchange:
     ) -> None:  # fmt: skip
         """Send the head. ``size``: of the body that follows; None if it is not known, and sent in chunks. ``last``: nothing
         will be asked ``again``."""
+        if not token.isprintable():
+            raise InvalidInputError("the token is not one line of text", kind="bad_token")
         framing = {"transfer-encoding": "chunked"} if size is None else {"content-length": str(size)}
         self._sends_chunks = size is None
         every = {
@@ -119,11 +123,21 @@ class Exchange:
 
         :raises AnsweredEarlyError: if the answer is there already.
         """
-        if self._is_readable(GO_AHEAD_SECONDS):
-            with self._reading():
-                status, _ = self._read_head()
-            if status != 100:
-                raise AnsweredEarlyError
+        if not self._is_readable(GO_AHEAD_SECONDS):
+            return
+        seconds = self._socket.gettimeout()
+        if not self._is_plain:  # what there is to read may be TLS's own
+            self._socket.settimeout(GO_AHEAD_SECONDS)
+        try:
+            status, _ = self._read_head()
+        except TimeoutError:
+            return
+        except (OSError, ValueError) as error:
+            raise self._unreachable(error) from error
+        finally:
+            self._socket.settimeout(seconds)
+        if status >= 200:
+            raise AnsweredEarlyError
 
     def write(self, *pieces: Piece) -> None:
         """Send a part of the body.
@@ -174,7 +188,7 @@ class Exchange:
             self._send(b"\r\n")
 
     def _check_for_answer(self) -> None:
-        if self._is_readable(0):
+        if self._is_plain and self._is_readable(0):  # over TLS, what there is to read may be TLS's own
             raise AnsweredEarlyError
 
     def _is_readable(self, seconds: float) -> bool:
@@ -212,7 +226,7 @@ class Exchange:
         """
         with self._reading():
             status, reason = self._status if self._status else self._read_head()
-            while status == 100:
+            while status < 200:
                 status, reason = self._read_head()
         if status >= 300:
             raise self._error(status, reason)
@@ -232,10 +246,11 @@ class Exchange:
         code, _, reason = rest.partition(" ")
         if not version.startswith("HTTP/1.") or not code.isdigit():
             raise OSError("what came is not an HTTP answer")
-        if int(code) == 100:
-            return 100, reason
+        if int(code) < 200:
+            return int(code), reason
         pairs = (line.partition(":") for line in lines)
         self.headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        self._is_kept = version == "HTTP/1.1" and "close" not in self.headers.get("connection", "").lower()
         length = self.headers.get("content-length", "")
         self._chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
         self._left = 0 if self._chunked else int(length) if length.isdigit() else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from trunkline.core.yamltext import load_all_yaml
+from trunkline.core.yamltext import TwiceError, load_all_yaml
 from trunkline.errors import InvalidInputError
 
 JSONNET_SUFFIXES = (".jsonnet", ".libsonnet")
@@ -48,30 +48,29 @@ def parse_specs(text: str, name: str) -> list[dict[str, Any]]:
         documents = _json_documents(text) if text.lstrip()[:1] in ("{", "[") else None
         if documents is None:
             documents = list(load_all_yaml(text))
-    except yaml.YAMLError as error:
+        specs = [
+            spec
+            for one in map(_as_json, documents)
+            if one is not None
+            for spec in (one if isinstance(one, list) else [one])
+        ]
+    except TwiceError as error:
+        raise InvalidInputError(f"{name}: {error}", kind="bad_file") from error
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a time that there is not
         said = " ".join(str(error).replace('"<unicode string>", ', "").split())
         raise InvalidInputError(f"{name} is neither JSON nor YAML: {said}", kind="bad_file") from error
-    except _TwiceError as error:
-        raise InvalidInputError(f"{name}: the key {error} is there twice", kind="bad_file") from error
     except RecursionError as error:
         raise InvalidInputError(f"{name} is nested too deeply", kind="bad_file") from error
-    specs = [
-        spec for one in documents if one is not None for spec in (one if isinstance(one, list) else [one])
-    ]
     if not specs or not all(isinstance(spec, dict) for spec in specs):
         raise InvalidInputError(f"{name} holds no pipeline spec", kind="bad_file")
-    return [_as_json(spec) for spec in specs]
-
-
-class _TwiceError(Exception):
-    """Its words are the key."""
+    return specs
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise _TwiceError(repr(key))
+            raise TwiceError(f"the key {key!r} is there twice")
         found[key] = value
     return found
 
@@ -93,7 +92,7 @@ def _json_documents(text: str) -> list[Any] | None:
 def _as_json(value: Any) -> Any:
     """YAML knows times; JSON has text for them."""
     if isinstance(value, dict):
-        return {str(key): _as_json(inner) for key, inner in value.items()}
+        return _once([(str(key), _as_json(inner)) for key, inner in value.items()])
     if isinstance(value, list):
         return [_as_json(inner) for inner in value]
     if isinstance(value, datetime):

@@ -18,7 +18,15 @@ from trunkline.core import filestream
 from trunkline.core.filestream import StreamFailureError
 from trunkline.core.paths import parse_address
 from trunkline.errors import InternalError, InvalidInputError, NotFoundError, UnavailableError
-from trunkline.sdk.endpoint import BACKOFF_SECONDS_MAX, Endpoint, Query, encode_query, error_named, path_of
+from trunkline.sdk.endpoint import (
+    BACKOFF_SECONDS_MAX,
+    Endpoint,
+    Query,
+    encode_query,
+    error_named,
+    path_of,
+    value_of,
+)
 from trunkline.sdk.exchange import READ_SECONDS, AnsweredEarlyError, Download, Exchange
 from trunkline.sdk.packing import ALL, Share, send_files, send_runs
 
@@ -105,7 +113,7 @@ class Transfers(Endpoint):
                 data = exchange.read_all()
             finally:
                 exchange.close()
-            return json.loads(data) if data else None
+            return value_of(data)
 
         return self._patiently(attempt)
 

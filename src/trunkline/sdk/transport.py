@@ -15,6 +15,7 @@ from trunkline.sdk.endpoint import (
     Query,
     encode_query,
     path_of,
+    value_of,
 )
 from trunkline.sdk.exchange import READ_SECONDS, AnsweredEarlyError, Download, Exchange
 from trunkline.sdk.transfer import Body, Transfers
@@ -38,8 +39,9 @@ class Transport(Transfers):
 
     def close(self) -> None:
         """Close idle connections."""
-        while self._kept:
-            self._kept.pop()[2].close()
+        with contextlib.suppress(IndexError):
+            while True:
+                self._kept.pop()[2].close()
 
     def __del__(self) -> None:
         self.close()
@@ -58,7 +60,7 @@ class Transport(Transfers):
         >>> client.call("GET", "/v1/repos")["items"]
         """
         data = self.call_raw(method, path, json, query, read_seconds=read_seconds)
-        return jsonlib.loads(data) if data else None
+        return value_of(data)
 
     def call_raw(
         self,
@@ -90,15 +92,16 @@ class Transport(Transfers):
         self, method: str, target: str, body: bytes, headers: dict[str, str], read_seconds: float
     ) -> bytes:
         url, token = self.url, self.token
-        exchange = self._connected(url, read_seconds)
+        exchange, is_asked = self._connected(url, read_seconds), False
         try:
             exchange.ask(method, target, token, {**self._gathering(), **headers}, len(body), last=False)
             with contextlib.suppress(AnsweredEarlyError):  # the answer says why
                 exchange.write(body)
+                is_asked = True
             exchange.answer()
             return exchange.read_all()
         finally:
-            if exchange.is_over and len(self._kept) < CONNECTIONS_KEPT_MAX:
+            if is_asked and exchange.is_over and len(self._kept) < CONNECTIONS_KEPT_MAX:
                 self._kept.append((url, os.getpid(), exchange))
             else:
                 exchange.close()

@@ -21,9 +21,9 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_NAMES = frozenset(("", ".", ".."))
 FOLDERS_OPEN_MAX = 64
-FILES_AT_ONCE = 32
+FILES_AT_ONCE = 16
 WAITING_MAX = 2
-"""Times so many files that are made wait to be filled: with those in work, 128 are open."""
+"""Times so many files that are made wait to be filled: with those in work, 64 are open."""
 PART_BYTES = 2**20
 DISK_FULL = 28
 
