@@ -65,10 +65,15 @@ class Server:
         return int(json.loads((self.home / "home" / "run" / "server.json").read_text())["pid"])
 
     def memory_mb(self, field: str = "VmRSS") -> float:
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(field):
-                return int(line.split()[1]) / 1024
-        raise RuntimeError(field)
+        return memory_mb(self.pid, field)
+
+
+def memory_mb(process: int | str, field: str) -> float:
+    """Of one process, as the system counts it. (What ``getrusage`` calls the peak of a process may be that of its parent.)"""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(field)
 
 
 def timed(action: Callable[[], object]) -> float:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from common import memory_mb
 
 NEW = 10
 FILES_PER_FOLDER = 1000
@@ -90,7 +91,6 @@ def step_all(folder: Path, datums: int) -> dict[str, float]:
 def step_new(folder: Path, datums: int) -> dict[str, float]:
     """The next job: ten are new."""
     services = open_services(folder)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     commit = services.versioning.modify("default", f"{REPO}@master", puts(datums, NEW))
     began = time.perf_counter()
     settle(services)
@@ -98,7 +98,7 @@ def step_new(folder: Path, datums: int) -> dict[str, float]:
     job = services.pipelines.inspect_job("default", PIPELINE, commit.id)
     assert (job.total, job.skipped) == (datums + NEW, datums), job
     assert work(services) == NEW
-    return {"seconds": seconds, "base_mb": before / 1000, "datums": NEW}
+    return {"seconds": seconds, "datums": NEW}
 
 
 STEPS = {"all": step_all, "new": step_new}
@@ -138,7 +138,7 @@ def main() -> None:
         plan(asked.datums, asked.dir)
         return
     found = STEPS[asked.part.removeprefix("step:")](asked.dir, asked.datums)
-    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    found["peak_mb"] = memory_mb("self", "VmHWM")
     print(json.dumps(found))
 
 

@@ -154,14 +154,14 @@ def _prepared() -> Iterator[tuple[str, Any]]:
     """All that are kept in the modules of trunkline, with their names."""
     source = Path(trunkline.__file__).parent
     for path in sorted(source.rglob("*.py")):
-        if "Prepared(" not in path.read_text("utf-8"):
+        if "Prepared" not in path.read_text("utf-8"):
             continue
         module = importlib.import_module(
             ".".join(("trunkline", *path.relative_to(source).with_suffix("").parts))
         )
         for name, value in vars(module).items():
             for one in value if isinstance(value, tuple) else (value,):
-                if isinstance(one, Prepared):
+                if isinstance(one, Prepared | PreparedUpdate):
                     yield f"{module.__name__}.{name}", one._statement
 
 
