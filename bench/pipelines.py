@@ -1,8 +1,8 @@
 """Measure pipelines: ``python bench/pipelines.py plan [--datums 100000] [--dir FOLDER]``.
 
 ``plan``: a job of many datums, of which ten are new, from the commit to tasks that a worker could take; beside it the job that
-had all of them to do; for each kind of input. Each step is a process of its own, so that its memory is its own and its caches are cold. The worker is one
-that says of every datum that it made nothing, without a process.
+had all of them to do; for each kind of input. Each step is a process of its own, so that its memory is its own and its caches are
+cold. The worker is one that says of every datum that it made nothing, without a process.
 """
 
 from __future__ import annotations
